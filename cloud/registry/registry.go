@@ -1,0 +1,144 @@
+// Package registry keeps what the hub knows of its models: families, their
+// versions with stage, card and metrics, and the lineage that ties a device's
+// running model to the data it was learned from.
+//
+// The parties are cloud/retrain, which registers what a night made; the
+// rollout shell, which moves stages on; and people, who read. A version is
+// written once and only its stage changes after that. Storage is behind Store,
+// implemented by cloud/store.
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/swellfleet/swell/protocol/artifact"
+)
+
+// Stage is how far a version has come.
+type Stage string
+
+// The stages.
+const (
+	Refused    Stage = "refused"     // a gate of the night said no; no release exists
+	Released   Stage = "released"    // signed and published, not yet rolled out to the end
+	Promoted   Stage = "promoted"    // a rollout of it ended well: the goal of later rollbacks
+	RolledBack Stage = "rolled_back" // a rollout of it was stopped
+	Superseded Stage = "superseded"  // was promoted before its successor
+)
+
+// Version is one version of a family.
+type Version struct {
+	Family  string          `json:"family"`
+	Counter uint64          `json:"counter"` // release counter; 0 while refused
+	Release artifact.Digest `json:"release"` // manifest digest; empty while refused
+	Stage   Stage           `json:"stage"`
+	Reason  string          `json:"reason,omitempty"` // why it is in this stage
+	Created time.Time       `json:"created"`
+	Lineage Lineage         `json:"lineage"`
+	Models  []Model         `json:"models"` // one for each variant
+	Card    string          `json:"card"`   // plain text for people
+	// Expected is the share of windows it and its parent flag on the night's
+	// held-out data; nil without a parent.
+	Expected *artifact.Shift `json:"expected,omitempty"`
+}
+
+// Lineage says where a version came from.
+type Lineage struct {
+	artifact.Lineage
+	ParentCounter uint64    `json:"parent_counter,omitempty"`
+	Segments      int       `json:"segments"`
+	Devices       int       `json:"devices"`
+	From          time.Time `json:"from"`
+	To            time.Time `json:"to"`
+}
+
+// Model is what one variant of a version holds.
+type Model struct {
+	Classes   []artifact.Class   `json:"classes"`
+	Kind      string             `json:"kind"` // detector kind
+	Digest    artifact.Digest    `json:"digest"`
+	Bytes     int64              `json:"bytes"`
+	Threshold float64            `json:"threshold"`
+	Window    int                `json:"window"` // samples per channel
+	Metrics   map[string]float64 `json:"metrics"`
+	Why       string             `json:"why"` // why this candidate won
+	// Profile summarizes the data of each channel, for the drift test of
+	// later nights.
+	Profile []ChannelProfile `json:"profile,omitempty"`
+}
+
+// ChannelProfile is a channel's distribution as deciles of the training data.
+type ChannelProfile struct {
+	Channel string    `json:"channel"`
+	Deciles []float64 `json:"deciles"` // 9 inner edges, ascending
+}
+
+// ErrNoVersion means the family has no such version.
+var ErrNoVersion = errors.New("no such model version")
+
+// Store keeps versions. Methods are safe for concurrent use.
+type Store interface {
+	// SaveVersion adds v. Adding the same family, counter and run again
+	// replaces nothing and is no error.
+	SaveVersion(ctx context.Context, v Version) error
+	// Version returns one version, or ErrNoVersion.
+	Version(ctx context.Context, family string, counter uint64) (Version, error)
+	// Versions lists a family's versions with a release, newest first; before
+	// 0 starts at the newest.
+	Versions(ctx context.Context, family string, before uint64, limit int) ([]Version, error)
+	// Families lists the names of all families, sorted.
+	Families(ctx context.Context) ([]string, error)
+	// SetStage moves a version on.
+	SetStage(ctx context.Context, family string, counter uint64, stage Stage, reason string) error
+}
+
+// Champion returns the family's newest promoted version, or ErrNoVersion.
+func Champion(ctx context.Context, s Store, family string) (Version, error) {
+	for before := uint64(0); ; {
+		vs, err := s.Versions(ctx, family, before, 50)
+		if err != nil {
+			return Version{}, err
+		}
+		for _, v := range vs {
+			if v.Stage == Promoted {
+				return v, nil
+			}
+		}
+		if len(vs) == 0 {
+			return Version{}, fmt.Errorf("promoted version of %s: %w", family, ErrNoVersion)
+		}
+		before = vs[len(vs)-1].Counter
+	}
+}
+
+// Promote makes a version the family's champion and the one before it
+// superseded.
+func Promote(ctx context.Context, s Store, family string, counter uint64, reason string) error {
+	if old, err := Champion(ctx, s, family); err == nil && old.Counter != counter {
+		if err := s.SetStage(ctx, family, old.Counter, Superseded, fmt.Sprintf("replaced by %s-%d", family, counter)); err != nil {
+			return err
+		}
+	} else if err != nil && !errors.Is(err, ErrNoVersion) {
+		return err
+	}
+	return s.SetStage(ctx, family, counter, Promoted, reason)
+}
+
+// ModelFor returns the model a version holds for class.
+func (v Version) ModelFor(class artifact.Class) (Model, bool) {
+	for _, m := range v.Models {
+		for _, c := range m.Classes {
+			if c == class {
+				return m, true
+			}
+		}
+	}
+	return Model{}, false
+}
+
+// Encode returns v as stored JSON.
+func (v Version) Encode() ([]byte, error) { return json.Marshal(v) }
