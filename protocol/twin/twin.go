@@ -56,6 +56,9 @@ type Assignment struct {
 	Manifest artifact.Digest `json:"manifest"` // identity of the release
 	// Mode says how the release becomes champion.
 	Mode Mode `json:"mode"`
+	// Try rises when the hub asks a device to begin again a trial that ended
+	// there. The same rollout, manifest, mode and try is the same trial.
+	Try int `json:"try,omitempty"`
 	// Deadline ends the attempt: not confirmed by then is a failure. Zero: none.
 	Deadline time.Time `json:"deadline,omitzero"`
 	// ShadowS is how long the challenger must compute beside the champion
@@ -176,6 +179,8 @@ type Trial struct {
 	Name     string          `json:"name"`
 	Counter  uint64          `json:"counter"`
 	Manifest artifact.Digest `json:"manifest"`
+	Mode     Mode            `json:"mode"`
+	Try      int             `json:"try,omitempty"`   // of the assignment it answers
 	Model    artifact.Digest `json:"model,omitempty"` // set once loaded
 	Phase    Phase           `json:"phase"`
 	Since    time.Time       `json:"since"` // when this phase began
@@ -212,6 +217,7 @@ const (
 	CodeNonFinite  Code = "non_finite"
 	CodeLatency    Code = "too_slow"
 	CodeFlags      Code = "too_many_flags"
+	CodeOutput     Code = "no_output" // scored too few of the windows that were due
 	CodeCrash      Code = "crash_loop"
 	CodeDisk       Code = "disk"
 	CodeDeadline   Code = "deadline"

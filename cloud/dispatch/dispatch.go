@@ -1,0 +1,113 @@
+// Package dispatch is the shell round rollout.Decide: it loads a rollout and
+// the fleet, decides, stores the decision with its evidence and the desired
+// documents it leads to in one transaction, publishes them, and wakes again
+// when the decision said so or something happened.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
+)
+
+// Sentinels callers branch on.
+var (
+	ErrNotFound = errors.New("no such rollout")
+	// ErrConflict means that the rollout changed since it was loaded, or that
+	// another hub holds the dispatcher's lease: load again.
+	ErrConflict = errors.New("rollout changed meanwhile")
+	// ErrExists means that the name is taken.
+	ErrExists = errors.New("rollout exists")
+)
+
+// Loaded is a rollout as the store holds it.
+type Loaded struct {
+	Rollout rollout.Rollout
+	Version uint64 // rises with every Commit
+	Records map[topic.ID]rollout.Record
+}
+
+// Commit is what one decision changes, applied as a whole or not at all.
+type Commit struct {
+	Holder  string // must hold the lease of Acquire at Now
+	Now     time.Time
+	Rollout rollout.Rollout
+	Version uint64 // of the rollout as loaded; 0 creates it
+	// Records are merged into the rollout's records.
+	Records map[topic.ID]rollout.Record
+	// Desired are the new whole documents, unpublished, one a device. The
+	// store sets Generation to one more than the device's last and stores it.
+	Desired []twin.Desired
+	// Decision is appended to the rollout's history. nil: nothing to explain.
+	Decision *Stored
+}
+
+// Stored is one decision with what it rested on.
+type Stored struct {
+	ID       uint64           `json:"id"` // set by the store, rising within a rollout from 1
+	Rollout  string           `json:"rollout"`
+	At       time.Time        `json:"at"`
+	Before   rollout.State    `json:"before"`
+	Actor    string           `json:"actor,omitempty"` // the person whose request led to it; empty: the planner's own
+	Input    rollout.Rollout  `json:"input"`
+	Snapshot rollout.Snapshot `json:"snapshot"`
+	Decision rollout.Decision `json:"decision"`
+}
+
+// Store keeps rollouts. cloud/store implements it on SQL; NewMemory keeps it
+// in memory; dispatchtest.Exercise says what it must do. All times are the
+// caller's.
+type Store interface {
+	// Acquire takes or renews the one lease that lets a hub decide, until
+	// now+ttl. It returns false while another holder's lease lasts.
+	Acquire(ctx context.Context, holder string, now time.Time, ttl time.Duration) (bool, error)
+	// Rollouts returns all rollouts, newest first by Created, then by name.
+	Rollouts(ctx context.Context) ([]rollout.Rollout, error)
+	// Load returns one rollout with its records, or ErrNotFound.
+	Load(ctx context.Context, name string) (Loaded, error)
+	// Commit applies c in one transaction: ErrConflict when the version or the
+	// lease does not hold, ErrExists when Version is 0 and the name is taken.
+	// It returns the decision's id, or 0 without one.
+	Commit(ctx context.Context, c Commit) (uint64, error)
+	// Decisions returns the newest decisions of a rollout, newest first; limit
+	// 0 means all. before 0 starts at the newest, else below that id.
+	Decisions(ctx context.Context, name string, before uint64, limit int) ([]Stored, error)
+	// Desired returns the newest document of a device, and false when it has none.
+	Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, error)
+	// Unpublished returns documents not marked published, oldest first, at
+	// most limit; of each device only the newest.
+	Unpublished(ctx context.Context, limit int) ([]twin.Desired, error)
+	// Published marks a device's document as published, if generation is still its newest.
+	Published(ctx context.Context, id topic.ID, generation uint64) error
+}
+
+// Publisher sends a document to its device's desired topic.
+type Publisher interface {
+	Publish(ctx context.Context, doc twin.Desired) error
+}
+
+// Fleet knows the devices.
+type Fleet interface {
+	// Devices returns the devices a selector matches, without Records. The
+	// caller may keep the result.
+	Devices(ctx context.Context, selector string) ([]rollout.Device, error)
+}
+
+// Ledger is the append-only log of what people and the planner did.
+type Ledger interface {
+	Append(ctx context.Context, e Event) error
+}
+
+// Event is one line for the ledger.
+type Event struct {
+	At     time.Time
+	Actor  string // "user:NAME", "token:ID" or "hub"
+	Action string // e.g. "rollout.start"
+	Object string // "Rollout/NAME"
+	Reason string
+	Detail any // marshals to JSON; nil: none
+}

@@ -1,0 +1,118 @@
+package rollout
+
+// Policy says how a release may move. The zero value of a field takes the
+// default named beside it; Validate explains what cannot work.
+type Policy struct {
+	Name  string `json:"name" yaml:"name"`
+	Waves []Wave `json:"waves" yaml:"waves"` // at least one
+	Gates []Gate `json:"gates" yaml:"gates"` // none takes DefaultGates
+	// Budgets bound how many devices of a group may be unavailable at once.
+	// None: no bound.
+	Budgets []Budget `json:"budgets,omitempty" yaml:"budgets,omitempty"`
+	// Stratify names the labels whose combinations every wave samples evenly.
+	// None takes line, hardware, product.
+	Stratify []string `json:"stratify,omitempty" yaml:"stratify,omitempty"`
+
+	ShadowS       float64 `json:"shadow_s" yaml:"shadow_s"`                                   // challenger beside the champion; 0: no shadow, and then no shadow gate
+	ShadowWindowS float64 `json:"shadow_window_s,omitempty" yaml:"shadow_window_s,omitempty"` // one counting window; default 60
+	SoakS         float64 `json:"soak_s" yaml:"soak_s"`                                       // sound running before a device confirms
+	MinWindows    uint64  `json:"min_windows,omitempty" yaml:"min_windows,omitempty"`         // scored in the soak; default 1
+
+	LeaseS    float64 `json:"lease_s,omitempty" yaml:"lease_s,omitempty"`         // length of a permission to activate; default 600
+	GraceS    float64 `json:"grace_s,omitempty" yaml:"grace_s,omitempty"`         // silence allowed past a lease or deadline; default 60
+	StaleS    float64 `json:"stale_s,omitempty" yaml:"stale_s,omitempty"`         // age at which a report is no evidence any more; default 180
+	Retries   int     `json:"retries,omitempty" yaml:"retries,omitempty"`         // further tries after a failure that is not the release's; default 0
+	RetryS    float64 `json:"retry_s,omitempty" yaml:"retry_s,omitempty"`         // wait before the first of them, doubled each time; default 60
+	RollbackS float64 `json:"rollback_s,omitempty" yaml:"rollback_s,omitempty"`   // how long a rollback is waited for; default 86400
+	MaxPauseS float64 `json:"max_pause_s,omitempty" yaml:"max_pause_s,omitempty"` // a pause nobody lifts aborts; default 604800
+}
+
+// Wave is one ordered step. Devices, Share and Selector together say which
+// devices it draws from those not drawn yet; with neither Devices nor Share it
+// draws all that match.
+type Wave struct {
+	Name      string  `json:"name" yaml:"name"`
+	Selector  string  `json:"selector,omitempty" yaml:"selector,omitempty"`     // see ParseSelector; "" matches all
+	Devices   int     `json:"devices,omitempty" yaml:"devices,omitempty"`       // how many it draws
+	Share     float64 `json:"share,omitempty" yaml:"share,omitempty"`           // share of the fleet reached by its end, 0 to 1
+	DeadlineS float64 `json:"deadline_s,omitempty" yaml:"deadline_s,omitempty"` // not passed by then fails the rollout; default 86400
+	Approvals int     `json:"approvals,omitempty" yaml:"approvals,omitempty"`   // people, never the author, who must approve before it starts
+}
+
+// Budget bounds how many devices that share the value of a label may be
+// unavailable at once. Of the four numbers the strictest counts; at least one
+// is set. Shares of the group round towards fewer unavailable devices.
+type Budget struct {
+	GroupBy             string  `json:"group_by" yaml:"group_by"` // label, e.g. "line"; devices without it form one group
+	MaxUnavailable      int     `json:"max_unavailable,omitempty" yaml:"max_unavailable,omitempty"`
+	MaxUnavailableShare float64 `json:"max_unavailable_share,omitempty" yaml:"max_unavailable_share,omitempty"`
+	MinAvailable        int     `json:"min_available,omitempty" yaml:"min_available,omitempty"`
+	MinAvailableShare   float64 `json:"min_available_share,omitempty" yaml:"min_available_share,omitempty"`
+}
+
+// GateName names a kind of check. The values are those of the REST contract.
+type GateName string
+
+// The gates.
+const (
+	// GateSuccess compares the share of started devices that are done with
+	// Threshold (default 0.95), over at least MinN devices (default 1). With
+	// Alpha above 0 the lower Clopper–Pearson bound at 1−Alpha has to reach it.
+	GateSuccess GateName = "success"
+	// GateShadow compares challenger and champion on the same windows: it
+	// passes when "flags at least Threshold times as often" is refuted at
+	// Alpha, and fails when "flags at most Threshold times as often" is.
+	// Threshold defaults to 1.5, Alpha to 0.01, MinN (counting windows) to 5.
+	GateShadow GateName = "shadow"
+	// GateNonFinite bounds the share of NaN and infinite scores of the release
+	// (default 0) over at least MinN windows (default 1).
+	GateNonFinite GateName = "non-finite"
+	// GateLatency bounds the worst device's p99 of one inference in ms
+	// (Threshold has no default) over at least MinN devices (default 1).
+	GateLatency GateName = "latency"
+	// GateOutput bounds the share of windows lost since a device was offered
+	// the release (default 0) over at least MinN windows (default 1).
+	GateOutput GateName = "output"
+)
+
+// Gate is one check that every wave has to pass.
+type Gate struct {
+	Name GateName `json:"name" yaml:"name"`
+	// Threshold is what the value is compared with. nil takes the default.
+	Threshold *float64 `json:"threshold,omitempty" yaml:"threshold,omitempty"`
+	MinN      int64    `json:"min_n,omitempty" yaml:"min_n,omitempty"` // fewer than this is INCONCLUSIVE; 0 takes the default
+	Alpha     float64  `json:"alpha,omitempty" yaml:"alpha,omitempty"` // error the test may make
+}
+
+// Result is a gate's answer.
+type Result string
+
+// The three results. Only Pass lets a wave go on.
+const (
+	Pass         Result = "PASS"
+	Fail         Result = "FAIL"
+	Inconclusive Result = "INCONCLUSIVE"
+)
+
+// Verdict is a gate's answer with its numbers.
+type Verdict struct {
+	Gate   GateName `json:"gate"`
+	Result Result   `json:"result"`
+	// Applies is false for a gate that has nothing to compare in this wave, as
+	// the shadow gate on devices without a champion. Such a verdict is never
+	// PASS; the gates that do apply decide.
+	Applies    bool     `json:"applies"`
+	Value      *float64 `json:"value,omitempty"` // nil: nothing to measure
+	Comparison string   `json:"comparison"`      // how Value must stand to Threshold: "<=" or ">="
+	Threshold  float64  `json:"threshold"`
+	N          int64    `json:"n"`
+	NUnit      string   `json:"n_unit"`         // "devices" or "windows"
+	Unit       string   `json:"unit,omitempty"` // of Value and Threshold
+	Low        *float64 `json:"low,omitempty"`  // confidence bounds of Value
+	High       *float64 `json:"high,omitempty"`
+	// EHarm and ESafe are the shadow gate's e-values against "not worse than
+	// the margin" and "worse than the margin".
+	EHarm  float64 `json:"e_harm,omitempty"`
+	ESafe  float64 `json:"e_safe,omitempty"`
+	Reason string  `json:"reason"` // a sentence
+}
