@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -164,6 +163,16 @@ type Manifest struct {
 // ID returns the release's name for people, "pump-anomaly-7".
 func (m Manifest) ID() string { return fmt.Sprintf("%s-%d", m.Name, m.Counter) }
 
+// Files returns every file the manifest names, once each, sorted by path.
+func (m Manifest) Files() []File {
+	var all []File
+	for _, v := range m.Variants {
+		all = append(all, v.Files...)
+	}
+	slices.SortFunc(all, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return slices.CompactFunc(all, func(a, b File) bool { return a.Path == b.Path })
+}
+
 // ErrNoVariant means a release holds nothing for a device's class and
 // architecture.
 var ErrNoVariant = errors.New("no variant for this device class")
@@ -216,25 +225,28 @@ func (m Manifest) Validate() error {
 	if err := ValidPath(m.Name); err != nil || strings.Contains(m.Name, "/") {
 		return fmt.Errorf("manifest name %q: use a-z, 0-9, '-', '.'", m.Name)
 	}
-	type target struct {
-		class Class
-		arch  string
-	}
-	seen := map[target]bool{}
-	paths := map[string]Digest{}
+	archs := map[Class][]string{}
+	paths := map[string]File{}
 	for i, v := range m.Variants {
 		if len(v.Classes) == 0 {
 			return fmt.Errorf("variant %d: empty class list", i)
 		}
 		for _, c := range v.Classes {
-			if c == "" || seen[target{c, v.Arch}] {
-				return fmt.Errorf("variant %d: class %q empty or named twice", i, c)
+			// An empty arch means any, so it must not stand beside another.
+			for _, other := range archs[c] {
+				if other == v.Arch || other == "" || v.Arch == "" {
+					return fmt.Errorf("variant %d: a second variant for class %q on %q", i, c, v.Arch)
+				}
 			}
-			seen[target{c, v.Arch}] = true
+			if c == "" {
+				return fmt.Errorf("variant %d: empty class", i)
+			}
+			archs[c] = append(archs[c], v.Arch)
 		}
 		if len(v.Files) == 0 || len(v.Files) > MaxFiles {
 			return fmt.Errorf("variant %d has %d files: want 1 to %d", i, len(v.Files), MaxFiles)
 		}
+		roles := map[Role]bool{}
 		for _, f := range v.Files {
 			if err := ValidPath(f.Path); err != nil {
 				return fmt.Errorf("variant %d: %w", i, err)
@@ -245,13 +257,37 @@ func (m Manifest) Validate() error {
 			if f.Size <= 0 || f.Size > MaxFileBytes {
 				return fmt.Errorf("file %s: size %d: want 1 to %d bytes", f.Path, f.Size, int64(MaxFileBytes))
 			}
-			if d, ok := paths[f.Path]; ok && d != f.Digest {
-				return fmt.Errorf("file %s is named twice with different digests", f.Path)
+			if slices.Contains(reserved, f.Path) {
+				return fmt.Errorf("file %s: the name is the release's own", f.Path)
 			}
-			paths[f.Path] = f.Digest
+			if other, ok := paths[f.Path]; ok && other != f {
+				return fmt.Errorf("file %s is named twice with different contents", f.Path)
+			}
+			if roles[f.Role] {
+				return fmt.Errorf("variant %d has two files of role %q", i, f.Role)
+			}
+			roles[f.Role] = true
+			paths[f.Path] = f
+		}
+		if main := map[Kind]Role{Model: RoleModel, Firmware: RoleImage}[m.Kind]; !roles[main] {
+			return fmt.Errorf("variant %d of a %s release has no file of role %q", i, m.Kind, main)
+		}
+	}
+	for p := range paths {
+		for parent := path.Dir(p); parent != "."; parent = path.Dir(parent) {
+			if _, ok := paths[parent]; ok {
+				return fmt.Errorf("file %s is also the folder of %s", parent, p)
+			}
 		}
 	}
 	return nil
+}
+
+// reserved are the names of the files every release has beside those its
+// manifest names; see protocol/trust.
+var reserved = []string{
+	"manifest.json", "model.sig", "model.digests", "model.lineage.sigstore.json",
+	"model.slsa.sigstore.json", "trusted_root.json", "cosign.pub",
 }
 
 // Encode returns the canonical bytes: compact JSON in field order, UTC times.
@@ -260,25 +296,55 @@ func (m Manifest) Encode() ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
-	return json.Marshal(m)
+	b, err := json.Marshal(m)
+	if err == nil && len(b) > MaxManifestBytes {
+		return nil, fmt.Errorf("manifest of %d bytes is over %d", len(b), MaxManifestBytes)
+	}
+	return b, err
 }
 
-// Parse reads a manifest whose signature has been verified. Unknown fields,
+// Parse reads a manifest whose signature has been verified. Only the canonical
+// bytes are accepted: unknown, doubled or re-cased fields, other spacing,
 // trailing bytes and anything Validate refuses are errors.
 func Parse(b []byte) (Manifest, error) {
 	if len(b) > MaxManifestBytes {
 		return Manifest{}, fmt.Errorf("manifest of %d bytes is over %d", len(b), MaxManifestBytes)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var m Manifest
-	if err := d.Decode(&m); err != nil {
+	if err := json.Unmarshal(b, &m); err != nil {
 		return Manifest{}, fmt.Errorf("read manifest: %w", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Manifest{}, errors.New("read manifest: bytes after the document")
+	canonical, err := m.Encode()
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read manifest: %w", err)
 	}
-	return m, m.Validate()
+	if !bytes.Equal(b, canonical) {
+		return Manifest{}, errors.New("read manifest: not in canonical form (unknown or doubled fields, spaces, or other bytes)")
+	}
+	return m, nil
+}
+
+// Held is what a device remembers of one family of releases. The zero value
+// holds nothing and admits any counter.
+type Held struct {
+	Floor   uint64 // lowest counter that may still be installed; never falls
+	Counter uint64 // of the release the device holds
+	Digest  Digest // of that release's manifest
+}
+
+// Admit says why a verified release with manifest digest d may not replace what
+// is held: its counter fell, or the same counter came with other contents.
+// Going back on purpose needs a directive that names the release, not Admit.
+func (h Held) Admit(m Manifest, d Digest) error {
+	switch {
+	case m.Counter < h.Floor:
+		return fmt.Errorf("release %s is below the lowest allowed counter %d", m.ID(), h.Floor)
+	case m.Counter < h.Counter:
+		return fmt.Errorf("release %s is older than the one held (%d)", m.ID(), h.Counter)
+	case m.Counter == h.Counter && d != h.Digest:
+		return fmt.Errorf("release %s has the counter of the one held but other contents (%s, held %s)", m.ID(), d.Short(), h.Digest.Short())
+	}
+	return nil
 }
 
 // Golden are inputs with the scores the hub saw, so that a device can show
@@ -295,6 +361,9 @@ type Golden struct {
 
 // Check compares what a device computed with what the hub saw.
 func (g Golden) Check(i int, score float32, flag bool) error {
+	if i < 0 || i >= len(g.Scores) || i >= len(g.Flags) {
+		return fmt.Errorf("golden vector %d: the file holds %d scores and %d flags", i, len(g.Scores), len(g.Flags))
+	}
 	want := float64(g.Scores[i])
 	got := float64(score)
 	tol := g.AbsTol + g.RelTol*abs(want)
