@@ -61,6 +61,8 @@ func FloatAttr(name string, v float32) Attr {
 
 // Builder assembles a graph, node after node, in execution order. The zero value is an empty graph.
 type Builder struct {
+	// Prefix begins every name the builder makes up, so that graphs of two builders can be joined.
+	Prefix string
 	graph  onnxpb.GraphProto
 	serial int // of the last made-up value name
 }
@@ -105,7 +107,7 @@ func (b *Builder) Node(op string, inputs []string, attrs ...Attr) string {
 
 // NodeTo appends an operation whose outputs have the given names.
 func (b *Builder) NodeTo(outputs []string, op string, inputs []string, attrs ...Attr) {
-	n := &onnxpb.NodeProto{OpType: &op, Input: inputs, Output: outputs, Name: proto.String(fmt.Sprintf("n%d", len(b.graph.Node)))}
+	n := &onnxpb.NodeProto{OpType: &op, Input: inputs, Output: outputs, Name: proto.String(fmt.Sprintf("%sn%d", b.Prefix, len(b.graph.Node)))}
 	for _, a := range attrs {
 		n.Attribute = append(n.Attribute, a.pb)
 	}
@@ -143,7 +145,7 @@ func Marshal(name string, graph *onnxpb.GraphProto, metadata map[string]string) 
 // fresh makes a value name that no other call of this builder made.
 func (b *Builder) fresh(stem string) string {
 	b.serial++
-	return fmt.Sprintf("%s_%d", stem, b.serial)
+	return fmt.Sprintf("%s%s_%d", b.Prefix, stem, b.serial)
 }
 
 func valueInfo(name string, t DataType, dims []int64) *onnxpb.ValueInfoProto {

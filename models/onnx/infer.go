@@ -331,20 +331,7 @@ func gemm(n *inference) ([]Value, error) {
 
 func reduce(n *inference) ([]Value, error) {
 	s := n.in[0].Shape
-	list, given, err := n.integers("axes", 1)
-	if err != nil {
-		return nil, err
-	}
-	if !given || len(list) == 0 {
-		if n.integer("noop_with_empty_axes", 0) != 0 {
-			return same(n)
-		}
-		list = nil
-		for i := range s {
-			list = append(list, int64(i))
-		}
-	}
-	which, err := axes(list, len(s))
+	which, err := reduced(n)
 	if err != nil {
 		return nil, err
 	}
@@ -359,6 +346,31 @@ func reduce(n *inference) ([]Value, error) {
 		}
 	}
 	return one(n.in[0].Type, out)
+}
+
+// reduced lists the dimensions that a reduction sums over.
+func reduced(n *inference) ([]int, error) {
+	rank := len(n.in[0].Shape)
+	list, _, err := n.integers("axes", 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 && n.integer("noop_with_empty_axes", 0) == 0 {
+		for i := range rank {
+			list = append(list, int64(i))
+		}
+	}
+	return axes(list, rank)
+}
+
+// ReducedAxes lists the dimensions that node, one of the Reduce operations of the graph vs came from, sums
+// over.
+func (vs Values) ReducedAxes(node *onnxpb.NodeProto) ([]int, error) {
+	n := inference{node: node}
+	for _, name := range node.Input {
+		n.in = append(n.in, vs.All[name])
+	}
+	return reduced(&n)
 }
 
 func argMax(n *inference) ([]Value, error) {
