@@ -1,0 +1,115 @@
+# Swell. `make help` lists what there is to do.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CACHE   := $(or $(SWELL_CACHE),$(HOME)/.cache/swell)
+export SWELL_CACHE := $(CACHE)
+export PATH := $(CACHE)/bin:/usr/sbin:$(PATH)
+BIN     := bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+ORT     := $(CACHE)/onnxruntime/1.24.1/libonnxruntime.so.1
+COSIGN  := $(CACHE)/bin/cosign
+LINT    := go tool -modfile=.ci/lint.mod golangci-lint
+PROGRAMS := swell-hub swellctl swell-agent swell-sim
+CONSOLE := cloud/console/dist/index.html
+
+.PHONY: help
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- run
+
+.PHONY: run
+run: build ## Start a hub and a small factory on this machine, narrate the whole loop, stay up
+	@$(BIN)/swell-sim demo --stay
+
+.PHONY: demo
+demo: build ## The same on free ports; ends with the figures as JSON when the loop has closed
+	@$(BIN)/swell-sim demo
+
+.PHONY: build
+build: setup $(ORT) $(CONSOLE) ## Build the console and the four programs into bin/
+	@mkdir -p $(BIN)
+	@echo "building $(PROGRAMS) (the first time takes some minutes)"
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cloud/cmd/... ./agent/cmd/... ./simulator/cmd/...
+
+.PHONY: setup
+setup:
+	@.ci/ensure build
+
+$(ORT):
+	@models/runtime/fetch-onnxruntime.sh
+
+$(CONSOLE): cloud/console/package-lock.json protocol/openapi.yaml $(shell find cloud/console/src cloud/console/public cloud/console/index.html -type f 2>/dev/null)
+	@echo "building the console"
+	@cd cloud/console && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+	@touch $@
+
+.PHONY: console
+console: $(CONSOLE) ## Build the web console
+
+## ---- test
+
+.PHONY: test
+test: testsetup ## Set up what the tests need and run everything
+	@go test -timeout 25m ./...
+	@$(MAKE) --no-print-directory console-test
+
+.PHONY: testsetup
+testsetup: $(ORT) $(COSIGN) $(CONSOLE)
+	@.ci/ensure test
+
+$(COSIGN):
+	@.ci/ensure build
+	@echo "building the cosign CLI, the oracle of the signing tests (once, some minutes)"
+	@GOBIN=$(CACHE)/bin go install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
+
+.PHONY: console-test
+console-test: build testsetup ## Unit tests of the console, then every page in a real browser
+	@cd cloud/console && npm test --silent && npm run --silent lint
+	@$(BIN)/swell-sim demo --browse cloud/console/e2e
+
+.PHONY: race
+race: testsetup ## The concurrent packages under the race detector
+	@go test -race -timeout 25m ./protocol/... ./agent/... ./firmware/... ./cloud/broker/... ./cloud/dispatch/... ./cloud/fleet/... ./cloud/ingest/... ./cloud/auth/... ./cloud/api/...
+
+.PHONY: lint
+lint: ## golangci-lint
+	@$(LINT) run --timeout 15m ./...
+
+.PHONY: verify
+verify: ## Generated files are up to date, formatting, vet, dead code
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
+	@go vet ./...
+	@go mod verify >/dev/null
+	@.ci/generated
+	@.ci/deadcode
+
+.PHONY: ci
+ci: ## What CI runs: lint, verify, test, race
+	@$(MAKE) --no-print-directory testsetup
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory verify
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory race
+
+## ---- measure (each prints its figures as one line of JSON at the end)
+
+.PHONY: bench-swap
+bench-swap: $(ORT) ## Windows lost and p99 latency over 100 model swaps under load
+	@go test -run '^$$' -bench '^BenchmarkSwap$$' -benchtime 1x ./agent/... 2>&1 | .ci/figures
+
+.PHONY: bench-agent
+bench-agent: $(ORT) ## Memory and CPU of an agent at 1 kHz × 8 channels
+	@go test -run '^$$' -bench '^BenchmarkAgent$$' -benchtime 1x ./agent/... 2>&1 | .ci/figures
+
+.PHONY: bench-ingest
+bench-ingest: ## Values per CPU-second from MQTT to durable and queryable
+	@go test -run '^$$' -bench '^BenchmarkIngest$$' -benchtime 1x ./cloud/ingest/... 2>&1 | .ci/figures
+
+.PHONY: clean
+clean: ## Remove what was built (caches outside the repository stay)
+	@rm -rf $(BIN) run cloud/console/node_modules dist
