@@ -12,54 +12,30 @@ package zoo
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/swellfleet/swell/models/contract"
 )
 
 // Kinds of detectors.
 const (
-	// PCA models each smoothed window by principal components: Hotelling's T² inside the model plane and
-	// the squared residual Q outside it, each over its own high quantile, whichever is larger.
+	// PCA models short patterns by principal components: the squared residual Q outside the model plane
+	// and Hotelling's T² inside it, averaged over the window, each over its own high quantile; the larger
+	// counts. After Jackson and Mudholkar, Control Procedures for Residuals, Technometrics 21 (1979).
 	PCA = "pca"
-	// DenseAE is a dense autoencoder on smoothed windows, trained in ONNX Runtime.
+	// DenseAE scores the squared reconstruction error of a dense autoencoder on the same patterns, trained
+	// in ONNX Runtime by models/train.
 	DenseAE = "dense-ae"
 )
 
 // Kinds lists every kind that Fit knows.
 func Kinds() []string { return []string{PCA, DenseAE} }
 
-// Dataset is normal data of devices that one model shall serve.
-type Dataset struct {
-	// Channels in the order of every Series.Values.
-	Channels []contract.Channel
-	// SampleRateHz is the nominal rate. Zero means unknown; gaps are then judged by the median step.
-	SampleRateHz float64
-	Series       []Series
-}
-
-// Series is one uninterrupted recording or several with gaps, of one device.
-type Series struct {
-	Device string
-	// Times are nanoseconds since 1970 UTC, ascending, one per row. Nil means rows follow each other
-	// without a gap.
-	Times []int64
-	// Values holds one slice per channel, each with one value per row, in engineering units.
-	Values [][]float32
-}
-
-// Rows is the number of rows of s.
-func (s Series) Rows() int {
-	if len(s.Values) == 0 {
-		return 0
-	}
-	return len(s.Values[0])
-}
-
 // Config says how to fit. The zero value is the default for every kind.
 type Config struct {
-	// Pattern is how many samples the detector looks at at once; default 10.
+	// Pattern is how many samples the detector looks at at once; default 5.
 	Pattern int `json:"pattern"`
-	// Smooth is how many consecutive patterns are averaged into one score, inside the graph; default 20.
+	// Smooth is over how many consecutive patterns a score is averaged, inside the graph; default 20.
 	// The contract's window is Pattern+Smooth-1 samples, all of them past.
 	Smooth int `json:"smooth"`
 	// Stride is how many samples apart the model wants to be run; default 1.
@@ -67,35 +43,103 @@ type Config struct {
 	// MaxGap is the largest step between two rows of one window, in nominal steps; default 3. Negative
 	// means windows may span any gap.
 	MaxGap float64 `json:"maxGap"`
-	// Variance is the share of variance PCA keeps; default 0.9.
-	Variance float64 `json:"variance"`
-	// FalseAlarmsPerDay is the wanted number of windows flagged per device and day of normal operation,
-	// at the nominal rate and stride. Zero means: use Quantile and Margin.
-	FalseAlarmsPerDay float64 `json:"falseAlarmsPerDay"`
-	// Quantile of the scores of held-out normal windows that the threshold starts from; default 0.99.
-	Quantile float64 `json:"quantile"`
-	// Margin multiplies that quantile; default 1.5.
-	Margin float64 `json:"margin"`
 	// HoldOut is the share of each series, at its end, that is kept from the fit and used to set the
 	// threshold; default 0.25.
 	HoldOut float64 `json:"holdOut"`
-	// Hidden are the widths of the autoencoder's layers before the code, which is the last; default 32, 8.
-	Hidden []int `json:"hidden"`
-	// Epochs over the training windows; default 30.
-	Epochs int `json:"epochs"`
-	// BatchSize of training steps; default 64.
-	BatchSize int `json:"batchSize"`
-	// LearningRate of Adam; default 0.003.
-	LearningRate float64 `json:"learningRate"`
+	// Quantile is the share of normal windows below the reference score; default 0.99.
+	Quantile float64 `json:"quantile"`
+	// Margin is the threshold as a multiple of the reference score; default 1.75. It has to cover how far
+	// normal operation wanders from what one training period showed.
+	Margin float64 `json:"margin"`
+	// FalseAlarmsPerDay, when not zero, sets the threshold instead of Margin: the wanted number of windows
+	// flagged per device and day of normal operation, at the nominal rate and stride.
+	FalseAlarmsPerDay float64 `json:"falseAlarmsPerDay,omitempty"`
 	// Seed of every random choice. The same seed gives the same model.
 	Seed uint64 `json:"seed"`
-	// Threads the training may use; default 1.
-	Threads int `json:"threads"`
+
+	// Variance is the share of variance that PCA keeps as its plane; default 0.85.
+	Variance float64 `json:"variance,omitempty"`
+	// PlaneWeight divides T² against Q in PCA's score; default 6. Normal operation moves inside the plane
+	// when load or temperature change, so T² must be large before it counts.
+	PlaneWeight float64 `json:"planeWeight,omitempty"`
+
+	// Hidden are the widths of the autoencoder's layers up to the code, which is the last; default 32, 12.
+	// The decoder mirrors them.
+	Hidden []int `json:"hidden,omitempty"`
+	// Epochs over the training patterns; default 60.
+	Epochs int `json:"epochs,omitempty"`
+	// BatchSize of training steps; default 64.
+	BatchSize int `json:"batchSize,omitempty"`
+	// LearningRate of Adam at the start; it falls to zero along a half cosine. Default 0.005.
+	LearningRate float64 `json:"learningRate,omitempty"`
+
 	// DatasetDigest and ParentModel go into the contract as they are.
 	DatasetDigest string `json:"-"`
 	ParentModel   string `json:"-"`
 	// Library is the path of libonnxruntime; empty means where models/runtime finds it.
 	Library string `json:"-"`
+}
+
+func (c Config) withDefaults(kind string) Config {
+	setDefault(&c.Pattern, 5)
+	setDefault(&c.Smooth, 20)
+	setDefault(&c.Stride, 1)
+	setDefault(&c.MaxGap, 3)
+	setDefault(&c.HoldOut, 0.25)
+	setDefault(&c.Quantile, 0.99)
+	if c.FalseAlarmsPerDay == 0 {
+		setDefault(&c.Margin, 1.75)
+	}
+	switch kind {
+	case PCA:
+		setDefault(&c.Variance, 0.85)
+		setDefault(&c.PlaneWeight, 6)
+		c.Hidden, c.Epochs, c.BatchSize, c.LearningRate = nil, 0, 0, 0
+	case DenseAE:
+		if len(c.Hidden) == 0 {
+			c.Hidden = []int{32, 12}
+		}
+		setDefault(&c.Epochs, 60)
+		setDefault(&c.BatchSize, 64)
+		setDefault(&c.LearningRate, 0.005)
+		c.Variance, c.PlaneWeight = 0, 0
+	}
+	return c
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// Validate says what in c cannot be used; nil when all can. The zero value can.
+func (c Config) Validate() error {
+	var errs []error
+	check := func(ok bool, name string, v any, want string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s is %v: want %s", name, v, want))
+		}
+	}
+	check(c.Pattern >= 0 && c.Pattern <= 1024, "pattern", c.Pattern, "1 to 1024 samples")
+	check(c.Smooth >= 0 && c.Smooth <= 1<<16, "smooth", c.Smooth, "1 to 65536 patterns")
+	check(c.Stride >= 0 && c.Stride <= 1<<16, "stride", c.Stride, "1 to 65536 samples")
+	check(c.HoldOut >= 0 && c.HoldOut < 0.9, "hold-out", c.HoldOut, "a share below 0.9")
+	check(c.Quantile >= 0 && c.Quantile < 1, "quantile", c.Quantile, "a share below 1")
+	check(c.Margin >= 0 && c.Margin < 1e6, "margin", c.Margin, "a positive factor")
+	check(c.FalseAlarmsPerDay >= 0, "false alarms per day", c.FalseAlarmsPerDay, "0 or more")
+	check(c.FalseAlarmsPerDay == 0 || c.Margin == 0, "margin", c.Margin, "none beside false alarms per day")
+	check(c.Variance >= 0 && c.Variance < 1, "variance", c.Variance, "a share below 1")
+	check(c.PlaneWeight >= 0 && c.PlaneWeight < 1e9, "plane weight", c.PlaneWeight, "a positive factor")
+	check(len(c.Hidden) <= 8, "hidden", c.Hidden, "at most 8 layers")
+	for _, h := range c.Hidden {
+		check(h >= 1 && h <= 4096, "hidden", h, "widths of 1 to 4096")
+	}
+	check(c.Epochs >= 0 && c.Epochs <= 10_000, "epochs", c.Epochs, "1 to 10000")
+	check(c.BatchSize >= 0 && c.BatchSize <= 1<<16, "batch size", c.BatchSize, "1 to 65536")
+	check(c.LearningRate >= 0 && c.LearningRate <= 1, "learning rate", c.LearningRate, "above 0, at most 1")
+	return errors.Join(errs...)
 }
 
 // Fitted is a model ready to be evaluated and released.
@@ -104,10 +148,7 @@ type Fitted struct {
 	ONNX         []byte
 	Contract     contract.Contract
 	Threshold    float64 // of the score; always 1
-	TrainSeconds float64 // wall clock; the only thing here that differs between two equal fits
+	TrainSeconds float64 // wall clock
 	// Card holds what a model card says, for people: sizes, losses, calibration. Values marshal to JSON.
 	Card map[string]any
 }
-
-// ErrData says that a dataset cannot be learned from; the error around it says why.
-var ErrData = errors.New("data cannot be learned from")

@@ -1,0 +1,161 @@
+package evaluate
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swellfleet/swell/models/contract"
+	"github.com/swellfleet/swell/models/runtime"
+	"github.com/swellfleet/swell/models/zoo"
+)
+
+// The SKAB leaderboard's protocol: per file, fit on the first 400 rows without their labels, then judge
+// every later row by the window that ends there. One configuration for all files.
+const skabTrainRows = 400
+
+type skabFile struct {
+	name   string
+	series zoo.Series
+	truth  []bool // per row
+}
+
+// skab loads the labelled files, or skips the test.
+func skab(t *testing.T) ([]contract.Channel, []skabFile) {
+	t.Helper()
+	root := os.Getenv("SWELL_DATA")
+	if root == "" {
+		root = filepath.Join("..", "..", "..", "shared", "data")
+	}
+	var paths []string
+	for _, group := range []string{"valve1", "valve2", "other"} {
+		found, _ := filepath.Glob(filepath.Join(root, "skab-dev", "data", group, "*.csv"))
+		paths = append(paths, found...)
+	}
+	if len(paths) == 0 {
+		t.Skipf("no SKAB files below %s: set SWELL_DATA to the folder that holds skab-dev", root)
+	}
+	var channels []contract.Channel
+	var files []skabFile
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := csv.NewReader(f)
+		r.Comma = ';'
+		records, err := r.ReadAll()
+		f.Close()
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		header, records := records[0], records[1:]
+		label := len(header) - 2 // anomaly; changepoint is the last
+		file := skabFile{name: filepath.Base(filepath.Dir(path)) + "/" + strings.TrimSuffix(filepath.Base(path), ".csv")}
+		file.series = zoo.Series{Device: file.name, Values: make([][]float32, label-1)}
+		if channels == nil {
+			for _, name := range header[1:label] {
+				channels = append(channels, contract.Channel{Name: name})
+			}
+		}
+		for _, rec := range records {
+			at, err := time.Parse("2006-01-02 15:04:05", rec[0])
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			file.series.Times = append(file.series.Times, at.UnixNano())
+			for c, text := range rec[1:label] {
+				v, err := strconv.ParseFloat(text, 32)
+				if err != nil {
+					t.Fatalf("%s: %v", path, err)
+				}
+				file.series.Values[c] = append(file.series.Values[c], float32(v))
+			}
+			file.truth = append(file.truth, rec[label] == "1.0" || rec[label] == "1")
+		}
+		files = append(files, file)
+	}
+	return channels, files
+}
+
+// head returns the first n rows of s.
+func head(s zoo.Series, n int) zoo.Series {
+	out := zoo.Series{Device: s.Device, Times: s.Times[:n]}
+	for _, v := range s.Values {
+		out.Values = append(out.Values, v[:n])
+	}
+	return out
+}
+
+func TestSKAB(t *testing.T) {
+	channels, files := skab(t)
+	if _, err := runtime.Library(""); err != nil {
+		t.Skip(err)
+	}
+	for _, kind := range zoo.Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			pooled := map[string]*Confusion{}
+			var all Confusion
+			seconds := 0.0
+			for _, f := range files {
+				// The files have holes of minutes and every row needs a verdict, so windows may span them.
+				config := zoo.Config{MaxGap: -1}
+				if path := os.Getenv("SKAB_CONFIG"); path != "" {
+					if err := readConfig(path, &config); err != nil {
+						t.Fatal(err)
+					}
+				}
+				fitted, err := zoo.Fit(context.Background(), kind, zoo.Dataset{
+					Channels: channels, SampleRateHz: 1, Series: []zoo.Series{head(f.series, skabTrainRows)},
+				}, config)
+				if err != nil {
+					t.Fatalf("%s: %v", f.name, err)
+				}
+				seconds += fitted.TrainSeconds
+				c := judge(t, fitted, f)
+				group, _, _ := strings.Cut(f.name, "/")
+				if pooled[group] == nil {
+					pooled[group] = &Confusion{}
+				}
+				pooled[group].Add(c)
+				all.Add(c)
+			}
+			for group, c := range pooled {
+				t.Logf("%-8s %-7s F1 %.3f  FAR %4.1f %%  MAR %4.1f %%", kind, group, c.F1(), c.FAR(), c.MAR())
+			}
+			t.Logf("%-8s all     F1 %.3f  FAR %4.1f %%  MAR %4.1f %%  (%d files, %.1f s of fitting)", kind, all.F1(), all.FAR(), all.MAR(), len(files), seconds)
+			if all.F1() < 0.78 || all.FAR() > 25 || all.MAR() > 25 {
+				t.Errorf("want F1 of 0.78 or more, FAR and MAR of 25 %% or less")
+			}
+		})
+	}
+}
+
+// judge scores every test row of f.
+func judge(t *testing.T, fitted *zoo.Fitted, f skabFile) (c Confusion) {
+	t.Helper()
+	s, err := runtime.Load(fitted.ONNX, runtime.Options{})
+	if err != nil {
+		t.Fatalf("%s: %v", f.name, err)
+	}
+	defer s.Close()
+	verdicts, err := Score(context.Background(), s, f.series, skabTrainRows, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := f.series.Rows() - skabTrainRows; len(verdicts) != want {
+		t.Fatalf("%s: %d verdicts for %d rows", f.name, len(verdicts), want)
+	}
+	for _, v := range verdicts {
+		c.Count(f.truth[v.Row], v.Flag)
+	}
+	return c
+}
+
+var _ = fmt.Sprint

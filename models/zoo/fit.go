@@ -1,0 +1,390 @@
+package zoo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/swellfleet/swell/models/contract"
+	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/models/onnx/onnxpb"
+	"github.com/swellfleet/swell/models/runtime"
+)
+
+// Limits of one fit, so that a wrong configuration fails early instead of filling the memory.
+const (
+	maxFeatures = 2048    // channels times pattern
+	maxPatterns = 200_000 // used by a fit; more are thinned out evenly
+	maxWindows  = 50_000  // used by a calibration; more are thinned out evenly
+	minPatterns = 50
+	minWindows  = 20
+)
+
+// detector is what a kind learns: how to compute its statistics from a window of standardized values.
+type detector interface {
+	// emit appends the operations that compute the detector's statistics to b. z names the standardized
+	// window [batch, channels, window]. Each statistic has shape [batch]; the last one is the sum of
+	// channels, of shape [batch, channels]. All grow with how unusual the window is.
+	emit(b *onnx.Builder, z string) (statistics []string, channels string)
+	// weights divide the statistics against each other; one per statistic.
+	weights() []float64
+}
+
+// Fit learns a detector of the given kind from normal data and exports it. It fails with ErrData when the
+// data is too short or not finite, with ctx's error when cancelled, and with a reason for a configuration
+// that Config.Validate refuses or an unknown kind.
+func Fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error) {
+	f, err := fit(ctx, kind, d, c)
+	if err != nil {
+		return nil, fmt.Errorf("fit %s: %w", kind, err)
+	}
+	return f, nil
+}
+
+func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error) {
+	begin := time.Now()
+	if !slices.Contains(Kinds(), kind) {
+		return nil, fmt.Errorf("unknown kind: want one of %v", Kinds())
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	c = c.withDefaults(kind)
+	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	if n := len(d.Channels) * c.Pattern; n > maxFeatures {
+		return nil, fmt.Errorf("%d channels by a pattern of %d samples are %d features: at most %d are supported", len(d.Channels), c.Pattern, n, maxFeatures)
+	}
+	if c.FalseAlarmsPerDay > 0 && d.SampleRateHz == 0 {
+		return nil, fmt.Errorf("false alarms per day need a sample rate")
+	}
+	h := newHead(d, c)
+	patterns, err := h.patterns(d, c)
+	if err != nil {
+		return nil, err
+	}
+	card := map[string]any{"kind": kind, "devices": len(d.Series), "patterns": patterns.rows}
+	var det detector
+	switch kind {
+	case PCA:
+		det, err = fitPCA(patterns, h, c, card)
+	case DenseAE:
+		det, err = fitDenseAE(ctx, patterns, h, c, card)
+	}
+	if err != nil {
+		return nil, err
+	}
+	scales, err := h.calibrate(d, c, det, card)
+	if err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	out := &Fitted{Kind: kind, Threshold: 1, Card: card, Contract: contract.Contract{
+		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: h.window, Stride: c.Stride,
+		SampleRateHz: d.SampleRateHz, Threshold: 1, DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
+	}}
+	if err := out.Contract.Validate(); err != nil {
+		return nil, fmt.Errorf("contract: %w", err)
+	}
+	if out.ONNX, err = onnx.Marshal(kind, h.export(det, scales), out.Contract.Metadata()); err != nil {
+		return nil, err
+	}
+	// What a device would refuse must not leave the hub.
+	if _, err := onnx.Check(out.ONNX, onnx.Limits{}); err != nil {
+		return nil, fmt.Errorf("exported model: %w", err)
+	}
+	out.TrainSeconds = time.Since(begin).Seconds()
+	return out, nil
+}
+
+// head is what all kinds share: the standardization in front and the threshold behind.
+type head struct {
+	channels, pattern, smooth, window int
+	mean, scale                       []float64 // per channel
+}
+
+// held is the first row of each series that the fit may not see.
+func held(s Series, c Config) int { return int(math.Ceil(float64(s.Rows()) * (1 - c.HoldOut))) }
+
+func newHead(d Dataset, c Config) *head {
+	h := &head{channels: len(d.Channels), pattern: c.Pattern, smooth: c.Smooth, window: c.Pattern + c.Smooth - 1}
+	for ch := range d.Channels {
+		n, sum, squares := 0.0, 0.0, 0.0
+		for _, s := range d.Series {
+			for _, v := range s.Values[ch][:held(s, c)] {
+				n++
+				sum += float64(v)
+			}
+		}
+		mean := sum / max(n, 1)
+		for _, s := range d.Series {
+			for _, v := range s.Values[ch][:held(s, c)] {
+				squares += (float64(v) - mean) * (float64(v) - mean)
+			}
+		}
+		scale := math.Sqrt(squares / max(n, 1))
+		// A channel that never moved has no scale of its own. A hundredth of its level makes any real
+		// change stand out while the last bits of a float do not.
+		if scale <= 1e-6*math.Abs(mean) || scale < 1e-30 {
+			if scale = math.Abs(mean) / 100; scale == 0 {
+				scale = 1
+			}
+		}
+		h.mean, h.scale = append(h.mean, mean), append(h.scale, scale)
+	}
+	return h
+}
+
+// matrix is a dense row-major matrix.
+type matrix struct {
+	rows, cols int
+	data       []float32
+}
+
+// patterns collects the standardized patterns of the part of d that may be learned from, one per row,
+// channel after channel.
+func (h *head) patterns(d Dataset, c Config) (matrix, error) {
+	total, longest := 0, 0
+	each := func(f func(s Series, end int)) {
+		for _, s := range d.Series {
+			for _, span := range s.Spans(d.SampleRateHz, c.MaxGap) {
+				to := min(span.To, held(s, c))
+				longest = max(longest, to-span.From)
+				for end := span.From + h.pattern; end <= to; end++ {
+					f(s, end)
+				}
+			}
+		}
+	}
+	each(func(Series, int) { total++ })
+	if total < minPatterns {
+		return matrix{}, fmt.Errorf("%w: only %d patterns of %d samples without a gap (longest run is %d rows, the last %.0f %% are held out): want %d or more",
+			ErrData, total, h.pattern, longest, 100*c.HoldOut, minPatterns)
+	}
+	thin := (total + maxPatterns - 1) / maxPatterns
+	m := matrix{cols: h.channels * h.pattern}
+	i := 0
+	each(func(s Series, end int) {
+		if i++; (i-1)%thin != 0 {
+			return
+		}
+		for ch, values := range s.Values {
+			for _, v := range values[end-h.pattern : end] {
+				m.data = append(m.data, float32((float64(v)-h.mean[ch])/h.scale[ch]))
+			}
+		}
+		m.rows++
+	})
+	return m, nil
+}
+
+// standardize emits the first operations of every graph.
+func (h *head) standardize(b *onnx.Builder, batch int64) string {
+	in := b.Input(contract.Window, onnx.Float, batch, int64(h.channels), int64(h.window))
+	mean, inverse := make([]float32, h.channels), make([]float32, h.channels)
+	for i := range mean {
+		mean[i], inverse[i] = float32(h.mean[i]), float32(1/h.scale[i])
+	}
+	// Subtract first: a level far above its spread would lose its digits the other way round.
+	z := b.Node("Sub", []string{in, b.Floats("mean", mean, int64(h.channels), 1)})
+	return b.Node("Mul", []string{z, b.Floats("inverse_scale", inverse, int64(h.channels), 1)})
+}
+
+// residual emits the end that kinds with a residual share: r [batch, channels*pattern, smooth] is squared,
+// averaged over the window and summed up per channel and in all.
+func (h *head) residual(b *onnx.Builder, r string) (q, channels string) {
+	squares := b.Node("Mul", []string{r, r})
+	squares = b.Node("Reshape", []string{squares, b.Ints(0, int64(h.channels), int64(h.pattern*h.smooth))})
+	channels = b.Node("ReduceMean", []string{squares}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
+	return b.Node("ReduceSum", []string{channels, b.Ints(1)}, onnx.Int("keepdims", 0)), channels
+}
+
+// calibrate sets the factor of each statistic so that the largest product is 1 at the threshold.
+func (h *head) calibrate(d Dataset, c Config, det detector, card map[string]any) ([]float64, error) {
+	fitted, kept, err := h.statistics(d, c, det)
+	if err != nil {
+		return nil, err
+	}
+	if len(kept[0]) < minWindows {
+		return nil, fmt.Errorf("%w: only %d held-out windows of %d samples without a gap: want %d or more; give longer series or a smaller window",
+			ErrData, len(kept[0]), h.window, minWindows)
+	}
+	// Each statistic over its own high quantile, on whichever part of the data it was higher: a threshold
+	// below what the model says of its own training data would flag normal operation from the first hour.
+	scales := make([]float64, len(kept))
+	for i, w := range det.weights() {
+		reference := quantile(kept[i], c.Quantile)
+		if len(fitted[i]) > 0 {
+			reference = max(reference, quantile(fitted[i], c.Quantile))
+		}
+		if !(reference > 1e-9) {
+			reference = 1e-9 // the statistic never moved; anything that does is unusual
+		}
+		scales[i] = 1 / (reference * w)
+	}
+	threshold := c.Margin
+	combined := make([]float64, len(kept[0]))
+	for i := range combined {
+		for k := range kept {
+			combined[i] = max(combined[i], float64(kept[k][i])*scales[k])
+		}
+	}
+	if c.FalseAlarmsPerDay > 0 {
+		perDay := d.SampleRateHz * 86400 / float64(c.Stride)
+		threshold = tail(combined, c.FalseAlarmsPerDay/perDay)
+	}
+	flagged := 0
+	for _, s := range combined {
+		if s > threshold {
+			flagged++
+		}
+	}
+	card["calibration"] = map[string]any{"windows": len(combined), "flagged": flagged, "margin": threshold, "quantile": c.Quantile}
+	for i := range scales {
+		scales[i] /= threshold
+	}
+	return scales, nil
+}
+
+// statistics runs the detector over the fitted and over the held-out windows of d.
+func (h *head) statistics(d Dataset, c Config, det detector) (fitted, kept [][]float32, err error) {
+	const batch = 256
+	b := &onnx.Builder{}
+	names, _ := det.emit(b, h.standardize(b, batch))
+	for _, n := range names {
+		b.Output(n, onnx.Float, batch)
+	}
+	model, err := onnx.Marshal("statistics", b.Graph(), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	program, err := runtime.LoadProgram(model, runtime.Options{Library: c.Library})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer program.Close()
+	window, err := runtime.NewTensor(batch, int64(h.channels), int64(h.window))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer window.Close()
+	outputs := map[string]*runtime.Tensor{}
+	for _, n := range names {
+		if outputs[n], err = runtime.NewTensor(batch); err != nil {
+			return nil, nil, err
+		}
+		defer outputs[n].Close()
+	}
+	binding, err := program.Bind(map[string]*runtime.Tensor{contract.Window: window}, outputs)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer binding.Close()
+
+	fitted, kept = make([][]float32, len(names)), make([][]float32, len(names))
+	var intoKept []bool // of the windows waiting in the buffer
+	flush := func() error {
+		if len(intoKept) == 0 {
+			return nil
+		}
+		if err := binding.Run(); err != nil {
+			return err
+		}
+		for i, n := range names {
+			for k, v := range outputs[n].Data()[:len(intoKept)] {
+				if intoKept[k] {
+					kept[i] = append(kept[i], v)
+				} else {
+					fitted[i] = append(fitted[i], v)
+				}
+			}
+		}
+		intoKept = intoKept[:0]
+		return nil
+	}
+	total := 0
+	for _, s := range d.Series {
+		total += s.Rows()
+	}
+	thin, n := (total+maxWindows-1)/maxWindows, 0
+	for _, s := range d.Series {
+		for _, span := range s.Spans(d.SampleRateHz, c.MaxGap) {
+			for end := span.From + h.window; end <= span.To; end++ {
+				if n++; (n-1)%thin != 0 {
+					continue
+				}
+				at := len(intoKept) * h.channels * h.window
+				s.AppendWindow(window.Data()[at:at], end, h.window)
+				if intoKept = append(intoKept, end > held(s, c)); len(intoKept) == batch {
+					if err := flush(); err != nil {
+						return nil, nil, err
+					}
+				}
+			}
+		}
+	}
+	return fitted, kept, flush()
+}
+
+// export builds the graph that devices get.
+func (h *head) export(det detector, scales []float64) *onnxpb.GraphProto {
+	b := &onnx.Builder{}
+	statistics, channels := det.emit(b, h.standardize(b, onnx.Batch))
+	scaled := make([]string, len(statistics))
+	for i, s := range statistics {
+		scaled[i] = b.Node("Mul", []string{s, b.Scalar(float32(scales[i]))})
+	}
+	if len(scaled) == 1 {
+		b.NodeTo([]string{contract.Score}, "Identity", scaled)
+	} else {
+		b.NodeTo([]string{contract.Score}, "Max", scaled)
+	}
+	// A score that is not a number is not below the threshold, so it alarms.
+	normal := b.Node("LessOrEqual", []string{contract.Score, b.Floats("threshold", []float32{1}, 1)})
+	b.NodeTo([]string{contract.Anomaly}, "Not", []string{normal})
+	b.NodeTo([]string{contract.ChannelScore}, "Mul", []string{channels, b.Scalar(float32(scales[len(scales)-1]))})
+	b.Output(contract.Score, onnx.Float, onnx.Batch)
+	b.Output(contract.Anomaly, onnx.Bool, onnx.Batch)
+	b.Output(contract.ChannelScore, onnx.Float, onnx.Batch, int64(h.channels))
+	return b.Graph()
+}
+
+// quantile is the q-quantile of values with linear interpolation.
+func quantile[T float32 | float64](values []T, q float64) float64 {
+	sorted := slices.Clone(values)
+	slices.Sort(sorted)
+	at := q * float64(len(sorted)-1)
+	i := int(at)
+	if i+1 >= len(sorted) {
+		return float64(sorted[len(sorted)-1])
+	}
+	return float64(sorted[i]) + (at-float64(i))*float64(sorted[i+1]-sorted[i])
+}
+
+// tail is the level that a share of values exceeds. Where the sample is too small to show so rare an event,
+// it is extrapolated from the top tenth as an exponential tail (peaks over threshold).
+func tail(values []float64, share float64) float64 {
+	const top = 0.1
+	if share >= top || share*float64(len(values)) >= 10 {
+		return quantile(values, 1-min(share, 1))
+	}
+	from := quantile(values, 1-top)
+	excess, n := 0.0, 0.0
+	for _, v := range values {
+		if v > from {
+			excess += v - from
+			n++
+		}
+	}
+	if n == 0 {
+		return from
+	}
+	return from + excess/n*math.Log(top/share)
+}

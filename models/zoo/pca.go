@@ -1,0 +1,97 @@
+package zoo
+
+import (
+	"fmt"
+	"math"
+
+	"gonum.org/v1/gonum/mat"
+
+	"github.com/swellfleet/swell/models/onnx"
+)
+
+// principal is the PCA detector. The patterns of a window are taken out of it by convolution, so that one
+// pass over the window gives the statistics of all of them.
+type principal struct {
+	head    *head
+	plane   []float32 // [components, channels, pattern]: directions over their standard deviations
+	planeB  []float32
+	outside []float32 // [channels*pattern, channels, pattern]: projection onto what the plane leaves out
+	outB    []float32
+	weight  float64
+}
+
+func fitPCA(m matrix, h *head, c Config, card map[string]any) (*principal, error) {
+	n := m.cols
+	mean := make([]float64, n)
+	for i, v := range m.data {
+		mean[i%n] += float64(v) / float64(m.rows)
+	}
+	cov := mat.NewSymDense(n, nil)
+	row := mat.NewVecDense(n, nil)
+	for r := range m.rows {
+		for i, v := range m.data[r*n : (r+1)*n] {
+			row.SetVec(i, float64(v)-mean[i])
+		}
+		cov.SymRankOne(cov, 1/float64(max(m.rows-1, 1)), row)
+	}
+	var eig mat.EigenSym
+	if !eig.Factorize(cov, true) {
+		return nil, fmt.Errorf("%w: its covariance has no eigenvectors", ErrData)
+	}
+	lambda := eig.Values(nil) // ascending
+	var v mat.Dense
+	eig.VectorsTo(&v)
+	total := 0.0
+	for _, l := range lambda {
+		total += max(l, 0)
+	}
+	if total < 1e-12 {
+		return nil, fmt.Errorf("%w: no channel moves", ErrData)
+	}
+	k, kept := 0, 0.0
+	for kept < c.Variance*total && k < n-1 {
+		k++
+		kept += lambda[n-k]
+	}
+	p := &principal{head: h, weight: c.PlaneWeight, planeB: make([]float32, k), outB: make([]float32, n)}
+	outside := mat.NewDense(n, n, nil)
+	for i := range n {
+		outside.Set(i, i, 1)
+	}
+	for j := range k {
+		u := v.ColView(n - 1 - j)
+		deviation, shift := math.Sqrt(lambda[n-1-j]), 0.0
+		for i := range n {
+			p.plane = append(p.plane, float32(u.AtVec(i)/deviation))
+			shift -= u.AtVec(i) * mean[i] / deviation
+		}
+		p.planeB[j] = float32(shift)
+		outside.RankOne(outside, -1, u, u)
+	}
+	for i := range n {
+		shift := 0.0
+		for j := range n {
+			p.outside = append(p.outside, float32(outside.At(i, j)))
+			shift -= outside.At(i, j) * mean[j]
+		}
+		p.outB[i] = float32(shift)
+	}
+	card["components"] = k
+	card["varianceKept"] = kept / total
+	return p, nil
+}
+
+func (p *principal) weights() []float64 { return []float64{p.weight, 1} }
+
+func (p *principal) emit(b *onnx.Builder, z string) ([]string, string) {
+	h, n := p.head, int64(len(p.outB))
+	k := int64(len(p.planeB))
+	a := b.Node("Conv", []string{z,
+		b.Floats("plane", p.plane, k, int64(h.channels), int64(h.pattern)), b.Floats("plane_bias", p.planeB, k)})
+	t2 := b.Node("ReduceSum", []string{b.Node("Mul", []string{a, a}), b.Ints(1)}, onnx.Int("keepdims", 0))
+	t2 = b.Node("ReduceMean", []string{t2}, onnx.Ints("axes", 1), onnx.Int("keepdims", 0))
+	r := b.Node("Conv", []string{z,
+		b.Floats("outside", p.outside, n, int64(h.channels), int64(h.pattern)), b.Floats("outside_bias", p.outB, n)})
+	q, channels := h.residual(b, r)
+	return []string{t2, q}, channels
+}
