@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -11,12 +12,11 @@ import (
 // Bounds of one block. Append refuses to write and Decode refuses to read
 // anything beyond them, so no message can make the other side allocate more.
 const (
-	MaxRows     = 65536
-	MaxSignals  = 256
-	MaxBytes    = 4 << 20 // of the encoded message
-	MaxValues   = 1 << 20 // rows × signals: 4 MiB once decoded
-	MaxNameLen  = 128     // bytes of a signal name or unit
-	maxOverhead = 1 << 16
+	MaxRows    = 65536
+	MaxSignals = 256
+	MaxBytes   = 4 << 20 // of the encoded message
+	MaxValues  = 1 << 20 // rows × signals: 4 MiB once decoded
+	MaxNameLen = 128     // bytes of a signal name or unit
 )
 
 // Stream says what the rows of a block are.
@@ -47,7 +47,7 @@ type Codec uint8
 const (
 	Auto     Codec = 0 // smallest of RawFloat, Delta and Rice by trying
 	RawFloat Codec = 1 // little-endian float32, a Sparkplug FloatArray
-	Int16    Codec = 2 // int16 steps of Scale, a Sparkplug Int16Array; lossy
+	Steps16  Codec = 2 // int16 steps of Scale, a Sparkplug Int16Array; lossy
 	Delta    Codec = 3 // differences, bit-packed in groups of 128
 	Rice     Codec = 4 // fixed polynomial prediction, Rice-coded residuals
 )
@@ -59,8 +59,8 @@ func (c Codec) String() string {
 		return "auto"
 	case RawFloat:
 		return "raw-f32"
-	case Int16:
-		return "int16"
+	case Steps16:
+		return "steps16"
 	case Delta:
 		return "delta"
 	case Rice:
@@ -90,10 +90,10 @@ type Signal struct {
 	Unit string // for people; may be empty
 
 	// Codec wished for (Append) or found (Decode). Append writes RawFloat
-	// instead when the wish cannot hold a value, such as an infinity in Int16.
+	// instead when the wish cannot hold a value, such as an infinity in Steps16.
 	Codec Codec
 	// Scale is the step size in Unit for the lossy forms: values become the
-	// nearest multiple. 0 with Int16 means the largest value over 32767; 0 with
+	// nearest multiple. 0 with Steps16 means the largest value over 32767; 0 with
 	// Delta and Rice means lossless. Not used by RawFloat and Auto.
 	Scale float64
 
@@ -206,6 +206,9 @@ func (b *Block) validTimes(rows int) error {
 func validName(s string) error {
 	if s == "" || len(s) > MaxNameLen || !utf8.ValidString(s) {
 		return fmt.Errorf("name %q is not text of 1 to %d bytes", s, MaxNameLen)
+	}
+	if strings.HasPrefix(s, headerPrefix) {
+		return fmt.Errorf("name %q: %q is kept for the block's own fields", s, headerPrefix)
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] == 0x7f {

@@ -8,7 +8,7 @@ type DataType uint32
 const (
 	Unknown         DataType = 0
 	Int8            DataType = 1
-	Int16Type       DataType = 2
+	Int16           DataType = 2
 	Int32           DataType = 3
 	Int64           DataType = 4
 	UInt8           DataType = 5
