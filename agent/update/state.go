@@ -1,7 +1,12 @@
 package update
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+
 	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/twin"
 )
 
 // State is what decides, packed: at most 64 bytes, with releases as indices
@@ -41,11 +46,11 @@ type Journal struct {
 	State    State     `json:"state"`
 	Releases []Release `json:"releases,omitempty"`
 	// Rollout, Try, Lease, Code and Reason belong to the trial.
-	Rollout string `json:"rollout,omitempty"`
-	Try     int    `json:"try,omitempty"`
-	Lease   string `json:"lease,omitempty"`
-	Code    string `json:"code,omitempty"`
-	Reason  string `json:"reason,omitempty"`
+	Rollout string    `json:"rollout,omitempty"`
+	Try     int       `json:"try,omitempty"`
+	Lease   string    `json:"lease,omitempty"`
+	Code    twin.Code `json:"code,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
 	// Quarantined are manifests that were rolled back here, oldest first, at
 	// most MaxQuarantined.
 	Quarantined []artifact.Digest `json:"quarantined,omitempty"`
@@ -56,5 +61,106 @@ type Journal struct {
 // MaxQuarantined bounds the journal; the oldest are forgotten first.
 const MaxQuarantined = 64
 
-// phase is twin.Phase in one byte.
+// phase is twin.Phase in one byte: its index in phases.
 type phase uint8
+
+const (
+	none phase = iota
+	fetching
+	verifying
+	guarding
+	loading
+	golden
+	shadowing
+	ready
+	activating
+	soaking
+	confirmed
+	failed
+	rolledBack
+	dropped
+)
+
+var phases = [...]twin.Phase{
+	twin.PhaseNone, twin.PhaseFetching, twin.PhaseVerifying, twin.PhaseGuarding, twin.PhaseLoading,
+	twin.PhaseTesting, twin.PhaseShadowing, twin.PhaseReady, twin.PhaseActivating, twin.PhaseSoaking,
+	twin.PhaseConfirmed, twin.PhaseFailed, twin.PhaseRolledBack, twin.PhaseDropped,
+}
+
+func (p phase) twin() twin.Phase { return phases[p] }
+
+// ended says that there is no trial on its way.
+func (p phase) ended() bool { return p == none || p >= confirmed }
+
+// inactive says that the trial is on its way and does not act yet.
+func (p phase) inactive() bool { return p >= fetching && p <= ready }
+
+// Validate reports a journal that no machine has written.
+func (j Journal) Validate() error {
+	if j.Schema != 1 {
+		return fmt.Errorf("update journal has schema %d: this version reads 1", j.Schema)
+	}
+	if int(j.State.Phase) >= len(phases) {
+		return fmt.Errorf("update journal: unknown phase %d", j.State.Phase)
+	}
+	for _, r := range []ref{j.State.Champion, j.State.LastGood, j.State.Spare, j.State.Trial} {
+		if int(r) > len(j.Releases) {
+			return fmt.Errorf("update journal: names release %d of %d", r, len(j.Releases))
+		}
+	}
+	if j.State.Trial == 0 && !j.State.Phase.ended() {
+		return fmt.Errorf("update journal: phase %s without a trial", j.State.Phase.twin())
+	}
+	for _, r := range j.Releases {
+		if err := r.Manifest.Validate(); err != nil {
+			return fmt.Errorf("update journal: release %s-%d: %w", r.Name, r.Counter, err)
+		}
+	}
+	return nil
+}
+
+// release returns what r names; the zero Release for 0.
+func (j *Journal) release(r ref) Release {
+	if r == 0 {
+		return Release{}
+	}
+	return j.Releases[r-1]
+}
+
+// find returns the champion, last good or spare that manifest names, or 0.
+func (j *Journal) find(manifest artifact.Digest) ref {
+	for _, r := range []ref{j.State.Champion, j.State.LastGood, j.State.Spare} {
+		if r != 0 && j.release(r).Manifest == manifest {
+			return r
+		}
+	}
+	return 0
+}
+
+// intern returns the ref of rel, in a place that nothing else uses.
+func (j *Journal) intern(rel Release) ref {
+	if r := j.find(rel.Manifest); r != 0 {
+		return r
+	}
+	used := func(r ref) bool {
+		s := j.State
+		return r == s.Champion || r == s.LastGood || r == s.Spare
+	}
+	for i := range j.Releases {
+		if r := ref(i + 1); !used(r) {
+			j.Releases[i] = rel
+			return r
+		}
+	}
+	j.Releases = append(j.Releases, rel)
+	return ref(len(j.Releases))
+}
+
+// clone returns a copy that shares nothing.
+func (j *Journal) clone() *Journal {
+	c := *j
+	c.Releases = slices.Clone(j.Releases)
+	c.Quarantined = slices.Clone(j.Quarantined)
+	c.Floors = maps.Clone(j.Floors)
+	return &c
+}

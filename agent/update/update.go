@@ -112,8 +112,9 @@ func (Tick) event()     {}
 // ActionKind says what to do.
 type ActionKind string
 
-// The actions. Those marked * answer with exactly one Done or Failed; the
-// others cannot fail. All may be repeated after a power cut.
+// The actions. Those marked * run on their own and answer with exactly one Done
+// or Failed; the others cannot fail and have ended before the next one starts.
+// All may be repeated after a power cut.
 const (
 	ActResume    ActionKind = "resume"    // * load Release as the champion at start, and Standby beside it
 	ActFetch     ActionKind = "fetch"     // * download Release into its slot, resuming
