@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -209,11 +210,21 @@ func VerifyFile(src io.Reader, f artifact.File) error {
 	return err
 }
 
-// VerifyFS checks a whole release as published: the bundle, the manifest, every
+// VerifyDir checks a whole release as published: the bundle, the manifest, every
 // file, and the companions that are there for other tools (lineage, provenance,
 // digests, key, trusted root), which must say the same as what the signature
 // says. A file that is missing, not a plain file, or not part of the release is
-// an error. dir's root is the release's folder.
+// an error.
+func VerifyDir(dir string, roots Roots) (artifact.Manifest, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return artifact.Manifest{}, fmt.Errorf("verify release: %w", err)
+	}
+	defer root.Close()
+	return VerifyFS(roots, root.FS())
+}
+
+// VerifyFS is VerifyDir for a release that is not on this machine's disk.
 func VerifyFS(roots Roots, dir fs.FS) (m artifact.Manifest, err error) {
 	defer noPanic(&err)
 	bundle, err := readCapped(dir, SignatureFile, MaxBundleBytes)
