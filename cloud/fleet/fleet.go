@@ -19,6 +19,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -35,6 +36,7 @@ type Record struct {
 	Version    uint64            // rises with each change of the fields above
 	Report     Report            // zero Received: never heard of
 	Base       Totals            // of installations before the present one
+	Evidence   rollout.Evidence  // folded from the shadow counts of its reports; see rollout
 }
 
 // Report is the newest report of a device and when the hub got it.
@@ -144,10 +146,10 @@ type Change struct {
 type Store interface {
 	// Devices calls yield for every record, by site and node.
 	Devices(ctx context.Context, yield func(Record) error) error
-	// SaveDevice writes everything of r but its Report and Base.
+	// SaveDevice writes everything of r but its Report, Base and Evidence.
 	SaveDevice(ctx context.Context, r Record) error
-	// SaveReports writes the reports, each with the device's Base, and adds the
-	// entries. A report of a device that has no record is an error.
+	// SaveReports writes the reports, each with the device's Base and Evidence,
+	// and adds the entries. A report of a device that has no record is an error.
 	SaveReports(ctx context.Context, reports []Record, entries []Entry) error
 	// Timeline returns entries of a device with an index below before (0: from
 	// the newest), newest first, at most limit.
