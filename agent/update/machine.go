@@ -187,6 +187,7 @@ func (m *Machine) Step(at Moment, e Event) {
 	case Tick:
 	}
 	m.limits()
+	m.proceed() // may end a trial
 	m.consider()
 	m.proceed()
 }
@@ -215,7 +216,8 @@ func (m *Machine) boot() {
 			if s.Phase >= guarding && s.Phase <= golden {
 				code = twin.CodeLoad
 			}
-			m.fail(code, fmt.Sprintf("interrupted while %s in start %d of %d", s.Phase.twin(), s.Attempts-1, m.cfg.MaxAttempts))
+			s.Attempts--
+			m.fail(code, fmt.Sprintf("interrupted while %s in start %d of %d", s.Phase.twin(), s.Attempts, m.cfg.MaxAttempts))
 			break
 		}
 		// Sessions are gone and bytes may have rotted: begin again behind the
@@ -270,6 +272,9 @@ func (m *Machine) offered(d twin.Desired) {
 		m.leaseUntil = m.now.Mono + l.ExpiresAt.Sub(d.IssuedAt)
 	}
 
+	if rel := m.j.release(s.Trial); s.Phase.inactive() && rel.Counter < m.j.Floors[rel.Name] {
+		m.fail(twin.CodeCounter, fmt.Sprintf("the floor rose to %d, above counter %d", m.j.Floors[rel.Name], rel.Counter))
+	}
 	if s.Phase.ended() || m.sameTrial(m.want) {
 		if !s.Phase.ended() && unixMs(m.want.Deadline) != s.DeadlineMs {
 			m.setDeadline(*m.want)
@@ -607,7 +612,7 @@ func (m *Machine) limits() {
 // proceed does what only waits for time or for a lease.
 func (m *Machine) proceed() {
 	s := &m.j.State
-	if m.restoreAt != 0 && m.now.Mono >= m.restoreAt {
+	if m.restoreAt != 0 && m.now.Mono >= m.restoreAt && s.Phase != activating {
 		m.restore()
 	}
 	if m.champion.id != 0 && (m.fallback == 0 || s.Phase >= ready) {
@@ -617,7 +622,6 @@ func (m *Machine) proceed() {
 	case s.Phase == soaking:
 		if m.want != nil && m.want.Mode == twin.ModeRollback && m.leaseFor(m.want.Manifest) {
 			m.goBack(twin.CodeWithdrawn, "called back by the hub", false)
-			m.consider()
 			return
 		}
 		if m.now.Mono-m.phaseFrom >= time.Duration(s.SoakMs)*time.Millisecond && m.soak.Windows >= uint64(s.MinWindows) {
