@@ -113,6 +113,6 @@ func (db *DB) SaveAnswer(ctx context.Context, actor, key string, a Answer, now, 
 			return err
 		}
 		return t.exec("INSERT INTO idempotency (actor, key, request, status, body, created) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (actor, key) DO NOTHING",
-			actor, key, a.Request[:], a.Status, a.Body, instant(now))
+			actor, key, a.Request[:], a.Status, append([]byte{}, a.Body...), instant(now)) // never NULL
 	})
 }
