@@ -83,8 +83,7 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, pk packets.Packet) {
 	h.b.begin(s)
 }
 
-// OnACLCheck lets a device write and read its own topics alone. mochi ends the
-// session of a 3.1.1 client that breaks the rule at QoS 1.
+// OnACLCheck lets a device write and read its own topics alone.
 func (h *hook) OnACLCheck(cl *mqtt.Client, name string, write bool) bool {
 	s := sessionOf(cl)
 	allowed := s.acl.Subscribe
@@ -112,6 +111,11 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 			s.log.Warn("device published at QoS 2, which is not offered; the connection is closed", "topic", clip(pk.TopicName))
 			return pk, packets.ErrRejectPacket
 		}
+		// mochi passes over $SYS topics in silence and over others at QoS 0;
+		// a device that uses them is broken or hostile either way.
+		if !h.OnACLCheck(cl, pk.TopicName, true) {
+			return pk, packets.ErrRejectPacket
+		}
 	case packets.Puback:
 		s.acknowledged(pk.PacketID)
 	case packets.Disconnect:
@@ -125,8 +129,9 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	s := sessionOf(cl)
 	t, err := topic.Parse(pk.TopicName)
-	if err != nil || t.ID != s.id {
+	if err != nil { // a wildcard filter covers names that are no valid device names
 		h.b.rejected.Add(1)
+		s.log.Warn("device used a malformed topic; the connection is closed", "error", err)
 		s.stop(packets.ErrTopicNameInvalid)
 		return pk, packets.ErrRejectPacket
 	}

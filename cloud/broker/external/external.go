@@ -105,6 +105,7 @@ type Broker struct {
 	cfg     Config
 	handler broker.Handler
 	slot    chan struct{} // one place taken for each message pending
+	queue   chan delivery // as large as slot, so that who has a place never waits
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -136,7 +137,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	b := &Broker{cfg: cfg, slot: make(chan struct{}, cfg.MaxPending)}
+	b := &Broker{cfg: cfg, slot: make(chan struct{}, cfg.MaxPending), queue: make(chan delivery, cfg.MaxPending)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b, nil
 }
@@ -145,22 +146,30 @@ func New(cfg Config) (*Broker, error) {
 // that cannot be reached is tried again in the background, with a log line.
 func (b *Broker) Start(ctx context.Context, h broker.Handler) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ctx.Err() != nil {
-		return broker.ErrClosed
+	if b.started || b.ctx.Err() != nil {
+		b.mu.Unlock()
+		return errors.New("broker was started or closed before")
 	}
-	if b.started {
-		return errors.New("broker was started before")
-	}
-	b.handler = h
+	b.started, b.handler = true, h
+	b.wg.Go(b.dispatch)
+	b.mu.Unlock()
 	l, err := b.connect(ctx)
 	if refused(err) {
+		b.cancel()
 		return fmt.Errorf("cannot use broker %s: %w; check its user, password or certificate and access rules", b.cfg.URL, err)
 	}
 	if err != nil {
 		b.cfg.Log.Warn("broker is not reachable; trying again", "url", b.cfg.URL, "error", err)
 	}
-	b.started, b.link = true, l
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ctx.Err() != nil { // Close came between
+		if l != nil {
+			l.client.Disconnect(0)
+		}
+		return broker.ErrClosed
+	}
+	b.link = l
 	b.wg.Go(func() { b.keep(l) })
 	return nil
 }
@@ -316,35 +325,60 @@ func (b *Broker) receive(l *link, m mqtt.Message) {
 			return
 		}
 	}
+	b.queue <- delivery{l, t, m}
+}
+
+// dispatch calls the Handler. It is not paho's goroutine, on which a Handler
+// that publishes would wait for an answer that only this goroutine can read.
+func (b *Broker) dispatch() {
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case d := <-b.queue:
+			b.deliver(d)
+		}
+	}
+}
+
+// delivery is one message on its way to the Handler.
+type delivery struct {
+	link  *link
+	topic topic.Topic
+	msg   mqtt.Message
+}
+
+func (b *Broker) deliver(d delivery) {
+	id := d.topic.ID
 	b.received.Add(1)
 	b.pending.Add(1)
-	if t.Message == topic.NBIRTH {
-		b.handler.Connected(t.ID)
+	if d.topic.Message == topic.NBIRTH {
+		b.handler.Connected(id)
 	}
 	var once sync.Once
-	b.handler.Message(t.ID, t, m.Payload(), func(err error) {
+	b.handler.Message(id, d.topic, d.msg.Payload(), func(err error) {
 		once.Do(func() {
 			b.pending.Add(-1)
 			<-b.slot
 			switch {
 			case err != nil:
 				b.failed.Add(1)
-				l.fail(fmt.Errorf("a message on %s was not kept: %w", t, err)) // a reconnect makes the broker send it again
-			case m.Qos() > 0:
+				d.link.fail(fmt.Errorf("a message on %s was not kept: %w", d.topic, err)) // a reconnect makes the broker send it again
+			case d.msg.Qos() > 0:
 				select {
-				case <-l.down:
+				case <-d.link.down:
 				default:
-					m.Ack()
+					d.msg.Ack()
 					b.acked.Add(1)
 				}
 			}
 		})
 	})
-	switch t.Message {
+	switch d.topic.Message {
 	case topic.NBIRTH:
-		b.handler.Subscribed(t.ID, topic.Of(t.ID, topic.Desired))
+		b.handler.Subscribed(id, topic.Of(id, topic.Desired))
 	case topic.NDEATH:
-		b.handler.Disconnected(t.ID)
+		b.handler.Disconnected(id)
 	}
 }
 
@@ -388,7 +422,9 @@ func (b *Broker) Stats() broker.Stats {
 
 // Close disconnects and waits. What was not done stays with the broker.
 func (b *Broker) Close() error {
+	b.mu.Lock()
 	b.cancel()
+	b.mu.Unlock()
 	b.wg.Wait()
 	return nil
 }
