@@ -1,6 +1,8 @@
 package update
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 	"unsafe"
@@ -21,6 +23,7 @@ func TestTheStateFitsIn64Bytes(t *testing.T) {
 // between any save and any action. It checks what a machine must never do.
 type device struct {
 	t    *rapid.T
+	rng  *rand.Rand // seeded by rapid, whose own integers lean towards the small
 	m    *Machine
 	cfg  Config
 	disk *Journal
@@ -28,6 +31,7 @@ type device struct {
 	wall time.Time
 	mono time.Duration
 	gen  uint64
+	rel  int // offered last
 
 	open []Action
 	// What this run of the agent has done with each release since it was last
@@ -40,12 +44,15 @@ type device struct {
 
 func newDevice(t *rapid.T) *device {
 	d := &device{
-		t: t, cfg: Config{TrialLimit: time.Hour, BackoffMin: time.Second, BackoffMax: time.Minute},
+		t: t, rng: rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1)), cfg: Config{TrialLimit: time.Hour, BackoffMin: time.Second, BackoffMax: time.Minute},
 		wall: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), confirmed: map[artifact.Digest]bool{}, proven: map[artifact.Digest]bool{},
 	}
 	d.power()
 	return d
 }
+
+// draw returns a number from 0 to n.
+func (d *device) draw(n int) int { return d.rng.IntN(n + 1) }
 
 func (d *device) power() {
 	m, err := New(d.cfg, d.disk)
@@ -62,8 +69,8 @@ func (d *device) step(e Event) {
 	d.m.Step(Moment{Wall: d.wall, Mono: d.mono, Draw: 0.5}, e)
 	r := d.m.Ready()
 	cut := -1 // the action before which the power goes; len(Do)+1: before the save
-	if rapid.IntRange(0, 19).Draw(d.t, "cut") == 0 {
-		cut = rapid.IntRange(0, len(r.Do)+1).Draw(d.t, "where")
+	if d.draw(79) == 79 {
+		cut = d.draw(len(r.Do) + 1)
 	}
 	if cut == len(r.Do)+1 {
 		d.power()
@@ -71,7 +78,7 @@ func (d *device) step(e Event) {
 	}
 	if r.Save != nil {
 		d.disk = r.Save
-		d.check()
+		d.check(r.Do)
 	}
 	for i, a := range r.Do {
 		if i == cut {
@@ -83,9 +90,14 @@ func (d *device) step(e Event) {
 	d.m.Advance()
 }
 
-// check looks at what is on the disk now.
-func (d *device) check() {
+// check looks at what is on the disk now, before do is done.
+func (d *device) check(do []Action) {
 	s := d.disk.State
+	for _, a := range do {
+		if a.Kind == ActConfirm { // the next trial may begin in the same step
+			d.confirmed[a.Release.Manifest] = true
+		}
+	}
 	if err := d.disk.Validate(); err != nil {
 		d.t.Fatal(err)
 	}
@@ -165,7 +177,7 @@ func (d *device) answer(i int, ok bool) {
 	a := d.open[i]
 	d.open = append(d.open[:i:i], d.open[i+1:]...)
 	if !ok {
-		d.step(Failed{Action: a.ID, Code: twin.CodeLoad, Reason: "drawn", Retryable: rapid.Bool().Draw(d.t, "retryable")})
+		d.step(Failed{Action: a.ID, Code: twin.CodeLoad, Reason: "drawn", Retryable: d.draw(1) == 1})
 		return
 	}
 	d.passed[a.Release.Manifest][a.Kind] = true
@@ -185,23 +197,26 @@ func (d *device) answer(i int, ok bool) {
 }
 
 func (d *device) offer() {
-	if rapid.Bool().Draw(d.t, "newer") {
+	if d.draw(1) == 1 {
 		d.gen++
 	}
 	doc := twin.Desired{Schema: 1, Generation: d.gen, IssuedAt: d.wall, ExpiresAt: d.wall.Add(24 * time.Hour)}
-	if n := rapid.IntRange(0, 4).Draw(d.t, "release"); n > 0 {
-		r := release(string(rune('0' + n)))
+	if d.rel == 0 || d.draw(3) == 3 {
+		d.rel = d.draw(5)
+	}
+	if n := d.rel; n > 0 {
+		r := release(fmt.Sprintf("r%d", n))
 		doc.Model = &twin.Assignment{
 			Rollout: "ro", Name: r.Name, Counter: r.Counter, Manifest: r.Manifest, Mode: twin.ModeTrial,
-			Try: rapid.IntRange(0, 2).Draw(d.t, "try"), ShadowS: float64(rapid.IntRange(0, 1).Draw(d.t, "shadow") * 5), SoakS: 5,
+			Try: d.draw(5) / 5, ShadowS: float64(d.draw(1) * 5), SoakS: 5,
 		}
-		if rapid.IntRange(0, 3).Draw(d.t, "mode") == 0 {
+		if d.draw(5) == 5 {
 			doc.Model.Mode = twin.ModeRollback
 		}
-		if rapid.Bool().Draw(d.t, "deadline") {
+		if d.draw(1) == 1 {
 			doc.Model.Deadline = d.wall.Add(30 * time.Minute)
 		}
-		if rapid.Bool().Draw(d.t, "lease") {
+		if d.draw(3) > 0 {
 			doc.Lease = &twin.Lease{ID: "l", Manifest: r.Manifest, ExpiresAt: d.wall.Add(10 * time.Minute)}
 		}
 	}
@@ -211,23 +226,23 @@ func (d *device) offer() {
 func TestWhateverHappensNothingUnverifiedActsAndAGoodReleaseIsKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := newDevice(t)
-		for range rapid.IntRange(1, 150).Draw(t, "events") {
-			switch rapid.IntRange(0, 9).Draw(t, "event") {
-			case 0:
+		for range 50 + d.draw(250) {
+			switch n := d.draw(39); {
+			case n < 5:
 				d.offer()
-			case 1:
-				d.mono += time.Duration(rapid.IntRange(0, 900).Draw(t, "seconds")) * time.Second
-				d.wall = d.wall.Add(time.Duration(rapid.IntRange(-3600, 3600).Draw(t, "clock")) * time.Second)
+			case n < 8:
+				d.mono += time.Duration(d.draw(300)) * time.Second
+				d.wall = d.wall.Add(time.Duration(d.draw(1200)-600) * time.Second)
 				d.step(Tick{})
-			case 2:
-				d.mono += 5 * time.Second
-				d.wall = d.wall.Add(5 * time.Second)
-				d.step(Observed{Champion: d.acting, Due: 50, Windows: 50, NonFinite: uint64(rapid.IntRange(0, 5).Draw(t, "bad") / 5)})
-			case 3:
+			case n < 14:
+				d.mono += 6 * time.Second
+				d.wall = d.wall.Add(6 * time.Second)
+				d.step(Observed{Champion: d.acting, Due: 50, Windows: 50, NonFinite: uint64(d.draw(9) / 9)})
+			case n < 15:
 				d.power()
 			default:
 				if n := len(d.open); n > 0 {
-					d.answer(rapid.IntRange(0, n-1).Draw(t, "which"), rapid.IntRange(0, 9).Draw(t, "ok") != 0)
+					d.answer(d.draw(n-1), d.draw(19) != 19)
 				}
 			}
 		}
@@ -237,8 +252,8 @@ func TestWhateverHappensNothingUnverifiedActsAndAGoodReleaseIsKept(t *testing.T)
 func TestEveryTrialEndsWhenNothingAnswersAnyMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := newDevice(t)
-		for range rapid.IntRange(1, 60).Draw(t, "events") {
-			if n := len(d.open); n > 0 && rapid.IntRange(0, 4).Draw(t, "what") > 0 {
+		for range 1 + d.draw(59) {
+			if n := len(d.open); n > 0 && d.draw(4) > 0 {
 				d.answer(0, true)
 			} else {
 				d.offer()
