@@ -3,9 +3,10 @@ package evaluate
 import (
 	"context"
 	"encoding/csv"
-	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -106,11 +107,6 @@ func TestSKAB(t *testing.T) {
 			for _, f := range files {
 				// The files have holes of minutes and every row needs a verdict, so windows may span them.
 				config := zoo.Config{MaxGap: -1}
-				if path := os.Getenv("SKAB_CONFIG"); path != "" {
-					if err := readConfig(path, &config); err != nil {
-						t.Fatal(err)
-					}
-				}
 				fitted, err := zoo.Fit(context.Background(), kind, zoo.Dataset{
 					Channels: channels, SampleRateHz: 1, Series: []zoo.Series{head(f.series, skabTrainRows)},
 				}, config)
@@ -126,10 +122,12 @@ func TestSKAB(t *testing.T) {
 				pooled[group].Add(c)
 				all.Add(c)
 			}
-			for group, c := range pooled {
+			for _, group := range slices.Sorted(maps.Keys(pooled)) {
+				c := pooled[group]
 				t.Logf("%-8s %-7s F1 %.3f  FAR %4.1f %%  MAR %4.1f %%", kind, group, c.F1(), c.FAR(), c.MAR())
 			}
 			t.Logf("%-8s all     F1 %.3f  FAR %4.1f %%  MAR %4.1f %%  (%d files, %.1f s of fitting)", kind, all.F1(), all.FAR(), all.MAR(), len(files), seconds)
+			// Always saying "anomaly" has F1 0.698 here, so F1 alone proves nothing.
 			if all.F1() < 0.78 || all.FAR() > 25 || all.MAR() > 25 {
 				t.Errorf("want F1 of 0.78 or more, FAR and MAR of 25 %% or less")
 			}
@@ -157,5 +155,3 @@ func judge(t *testing.T, fitted *zoo.Fitted, f skabFile) (c Confusion) {
 	}
 	return c
 }
-
-var _ = fmt.Sprint

@@ -63,11 +63,14 @@ type Config struct {
 	// when load or temperature change, so T² must be large before it counts.
 	PlaneWeight float64 `json:"planeWeight,omitempty"`
 
-	// Hidden are the widths of the autoencoder's layers up to the code, which is the last; default 32, 12.
-	// The decoder mirrors them.
+	// Hidden are the widths of the autoencoder's layers up to the code, which is the last; default 4/5 and
+	// 2/5 of the features (channels times pattern). The decoder mirrors them.
 	Hidden []int `json:"hidden,omitempty"`
-	// Epochs over the training patterns; default 60.
-	Epochs int `json:"epochs,omitempty"`
+	// DeepPenalty weighs the mean square of what the autoencoder's tanh layers add to its linear path
+	// against the reconstruction error; default 3.
+	DeepPenalty float64 `json:"deepPenalty,omitempty"`
+	// Steps of training; default 2000.
+	Steps int `json:"steps,omitempty"`
 	// BatchSize of training steps; default 64.
 	BatchSize int `json:"batchSize,omitempty"`
 	// LearningRate of Adam at the start; it falls to zero along a half cosine. Default 0.005.
@@ -94,12 +97,10 @@ func (c Config) withDefaults(kind string) Config {
 	case PCA:
 		setDefault(&c.Variance, 0.85)
 		setDefault(&c.PlaneWeight, 6)
-		c.Hidden, c.Epochs, c.BatchSize, c.LearningRate = nil, 0, 0, 0
+		c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = nil, 0, 0, 0, 0
 	case DenseAE:
-		if len(c.Hidden) == 0 {
-			c.Hidden = []int{32, 12}
-		}
-		setDefault(&c.Epochs, 60)
+		setDefault(&c.DeepPenalty, 3)
+		setDefault(&c.Steps, 2000)
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
@@ -136,7 +137,8 @@ func (c Config) Validate() error {
 	for _, h := range c.Hidden {
 		check(h >= 1 && h <= 4096, "hidden", h, "widths of 1 to 4096")
 	}
-	check(c.Epochs >= 0 && c.Epochs <= 10_000, "epochs", c.Epochs, "1 to 10000")
+	check(c.DeepPenalty >= 0 && c.DeepPenalty < 1e9, "deep penalty", c.DeepPenalty, "a positive factor")
+	check(c.Steps >= 0 && c.Steps <= 10_000_000, "steps", c.Steps, "1 to 10 million")
 	check(c.BatchSize >= 0 && c.BatchSize <= 1<<16, "batch size", c.BatchSize, "1 to 65536")
 	check(c.LearningRate >= 0 && c.LearningRate <= 1, "learning rate", c.LearningRate, "above 0, at most 1")
 	return errors.Join(errs...)

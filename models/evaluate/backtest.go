@@ -1,0 +1,246 @@
+package evaluate
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/swellfleet/swell/models/zoo"
+)
+
+// Config says how to back-test. The zero value works.
+type Config struct {
+	// MaxGap is the largest step within a window, in nominal steps; default 3, negative means any.
+	MaxGap float64
+	// Slices names the slice (a line, a site, a firmware version) of each device; a device without a name
+	// counts to the whole only.
+	Slices map[string]string
+	// Labels holds one value per row of a device's series: true where people say something was wrong. A
+	// device without labels counts as normal throughout.
+	Labels map[string][]bool
+	// Faults to inject; nil means DefaultFaults, empty means none.
+	Faults []Fault
+	// Injections is at how many places each fault is put, per channel; default 10.
+	Injections int
+	// Seed of the injected noise.
+	Seed uint64
+}
+
+// Report is the outcome of a back-test of one model on one dataset.
+type Report struct {
+	Overall Slice            `json:"overall"`
+	Slices  map[string]Slice `json:"slices,omitempty"`
+	Faults  []FaultReport    `json:"faults,omitempty"`
+}
+
+// Slice is how a model did on some of the devices.
+type Slice struct {
+	Devices int `json:"devices"`
+	// Windows that were scored, and those of them that were flagged where labels say normal.
+	Windows     int `json:"windows"`
+	FalseAlarms int `json:"falseAlarms"`
+	// Episodes are runs of false alarms without a normal verdict between them.
+	Episodes int `json:"episodes"`
+	// FalseAlarmsPerDay and EpisodesPerDay are per device and day at the contract's rate and stride; zero
+	// when the contract names no rate.
+	FalseAlarmsPerDay float64 `json:"falseAlarmsPerDay"`
+	EpisodesPerDay    float64 `json:"episodesPerDay"`
+	// ScoreP50, ScoreP99 and ScoreMax describe the scores where labels say normal.
+	ScoreP50 float64 `json:"scoreP50"`
+	ScoreP99 float64 `json:"scoreP99"`
+	ScoreMax float64 `json:"scoreMax"`
+	// Labelled compares verdicts with labels; nil when no device of the slice has any.
+	Labelled *Labelled `json:"labelled,omitempty"`
+
+	scores []float32 // where labels say normal
+	normal int       // windows where labels say normal
+}
+
+// Labelled is how verdicts agree with labels, over the labelled devices.
+type Labelled struct {
+	Confusion
+	F1  float64 `json:"f1"`
+	FAR float64 `json:"farPercent"`
+	MAR float64 `json:"marPercent"`
+}
+
+// Backtest runs a model over every series of d, which it must not have been fitted on, and then over copies
+// of its normal parts with faults put in. It fails when d does not fit the model or ctx ends.
+func Backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, error) {
+	r, err := backtest(ctx, s, d, c)
+	if err != nil {
+		return Report{}, fmt.Errorf("back-test %s model: %w", s.Contract().Kind, err)
+	}
+	return r, nil
+}
+
+func backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, error) {
+	if err := d.Validate(); err != nil {
+		return Report{}, err
+	}
+	if !slices.Equal(d.Channels, s.Contract().Channels) {
+		return Report{}, fmt.Errorf("the data has channels %v, the model reads %v", d.Channels, s.Contract().Channels)
+	}
+	if c.MaxGap == 0 {
+		c.MaxGap = 3
+	}
+	if c.Injections == 0 {
+		c.Injections = 10
+	}
+	if c.Faults == nil {
+		c.Faults = DefaultFaults()
+	}
+	r := Report{}
+	parts := map[string]*Slice{}
+	var spots []place
+	for i := range d.Series {
+		series := &d.Series[i]
+		verdicts, err := Score(ctx, s, *series, 0, c.MaxGap)
+		if err != nil {
+			return r, err
+		}
+		labels := c.Labels[series.Device]
+		if labels != nil && len(labels) != series.Rows() {
+			return r, fmt.Errorf("device %s has %d labels for %d rows", series.Device, len(labels), series.Rows())
+		}
+		into := []*Slice{&r.Overall}
+		if name := c.Slices[series.Device]; name != "" {
+			if parts[name] == nil {
+				parts[name] = &Slice{}
+			}
+			into = append(into, parts[name])
+		}
+		for _, slice := range into {
+			slice.add(verdicts, labels)
+		}
+		if labels == nil {
+			spots = append(spots, places(s, series, verdicts)...)
+		}
+	}
+	contract := s.Contract()
+	perDay := contract.SampleRateHz * 86400 / float64(contract.Stride)
+	r.Overall.finish(perDay)
+	for name, slice := range parts {
+		slice.finish(perDay)
+		if r.Slices == nil {
+			r.Slices = map[string]Slice{}
+		}
+		r.Slices[name] = *slice
+	}
+	if len(spots) == 0 {
+		return r, nil
+	}
+	var err error
+	r.Faults, err = inject(s, spots, c.Faults, c.Injections, rand.New(rand.NewPCG(c.Seed, 0xfa17)))
+	return r, err
+}
+
+func (s *Slice) add(verdicts []Verdict, labels []bool) {
+	s.Devices++
+	s.Windows += len(verdicts)
+	alarming := false
+	for _, v := range verdicts {
+		if labels != nil {
+			if s.Labelled == nil {
+				s.Labelled = &Labelled{}
+			}
+			s.Labelled.Count(labels[v.Row], v.Flag)
+			if labels[v.Row] {
+				alarming = false
+				continue
+			}
+		}
+		s.normal++
+		s.scores = append(s.scores, v.Score)
+		if v.Flag {
+			s.FalseAlarms++
+			if !alarming {
+				s.Episodes++
+			}
+		}
+		alarming = v.Flag
+	}
+}
+
+func (s *Slice) finish(windowsPerDay float64) {
+	days := ratio(float64(s.normal), windowsPerDay)
+	s.FalseAlarmsPerDay = ratio(float64(s.FalseAlarms), days)
+	s.EpisodesPerDay = ratio(float64(s.Episodes), days)
+	if n := len(s.scores); n > 0 {
+		slices.Sort(s.scores)
+		s.ScoreP50, s.ScoreP99, s.ScoreMax = float64(s.scores[n/2]), float64(s.scores[n*99/100]), float64(s.scores[n-1])
+	}
+	s.scores = nil
+	if l := s.Labelled; l != nil {
+		l.F1, l.FAR, l.MAR = l.Confusion.F1(), l.Confusion.FAR(), l.Confusion.MAR()
+	}
+}
+
+// Tolerance is how much worse a challenger may be before it counts as worse. The zero value tolerates
+// nothing on false alarms beyond MinAlarms and nothing on detection.
+type Tolerance struct {
+	// AlarmFactor allows that many times the champion's false alarms per day; default 1.
+	AlarmFactor float64
+	// AlarmsPerDay is allowed whatever the champion did.
+	AlarmsPerDay float64
+	// Detection is how much lower a fault's detection rate may be, as a share.
+	Detection float64
+	// F1 is how much lower F1 on labels may be.
+	F1 float64
+}
+
+// Comparison is the outcome of champion against challenger on the same data.
+type Comparison struct {
+	// Worse lists every way in which the challenger is worse than tolerated, for people; empty when none.
+	Worse []string `json:"worse,omitempty"`
+	// Better lists where it is better than the champion.
+	Better []string `json:"better,omitempty"`
+}
+
+// Compare sets a challenger against the champion, as a whole, slice by slice and fault by fault. Both must
+// come from the same dataset and configuration.
+func Compare(champion, challenger Report, t Tolerance) Comparison {
+	if t.AlarmFactor == 0 {
+		t.AlarmFactor = 1
+	}
+	var out Comparison
+	compare := func(name string, old, new Slice) {
+		switch {
+		case new.FalseAlarmsPerDay > max(old.FalseAlarmsPerDay*t.AlarmFactor, t.AlarmsPerDay):
+			out.Worse = append(out.Worse, fmt.Sprintf("%s: %.2f false alarms per device and day, the champion has %.2f", name, new.FalseAlarmsPerDay, old.FalseAlarmsPerDay))
+		case new.FalseAlarmsPerDay < old.FalseAlarmsPerDay:
+			out.Better = append(out.Better, fmt.Sprintf("%s: %.2f false alarms per device and day, the champion has %.2f", name, new.FalseAlarmsPerDay, old.FalseAlarmsPerDay))
+		}
+		if old.Labelled == nil || new.Labelled == nil {
+			return
+		}
+		switch {
+		case new.Labelled.F1 < old.Labelled.F1-t.F1:
+			out.Worse = append(out.Worse, fmt.Sprintf("%s: F1 on labels is %.3f, the champion's %.3f", name, new.Labelled.F1, old.Labelled.F1))
+		case new.Labelled.F1 > old.Labelled.F1:
+			out.Better = append(out.Better, fmt.Sprintf("%s: F1 on labels is %.3f, the champion's %.3f", name, new.Labelled.F1, old.Labelled.F1))
+		}
+	}
+	compare("all devices", champion.Overall, challenger.Overall)
+	for _, name := range sortedKeys(challenger.Slices) {
+		if old, ok := champion.Slices[name]; ok {
+			compare(name, old, challenger.Slices[name])
+		}
+	}
+	for _, f := range challenger.Faults {
+		i := slices.IndexFunc(champion.Faults, func(o FaultReport) bool { return o.Fault == f.Fault })
+		if i < 0 {
+			continue
+		}
+		old := champion.Faults[i]
+		text := fmt.Sprintf("%s faults: finds %.0f %%, the champion %.0f %%", f.Kind, 100*f.Rate(), 100*old.Rate())
+		switch {
+		case f.Rate() < old.Rate()-t.Detection:
+			out.Worse = append(out.Worse, text)
+		case f.Rate() > old.Rate():
+			out.Better = append(out.Better, text)
+		}
+	}
+	return out
+}
