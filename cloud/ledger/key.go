@@ -43,7 +43,10 @@ func openKey(dir, origin string) (note.Signer, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("read the ledger key: %w", err)
 	}
-	seed, err := base64.StdEncoding.DecodeString(skey[strings.LastIndexByte(skey, '+')+1:])
+	// NewSigner has seen that there are five parts; the last is base64, in
+	// which '+' is a digit.
+	parts := strings.SplitN(skey, "+", 5)
+	seed, err := base64.StdEncoding.DecodeString(parts[len(parts)-1])
 	if err != nil || len(seed) != 1+ed25519.SeedSize {
 		return nil, "", errors.New("read the ledger key: not an Ed25519 key")
 	}
