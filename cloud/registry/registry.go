@@ -66,15 +66,9 @@ type Model struct {
 	Window    int                `json:"window"` // samples per channel
 	Metrics   map[string]float64 `json:"metrics"`
 	Why       string             `json:"why"` // why this candidate won
-	// Profile summarizes the data of each channel, for the drift test of
-	// later nights.
-	Profile []ChannelProfile `json:"profile,omitempty"`
-}
-
-// ChannelProfile is a channel's distribution as deciles of the training data.
-type ChannelProfile struct {
-	Channel string    `json:"channel"`
-	Deciles []float64 `json:"deciles"` // 9 inner edges, ascending
+	// Profile is the distribution of the training data (models/evaluate.Profile
+	// as JSON), for the drift test of later nights. Empty: not known.
+	Profile json.RawMessage `json:"profile,omitempty"`
 }
 
 // ErrNoVersion means the family has no such version.

@@ -1,0 +1,188 @@
+package retrain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/swellfleet/swell/protocol/artifact"
+)
+
+// Judged is the result of the step evaluate.
+type Judged struct {
+	Classes []JudgedClass `json:"classes"`
+}
+
+// JudgedClass compares the candidates of one class, and its champion, on the
+// same windows.
+type JudgedClass struct {
+	Class      artifact.Class `json:"class"`
+	Windows    int            `json:"windows"` // held-out windows that all were judged on
+	Champion   *Score         `json:"champion,omitempty"`
+	Candidates []Score        `json:"candidates"`
+	InSample   bool           `json:"in_sample"` // judged on rows that also set the threshold
+}
+
+// Score is how one model did.
+type Score struct {
+	Candidate Candidate          `json:"candidate"`
+	FlagShare float64            `json:"flag_share"`    // of held-out normal windows
+	PerDay    float64            `json:"per_day"`       // the same as flags a day and device
+	Detected  float64            `json:"detected"`      // share of simulated faults found
+	Faults    int                `json:"faults"`        // how many were simulated
+	ByFault   map[string]float64 `json:"by_fault"`      // detected by kind of fault
+	NonFinite int                `json:"non_finite"`    // scores that were NaN or infinite
+	Err       string             `json:"err,omitempty"` // why it could not be judged
+}
+
+// Verdict is a gate's answer.
+type Verdict string
+
+// The verdicts. INCONCLUSIVE is never a pass.
+const (
+	Pass         Verdict = "PASS"
+	Fail         Verdict = "FAIL"
+	Inconclusive Verdict = "INCONCLUSIVE"
+)
+
+// GateResult is one check with its numbers.
+type GateResult struct {
+	Gate    string         `json:"gate"`
+	Class   artifact.Class `json:"class"`
+	Kind    string         `json:"kind"`
+	Verdict Verdict        `json:"verdict"`
+	Value   float64        `json:"value"`
+	Limit   float64        `json:"limit"`
+	AtMost  bool           `json:"at_most"` // value must be at most limit; otherwise at least
+	N       int            `json:"n"`
+	Message string         `json:"message"`
+}
+
+// Blessed is the result of the step bless.
+type Blessed struct {
+	Winners  []Winner     `json:"winners"` // one a class, of the classes that have one
+	Gates    []GateResult `json:"gates"`
+	Refusals []string     `json:"refusals,omitempty"` // why a class, or everything, got none
+}
+
+// Winner is the candidate that ships for a class.
+type Winner struct {
+	Score Score  `json:"score"`
+	Why   string `json:"why"`
+	// ChampionFlagShare is that of the champion on the same windows; negative
+	// without a champion.
+	ChampionFlagShare float64 `json:"champion_flag_share"`
+}
+
+func (b Blessed) describe() string {
+	kinds := map[string]int{}
+	for _, w := range b.Winners {
+		kinds[w.Score.Candidate.Kind]++
+	}
+	var parts []string
+	for k, n := range kinds {
+		parts = append(parts, fmt.Sprintf("%s for %d device class%s", k, n, map[bool]string{true: "", false: "es"}[n == 1]))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+// Bless decides which candidates may ship. It is pure. Each gate has three
+// values and only PASS passes; a class without a passing candidate keeps its
+// champion, and nothing ships when no class has one.
+func Bless(g Gates, j Judged) Blessed {
+	var out Blessed
+	for _, c := range j.Classes {
+		var passing []Score
+		for _, s := range c.Candidates {
+			gates := checkGates(g, c, s)
+			out.Gates = append(out.Gates, gates...)
+			if !slices.ContainsFunc(gates, func(r GateResult) bool { return r.Verdict != Pass }) {
+				passing = append(passing, s)
+			}
+		}
+		if len(passing) == 0 {
+			out.Refusals = append(out.Refusals, refusal(c, out.Gates))
+			continue
+		}
+		// The most faults found wins; among equals (within a percent) the
+		// fewest flags on normal data.
+		slices.SortStableFunc(passing, func(a, b Score) int {
+			if d := a.Detected - b.Detected; d > 0.01 || d < -0.01 {
+				return cmp.Compare(b.Detected, a.Detected)
+			}
+			return cmp.Compare(a.FlagShare, b.FlagShare)
+		})
+		w := Winner{Score: passing[0], ChampionFlagShare: -1}
+		w.Why = fmt.Sprintf("%s finds %.0f %% of simulated faults and flags %.2f %% of normal windows", w.Score.Candidate.Kind, 100*w.Score.Detected, 100*w.Score.FlagShare)
+		for _, other := range c.Candidates {
+			if other.Candidate.Kind != w.Score.Candidate.Kind && other.Err == "" {
+				w.Why += fmt.Sprintf("; %s: %.0f %% and %.2f %%", other.Candidate.Kind, 100*other.Detected, 100*other.FlagShare)
+			}
+		}
+		if c.Champion != nil && c.Champion.Err == "" {
+			w.ChampionFlagShare = c.Champion.FlagShare
+			w.Why += fmt.Sprintf("; the champion: %.0f %% and %.2f %%", 100*c.Champion.Detected, 100*c.Champion.FlagShare)
+		}
+		out.Winners = append(out.Winners, w)
+	}
+	if len(j.Classes) == 0 {
+		out.Refusals = append(out.Refusals, "no candidate was judged")
+	}
+	return out
+}
+
+func refusal(c JudgedClass, gates []GateResult) string {
+	var why []string
+	for _, r := range gates {
+		if r.Class == c.Class && r.Verdict != Pass {
+			why = append(why, r.Message)
+		}
+	}
+	if len(why) == 0 {
+		why = []string{"no candidate could be trained"}
+	}
+	return fmt.Sprintf("class %s: %s", c.Class, strings.Join(why, ", "))
+}
+
+func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
+	kind := s.Candidate.Kind
+	if s.Err != "" || c.Windows == 0 {
+		why := s.Err
+		if why == "" {
+			why = "no held-out window to judge it on"
+		}
+		return []GateResult{{Gate: "evidence", Class: c.Class, Kind: kind, Verdict: Inconclusive, N: c.Windows, Message: fmt.Sprintf("%s cannot be judged: %s", kind, why)}}
+	}
+	at := func(gate string, value, limit float64, atMost bool, n int, what string) GateResult {
+		r := GateResult{Gate: gate, Class: c.Class, Kind: kind, Verdict: Fail, Value: value, Limit: limit, AtMost: atMost, N: n}
+		// Written so that a NaN fails.
+		if atMost && value <= limit || !atMost && value >= limit {
+			r.Verdict = Pass
+		}
+		sign := "≥"
+		if atMost {
+			sign = "≤"
+		}
+		r.Message = fmt.Sprintf("%s %s %.3g (want %s %.3g, %d)", kind, what, value, sign, limit, n)
+		return r
+	}
+	out := []GateResult{
+		at("non-finite", float64(s.NonFinite), 0, true, c.Windows, "non-finite scores"),
+		at("flag-share", s.FlagShare, g.MaxFlagShare, true, c.Windows, "share of normal windows flagged"),
+	}
+	if s.Faults == 0 {
+		out = append(out, GateResult{Gate: "faults-found", Class: c.Class, Kind: kind, Verdict: Inconclusive, Limit: g.MinDetected, Message: kind + ": no fault could be simulated"})
+	} else {
+		out = append(out, at("faults-found", s.Detected, g.MinDetected, false, s.Faults, "share of simulated faults found"))
+	}
+	if c.Champion != nil {
+		if c.Champion.Err != "" {
+			out = append(out, GateResult{Gate: "not-worse", Class: c.Class, Kind: kind, Verdict: Inconclusive, Message: "the champion cannot be judged: " + c.Champion.Err})
+		} else {
+			out = append(out, at("not-worse", s.Detected-c.Champion.Detected, -g.Margin, false, s.Faults, "faults found, against the champion"))
+		}
+	}
+	return out
+}

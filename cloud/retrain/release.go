@@ -1,0 +1,164 @@
+package retrain
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/models/runtime"
+	"github.com/swellfleet/swell/models/zoo"
+	"github.com/swellfleet/swell/protocol/artifact"
+)
+
+// goldenWindows is how many windows a release carries for devices to check
+// their runtime with.
+const goldenWindows = 8
+
+// release packages the winners: model, golden vectors, limits, card, lineage.
+func (s *Service) release(ctx context.Context, run string, o Order, out *Outcome) (Released, error) {
+	snap, err := s.snapshot(ctx, out.Extracted.Snapshot)
+	if err != nil {
+		return Released{}, err
+	}
+	config, err := json.Marshal(o.Policy)
+	if err != nil {
+		return Released{}, err
+	}
+	p := Package{Run: run, Family: o.Policy.Family, Card: card(run, o, out), Expected: expected(out), Lineage: artifact.Lineage{
+		Run: run, Snapshot: out.Extracted.Snapshot, Config: artifact.Of(config), Code: s.cfg.Code, Seed: o.Policy.Seed,
+	}}
+	champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
+	if err == nil {
+		p.Lineage.Parent = champion.Release
+	}
+	for _, w := range out.Blessed.Winners {
+		c := w.Score.Candidate
+		b, err := s.getModel(ctx, c.Digest)
+		if err != nil {
+			return Released{}, err
+		}
+		golden, err := s.golden(ctx, snap, classOf(out.Validated, c.Class), c, b)
+		if err != nil {
+			return Released{}, fmt.Errorf("golden vectors of class %s: %w", c.Class, err)
+		}
+		p.Variants = append(p.Variants, Variant{Classes: []artifact.Class{c.Class}, Model: b, Golden: golden, Limits: limits(w)})
+	}
+	return s.cfg.Releaser.Release(ctx, p)
+}
+
+// golden picks windows evenly over the rows that judged the model and scores
+// them as a device would.
+func (s *Service) golden(ctx context.Context, snap Snapshot, c ClassData, cand Candidate, model []byte) (artifact.Golden, error) {
+	session, err := runtime.Load(model, runtime.Options{})
+	if err != nil {
+		return artifact.Golden{}, err
+	}
+	contract := session.Contract()
+	_ = session.Close() // its contract is all that was wanted
+	ds, err := s.dataset(ctx, snap, c, cand.Window, true)
+	if err != nil {
+		return artifact.Golden{}, err
+	}
+	var windows [][]float32
+	for i := range goldenWindows {
+		sr := ds.Series[i*len(ds.Series)/goldenWindows]
+		if rows := sr.Rows(); rows >= cand.Window {
+			end := cand.Window + (rows-cand.Window)*i/goldenWindows
+			windows = append(windows, sr.AppendWindow(nil, end, cand.Window))
+		}
+	}
+	g, err := zoo.Golden(&zoo.Fitted{Kind: cand.Kind, ONNX: model, Contract: contract, Threshold: cand.Threshold}, windows, "")
+	if err == nil && len(g.Windows) == 0 {
+		return g, refuse("no window of class %s is far enough from the threshold to test with", cand.Class)
+	}
+	return g, err
+}
+
+// limits are what the device's watchdog holds a model to: generous against the
+// back-test, since they guard against breakage, while the shadow gate guards
+// against being a little worse.
+func limits(w Winner) artifact.Limits {
+	return artifact.Limits{MemoryMiB: 64 + int(4*w.Score.Candidate.Bytes>>20), LatencyP99Ms: 250, MaxFlagShare: 0.98, MinWatchdogObs: 500}
+}
+
+func classOf(v Validated, class artifact.Class) ClassData {
+	for _, c := range v.Classes {
+		if c.Class == class {
+			return c
+		}
+	}
+	return ClassData{}
+}
+
+// expected is the shift in behaviour seen in the back-test, over all classes
+// that have a champion; nil when none has.
+func expected(out *Outcome) *artifact.Shift {
+	var sh artifact.Shift
+	n := 0.0
+	for _, w := range out.Blessed.Winners {
+		if w.ChampionFlagShare >= 0 {
+			n++
+			sh.FlagShareChampion += w.ChampionFlagShare
+			sh.FlagShareChallenger += w.Score.FlagShare
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	sh.FlagShareChampion /= n
+	sh.FlagShareChallenger /= n
+	return &sh
+}
+
+// card is the model card for people.
+func card(run string, o Order, out *Outcome) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Model family %s, trained in run %s under policy %s.\n", o.Policy.Family, run, o.Policy.Name)
+	fmt.Fprintf(&b, "Data: %d rows of %d devices in %d segments, snapshot %s.\n", out.Extracted.Rows, out.Extracted.Devices, out.Extracted.Segments, out.Extracted.Snapshot)
+	for _, w := range out.Blessed.Winners {
+		c := w.Score.Candidate
+		d := classOf(out.Validated, c.Class)
+		fmt.Fprintf(&b, "\nDevice class %s: %s, window of %d samples at %g Hz, %d channels.\n", c.Class, c.Kind, c.Window, d.SampleRateHz, len(d.Channels))
+		fmt.Fprintf(&b, "Why it won: %s.\n", w.Why)
+		fmt.Fprintf(&b, "Alarms expected on normal operation: %.1f windows a day and device.\n", w.Score.PerDay)
+	}
+	b.WriteString("\nKnown limits: judged on simulated faults and on held-out normal data of the same devices, not on labelled failures.\n")
+	return b.String()
+}
+
+// register records the new version.
+func (s *Service) register(ctx context.Context, run string, o Order, out *Outcome) error {
+	v := registry.Version{
+		Family: o.Policy.Family, Counter: out.Released.Counter, Release: out.Released.Manifest, Stage: registry.Released, Created: s.cfg.Now().UTC(),
+		Reason: "blessed by run " + run, Card: card(run, o, out), Expected: expected(out),
+		Lineage: registry.Lineage{
+			Lineage:  artifact.Lineage{Run: run, Snapshot: out.Extracted.Snapshot, Code: s.cfg.Code, Seed: o.Policy.Seed},
+			Segments: out.Extracted.Segments, Devices: out.Extracted.Devices, From: out.Extracted.From, To: out.Extracted.To,
+		},
+	}
+	if champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family); err == nil {
+		v.Lineage.Parent, v.Lineage.ParentCounter = champion.Release, champion.Counter
+	}
+	for _, w := range out.Blessed.Winners {
+		c := w.Score.Candidate
+		m := registry.Model{
+			Classes: []artifact.Class{c.Class}, Kind: c.Kind, Digest: c.Digest, Bytes: c.Bytes, Threshold: c.Threshold, Window: c.Window, Why: w.Why,
+			Metrics: map[string]float64{"flag_share": w.Score.FlagShare, "flags_per_day": w.Score.PerDay, "faults_found": w.Score.Detected, "train_seconds": c.Seconds},
+		}
+		profile, err := json.Marshal(classOf(out.Validated, c.Class).Profile)
+		if err != nil {
+			return err
+		}
+		m.Profile = profile
+		if w.ChampionFlagShare >= 0 {
+			m.Metrics["champion_flag_share"] = w.ChampionFlagShare
+		}
+		v.Models = append(v.Models, m)
+	}
+	if err := s.cfg.Registry.SaveVersion(ctx, v); err != nil {
+		return fmt.Errorf("register %s-%d: %w", v.Family, v.Counter, err)
+	}
+	return nil
+}

@@ -1,0 +1,413 @@
+// Package retrain is the night: it takes a snapshot of a fleet's data, checks
+// it, lets detectors compete on it, and hands the winner on to be signed,
+// registered and proposed for a rollout, or refuses and says why.
+//
+// The parties are the people who wrote a Policy; the segments that hold the
+// data; models/zoo, which fits; cloud/release, which signs; the registry; and
+// the rollout shell. A night is a chain of durable steps (package engine): a
+// finished step is never run again, and a hub that dies goes on in the step it
+// died in. Every step gets and returns digests and small documents; data and
+// models live in object storage. Whatever goes wrong, the champion stays.
+//
+// Only cloud/hub and cloud/api import this package.
+package retrain
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/objects"
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/models/zoo"
+	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/topic"
+)
+
+// Policy says which data to learn from, when, and what is good enough.
+type Policy struct {
+	Name     string          `json:"name"`
+	Family   string          `json:"family"`   // release family it trains
+	Selector string          `json:"selector"` // devices to learn from; empty: all
+	Schedule engine.Schedule `json:"schedule"` // empty Cron: by hand only
+
+	LookbackS float64  `json:"lookback_s,omitempty"` // how far back the data reaches; 0: 7 days
+	Channels  []string `json:"channels,omitempty"`   // signals to learn; empty: those that every device of the class has
+	Exclude   []string `json:"exclude,omitempty"`    // signals never to learn, such as label columns
+	TrainRows int      `json:"train_rows,omitempty"` // only the first so many rows of each device's stream; 0: all
+	MinRows   int      `json:"min_rows,omitempty"`   // fewer usable rows in a class refuse it; 0: 100
+
+	Kinds []string   `json:"kinds,omitempty"` // detectors that compete; empty: all of models/zoo
+	Fit   zoo.Config `json:"fit"`
+	Gates Gates      `json:"gates"`
+	Seed  uint64     `json:"seed"`
+
+	// RolloutPolicy names the policy of the rollout that a blessed version is
+	// proposed under; empty proposes none.
+	RolloutPolicy string `json:"rollout_policy,omitempty"`
+}
+
+// Gates are the limits a candidate has to keep.
+type Gates struct {
+	// MaxFlagShare is the largest share of held-out normal windows it may flag. 0: 0.05.
+	MaxFlagShare float64 `json:"max_flag_share,omitempty"`
+	// MinDetected is the smallest share of simulated faults it must find. 0: 0.3.
+	MinDetected float64 `json:"min_detected,omitempty"`
+	// Margin is how much worse than the champion the share of found faults may be. 0: 0.05.
+	Margin float64 `json:"margin,omitempty"`
+	// MaxPSI is the largest population stability index of any channel against
+	// the champion's data. 0: no limit, since a plant's load may change.
+	MaxPSI float64 `json:"max_psi,omitempty"`
+	// MaxMissing is the largest share of missing values in a device's rows. 0: 0.2.
+	MaxMissing float64 `json:"max_missing,omitempty"`
+}
+
+func (p Policy) withDefaults() Policy {
+	if p.Family == "" {
+		p.Family = p.Name
+	}
+	if p.LookbackS == 0 {
+		p.LookbackS = 7 * 24 * 3600
+	}
+	if p.MinRows == 0 {
+		p.MinRows = 100
+	}
+	if len(p.Kinds) == 0 {
+		p.Kinds = zoo.Kinds()
+	}
+	setDefault(&p.Gates.MaxFlagShare, 0.05)
+	setDefault(&p.Gates.MinDetected, 0.3)
+	setDefault(&p.Gates.Margin, 0.05)
+	setDefault(&p.Gates.MaxMissing, 0.2)
+	p.Fit.Seed = p.Seed
+	return p
+}
+
+func setDefault(v *float64, def float64) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// Validate reports everything that makes the policy unusable.
+func (p Policy) Validate() error {
+	var errs []error
+	if err := topic.ValidName(p.Name); err != nil {
+		errs = append(errs, fmt.Errorf("name: %w", err))
+	}
+	if p.Family != "" {
+		if err := topic.ValidName(p.Family); err != nil {
+			errs = append(errs, fmt.Errorf("model: %w", err))
+		}
+	}
+	if p.Schedule.Cron != "" {
+		errs = append(errs, p.Schedule.Validate())
+	}
+	for _, k := range p.Kinds {
+		if !slices.Contains(zoo.Kinds(), k) {
+			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s", k, strings.Join(zoo.Kinds(), ", ")))
+		}
+	}
+	if p.LookbackS < 0 || p.TrainRows < 0 || p.MinRows < 0 {
+		errs = append(errs, errors.New("lookback, train rows and min rows cannot be negative"))
+	}
+	for name, v := range map[string]float64{"max_flag_share": p.Gates.MaxFlagShare, "min_detected": p.Gates.MinDetected, "margin": p.Gates.Margin, "max_missing": p.Gates.MaxMissing} {
+		if v < 0 || v > 1 {
+			errs = append(errs, fmt.Errorf("gate %s is %g: want a share from 0 to 1", name, v))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Device is what a night needs to know of a device.
+type Device struct {
+	ID    topic.ID
+	Class artifact.Class
+}
+
+// Segment is an immutable file of one device's rows.
+type Segment struct {
+	Key    string          `json:"key"`
+	Digest artifact.Digest `json:"digest"`
+	Device topic.ID        `json:"device"`
+	First  uint64          `json:"first"` // index of its first row in the device's stream
+	Rows   int             `json:"rows"`
+	From   time.Time       `json:"from"`
+	To     time.Time       `json:"to"`
+}
+
+// Columns are the rows of one segment.
+type Columns struct {
+	Rows    []uint64 // index of each row in the device's stream
+	Times   []int64  // ns since 1970 UTC
+	Signals []Signal
+}
+
+// Signal is one column.
+type Signal struct {
+	Name, Unit string
+	Values     []float32 // NaN: missing
+}
+
+// Data gives the fleet's raw segments.
+type Data interface {
+	// Flush moves everything acknowledged so far into segments.
+	Flush(ctx context.Context) error
+	// Segments lists raw segments that overlap from..to, by device and first row.
+	Segments(ctx context.Context, from, to time.Time) ([]Segment, error)
+	// Read returns a segment's rows after checking its digest.
+	Read(ctx context.Context, s Segment) (Columns, error)
+}
+
+// Fleet gives the devices that match a selector.
+type Fleet interface {
+	Devices(ctx context.Context, selector string) ([]Device, error)
+}
+
+// Variant is a model to be released for some classes.
+type Variant struct {
+	Classes []artifact.Class
+	Model   []byte
+	Golden  artifact.Golden
+	Limits  artifact.Limits
+}
+
+// Package is what goes to the releaser.
+type Package struct {
+	Run      string // a run releases at most once: the same run gets the same release
+	Family   string
+	Variants []Variant
+	Lineage  artifact.Lineage
+	Expected *artifact.Shift
+	Card     string
+}
+
+// Released names a release.
+type Released struct {
+	Counter  uint64          `json:"counter"`
+	Manifest artifact.Digest `json:"manifest"`
+}
+
+// Releaser packages, signs, records and publishes.
+type Releaser interface {
+	Release(ctx context.Context, p Package) (Released, error)
+}
+
+// Proposer asks for a rollout and returns its name; asking twice for the same
+// release returns the first one's.
+type Proposer interface {
+	Propose(ctx context.Context, family string, r Released, policy, reason string) (string, error)
+}
+
+// Policies keeps retrain policies.
+type Policies interface {
+	SaveRetrainPolicy(ctx context.Context, p Policy) error
+	// RetrainPolicy returns one policy, or ErrNoPolicy.
+	RetrainPolicy(ctx context.Context, name string) (Policy, error)
+	RetrainPolicies(ctx context.Context) ([]Policy, error)
+}
+
+// ErrNoPolicy means no retrain policy has that name.
+var ErrNoPolicy = errors.New("no such retrain policy")
+
+// Config names the parties of a night. All but Logger and Now are required.
+type Config struct {
+	Engine   engine.Config // Workflow and Tick are set by Open
+	Data     Data
+	Fleet    Fleet
+	Objects  objects.Store
+	Registry registry.Store
+	Policies Policies
+	Releaser Releaser
+	Proposer Proposer
+	Code     string // version of this program, for the lineage
+	Logger   *slog.Logger
+	Now      func() time.Time
+	// Changed is called after a run was started or a step ended; nil: nobody wants to know.
+	Changed func(run string)
+}
+
+// Service runs nights.
+type Service struct {
+	cfg    Config
+	engine *engine.Engine
+}
+
+// Open starts the engine, takes up unfinished nights and sets the schedules.
+func Open(ctx context.Context, cfg Config) (*Service, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(string) {}
+	}
+	s := &Service{cfg: cfg}
+	ec := cfg.Engine
+	ec.Workflow, ec.Tick = s.night, s.tick
+	if ec.Logger == nil {
+		ec.Logger = cfg.Logger
+	}
+	var err error
+	if s.engine, err = engine.Open(ctx, ec); err != nil {
+		return nil, err
+	}
+	if err := s.reschedule(ctx); err != nil {
+		s.engine.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close stops; what it interrupts goes on at the next Open.
+func (s *Service) Close() { s.engine.Close() }
+
+// Apply saves a policy and its schedule.
+func (s *Service) Apply(ctx context.Context, p Policy) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("retrain policy %s: %w", p.Name, err)
+	}
+	if err := s.cfg.Policies.SaveRetrainPolicy(ctx, p); err != nil {
+		return fmt.Errorf("save retrain policy %s: %w", p.Name, err)
+	}
+	return s.reschedule(ctx)
+}
+
+func (s *Service) reschedule(ctx context.Context) error {
+	ps, err := s.cfg.Policies.RetrainPolicies(ctx)
+	if err != nil {
+		return fmt.Errorf("read retrain policies: %w", err)
+	}
+	var rules []engine.Schedule
+	for _, p := range ps {
+		if p.Schedule.Cron != "" {
+			r := p.Schedule
+			r.Name = p.Name
+			rules = append(rules, r)
+		}
+	}
+	return s.engine.SetSchedules(rules)
+}
+
+// Trigger says why a night runs.
+type Trigger string
+
+// The triggers.
+const (
+	BySchedule Trigger = "schedule"
+	ByHand     Trigger = "manual"
+)
+
+// Order is the input of a run. It holds the whole policy as it was, so that a
+// run that is taken up later does what was asked then.
+type Order struct {
+	Policy  Policy    `json:"policy"`
+	Trigger Trigger   `json:"trigger"`
+	By      string    `json:"by,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	At      time.Time `json:"at"`      // end of the data interval
+	DryRun  bool      `json:"dry_run"` // stop after the gates: sign and release nothing
+}
+
+// Start begins a night now and returns the run's id.
+func (s *Service) Start(ctx context.Context, policy, by, reason string, dryRun bool) (string, error) {
+	p, err := s.cfg.Policies.RetrainPolicy(ctx, policy)
+	if err != nil {
+		return "", err
+	}
+	at := s.cfg.Now().UTC()
+	id := runID(policy, at)
+	return id, s.start(id, Order{Policy: p, Trigger: ByHand, By: by, Reason: reason, At: at, DryRun: dryRun})
+}
+
+func (s *Service) start(id string, o Order) error {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	defer s.cfg.Changed(id)
+	return s.engine.Start(id, b)
+}
+
+func runID(policy string, at time.Time) string {
+	return fmt.Sprintf("%s-%s", policy, at.UTC().Format("20060102t150405.000"))
+}
+
+func (s *Service) tick(name string, at time.Time) (string, json.RawMessage, error) {
+	p, err := s.cfg.Policies.RetrainPolicy(context.Background(), name)
+	if err != nil {
+		return "", nil, err
+	}
+	b, err := json.Marshal(Order{Policy: p, Trigger: BySchedule, At: at.UTC()})
+	return runID(name, at), b, err
+}
+
+// Cancel stops a run.
+func (s *Service) Cancel(id string) error { return s.engine.Cancel(id) }
+
+// Rerun repeats a run from step number `from` (0 is extract) and returns the new run's id.
+func (s *Service) Rerun(id string, from uint) (string, error) { return s.engine.Fork(id, from) }
+
+// Run is a night as people see it.
+type Run struct {
+	engine.Info
+	Order   Order
+	Outcome Outcome // zero until the run has ended well
+}
+
+// Runs lists up to limit runs, newest first, without their steps.
+func (s *Service) Runs(limit, offset int) ([]Run, error) {
+	infos, err := s.engine.List(limit, offset)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Run, len(infos))
+	for i, info := range infos {
+		if out[i], err = readRun(info); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Run returns one run with its steps; engine.ErrNoRun when there is none.
+func (s *Service) Run(id string) (Run, error) {
+	info, err := s.engine.Get(id)
+	if err != nil {
+		return Run{}, err
+	}
+	return readRun(info)
+}
+
+func readRun(info engine.Info) (Run, error) {
+	r := Run{Info: info}
+	if err := json.Unmarshal(info.Input, &r.Order); err != nil {
+		return Run{}, fmt.Errorf("read order of run %s: %w", info.ID, err)
+	}
+	if info.Output != nil {
+		if err := json.Unmarshal(info.Output, &r.Outcome); err != nil {
+			return Run{}, fmt.Errorf("read outcome of run %s: %w", info.ID, err)
+		}
+	}
+	return r, nil
+}
+
+// NextRun returns when a policy runs next; zero when only by hand.
+func (s *Service) NextRun(p Policy) time.Time {
+	if p.Schedule.Cron == "" {
+		return time.Time{}
+	}
+	t, err := p.Schedule.Next(s.cfg.Now())
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
