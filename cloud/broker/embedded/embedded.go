@@ -349,8 +349,7 @@ func (b *Broker) Close() error {
 	return err
 }
 
-// begin makes s the session of its device. It runs before anything of s is
-// read beyond CONNECT.
+// begin makes s the session of its device. It runs before CONNACK.
 func (b *Broker) begin(s *session) {
 	order := b.order(s.id)
 	order.Lock()
@@ -371,9 +370,6 @@ func (b *Broker) begin(s *session) {
 // end forgets s after its connection is gone and nothing reads from it.
 func (b *Broker) end(s *session) {
 	s.stop(nil)
-	if !s.began {
-		return
-	}
 	if s.will != nil && !s.farewell && b.ctx.Err() == nil {
 		b.received.Add(1)
 		b.pendingN.Add(1)

@@ -21,7 +21,7 @@ func (h *hook) ID() string { return "swell" }
 // Provides lists the methods below.
 func (h *hook) Provides(m byte) bool {
 	switch m {
-	case mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnACLCheck, mqtt.OnPublish,
+	case mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPublish,
 		mqtt.OnPacketRead, mqtt.OnPacketProcessed, mqtt.OnSubscribed, mqtt.OnUnsubscribed:
 		return true
 	}
@@ -39,7 +39,10 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		c.log.Warn("broker refused a device", "client_id", clip(pk.Connect.ClientIdentifier), "error", err)
 		return false
 	}
+	// The session begins here, before mochi ends an older one of the same device:
+	// a takeover must not look like an absence.
 	c.session = s
+	h.b.begin(s)
 	return true
 }
 
@@ -74,13 +77,6 @@ func (h *hook) authenticate(cl *mqtt.Client, c *conn, pk packets.Packet) (*sessi
 	// No session outlives its connection, whatever the device asked for.
 	cl.Properties.Clean = true
 	return s, nil
-}
-
-// OnSessionEstablished runs after CONNACK and before the first packet is read.
-func (h *hook) OnSessionEstablished(cl *mqtt.Client, pk packets.Packet) {
-	s := sessionOf(cl)
-	s.began = true
-	h.b.begin(s)
 }
 
 // OnACLCheck lets a device write and read its own topics alone.

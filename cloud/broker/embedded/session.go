@@ -39,7 +39,6 @@ type session struct {
 	expiry *time.Timer // ends the session with its certificate; nil on a plain listener
 
 	// Only the connection's goroutine touches these.
-	began    bool     // the Handler was told
 	farewell bool     // the device said DISCONNECT, so its will is void
 	granted  []string // filters of the SUBSCRIBE being answered
 

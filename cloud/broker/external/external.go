@@ -247,7 +247,7 @@ func (b *Broker) connect(ctx context.Context) (*link, error) {
 		o.SetTLSConfig(b.cfg.TLS)
 	}
 	l.client = mqtt.NewClient(o)
-	if err := b.wait(ctx, l.client.Connect()); err != nil {
+	if err := b.wait(ctx, l, l.client.Connect()); err != nil {
 		l.fail(err)
 		l.client.Disconnect(0)
 		return nil, err
@@ -256,7 +256,7 @@ func (b *Broker) connect(ctx context.Context) (*link, error) {
 	// refusal, and the message should name the filter.
 	for _, f := range b.filters() {
 		tok := l.client.Subscribe(f, 1, nil)
-		err := b.wait(ctx, tok)
+		err := b.wait(ctx, l, tok)
 		if err == nil && tok.(*mqtt.SubscribeToken).Result()[f] > 2 {
 			err = fmt.Errorf("%w %s", errSubscribe, f)
 		}
@@ -269,12 +269,16 @@ func (b *Broker) connect(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-func (b *Broker) wait(ctx context.Context, tok mqtt.Token) error {
+// wait waits for tok on l; paho forgets tokens of a connection that breaks while
+// they are made.
+func (b *Broker) wait(ctx context.Context, l *link, tok mqtt.Token) error {
 	timeout := time.NewTimer(b.cfg.Timeout)
 	defer timeout.Stop()
 	select {
 	case <-tok.Done():
 		return tok.Error()
+	case <-l.down:
+		return fmt.Errorf("connection ended: %w", l.why)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-b.ctx.Done():
@@ -398,7 +402,7 @@ func (b *Broker) Publish(ctx context.Context, name string, payload []byte, retai
 	if l == nil {
 		return fmt.Errorf("publish to %s: not connected to broker %s", name, b.cfg.URL)
 	}
-	if err := b.wait(ctx, l.client.Publish(name, 1, retain, payload)); err != nil {
+	if err := b.wait(ctx, l, l.client.Publish(name, 1, retain, payload)); err != nil {
 		return fmt.Errorf("publish to %s: %w", name, err)
 	}
 	b.published.Add(1)
