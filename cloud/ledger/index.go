@@ -10,8 +10,7 @@ import (
 	"github.com/transparency-dev/tessera/api"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
-
-	"github.com/swellfleet/swell/protocol/trust"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Limits on a page of events.
@@ -61,10 +60,10 @@ func (l *Log) Events(ctx context.Context, f Filter, cursor string, limit int) ([
 	}
 	size := uint64(tree.N)
 	before = min(before, size)
-	candidates, err := l.candidates(ctx, f, size)
-	if err != nil {
+	if err := l.follow(ctx, size, func([]byte) {}); err != nil {
 		return nil, "", fmt.Errorf("list events: %w", err)
 	}
+	candidates := l.index.candidates(f)
 	var page []Entry
 	r := bundleReader{log: l, size: size}
 	scanned := 0
@@ -88,9 +87,9 @@ func (l *Log) Events(ctx context.Context, f Filter, cursor string, limit int) ([
 	return page, "", nil
 }
 
-// candidates returns the shortest list of log indexes that holds all events f
-// can match, after taking in what the log gained.
-func (l *Log) candidates(ctx context.Context, f Filter, size uint64) ([]uint64, error) {
+// follow takes the leaves up to size into the index that are not yet in it, and
+// shows each to see.
+func (l *Log) follow(ctx context.Context, size uint64, see func(leaf []byte)) error {
 	x := &l.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -101,14 +100,23 @@ func (l *Log) candidates(ctx context.Context, f Filter, size uint64) ([]uint64, 
 	for ; x.next < size; x.next++ {
 		b, err := r.leaf(ctx, x.next)
 		if err != nil {
-			return nil, err
+			return err
 		}
+		see(b)
 		if e, ok := parseLeaf(b); ok {
 			x.events = append(x.events, x.next)
 			x.byActor[e.Actor] = append(x.byActor[e.Actor], x.next)
 			x.byObject[e.Object] = append(x.byObject[e.Object], x.next)
 		}
 	}
+	return nil
+}
+
+// candidates returns the shortest list of log indexes that holds all events f
+// can match. Lists only grow, so the caller may read what it got unlocked.
+func (x *index) candidates(f Filter) []uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	best := x.events
 	if f.Actor != "" && len(x.byActor[f.Actor]) <= len(best) {
 		best = x.byActor[f.Actor]
@@ -116,7 +124,7 @@ func (l *Log) candidates(ctx context.Context, f Filter, size uint64) ([]uint64, 
 	if f.Object != "" && len(x.byObject[f.Object]) <= len(best) {
 		best = x.byObject[f.Object]
 	}
-	return best, nil // lists only grow, so the caller may read this prefix unlocked
+	return best
 }
 
 // bundleReader reads leaves, keeping the last bundle of 256 it met.
@@ -143,11 +151,11 @@ func (r *bundleReader) leaf(ctx context.Context, index uint64) ([]byte, error) {
 	return r.bundle.Entries[i], nil
 }
 
-// selfCheck compares the published checkpoint with the tree on disk and builds
-// the index. A tree that is ahead of its checkpoint is what a crash leaves and
-// is fine.
+// selfCheck builds the index and, on the way, compares every leaf on disk with
+// the published checkpoint. A tree that is ahead of its checkpoint is what a
+// crash leaves and is fine.
 func (l *Log) selfCheck(ctx context.Context) error {
-	text, published, err := l.cp.latest(ctx)
+	_, published, err := l.cp.latest(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,24 +166,43 @@ func (l *Log) selfCheck(ctx context.Context) error {
 	if size < uint64(published.N) {
 		return fmt.Errorf("the tree has %d entries, its checkpoint names %d: the folder was restored from an older copy", size, published.N)
 	}
-	if _, err := l.candidates(ctx, Filter{}, uint64(published.N)); err != nil {
+	var root treeHash
+	if err := l.follow(ctx, uint64(published.N), root.add); err != nil {
 		return err
 	}
-	if published.N == 0 {
-		return nil
-	}
-	last := uint64(published.N) - 1
-	r := bundleReader{log: l, size: uint64(published.N)}
-	leaf, err := r.leaf(ctx, last)
-	if err != nil {
-		return err
-	}
-	receipt, err := l.prove(ctx, last, text, published)
-	if err != nil {
-		return err
-	}
-	if _, err := trust.VerifyReceipt(l.vkey, leaf, receipt); err != nil {
-		return errors.Join(errors.New("the log on disk does not match its signed checkpoint"), err)
+	if published.N > 0 && root.sum() != published.Hash {
+		return errors.New("the entries on disk are not those its signed checkpoint vouches for: the log was changed")
 	}
 	return nil
+}
+
+// treeHash computes the root of a growing tree (RFC 6962): it keeps one hash for
+// each complete subtree, largest first.
+type treeHash struct {
+	n        uint64
+	subtrees []tlog.Hash
+}
+
+func (t *treeHash) add(leaf []byte) {
+	h := tlog.RecordHash(leaf)
+	for n := t.n; n&1 == 1; n >>= 1 {
+		last := len(t.subtrees) - 1
+		h = tlog.NodeHash(t.subtrees[last], h)
+		t.subtrees = t.subtrees[:last]
+	}
+	t.subtrees = append(t.subtrees, h)
+	t.n++
+}
+
+// sum is meaningless for an empty tree.
+func (t *treeHash) sum() tlog.Hash {
+	var root tlog.Hash
+	for i := len(t.subtrees) - 1; i >= 0; i-- {
+		if i == len(t.subtrees)-1 {
+			root = t.subtrees[i]
+		} else {
+			root = tlog.NodeHash(t.subtrees[i], root)
+		}
+	}
+	return root
 }

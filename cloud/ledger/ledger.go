@@ -36,6 +36,7 @@ import (
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/tlog"
+	"k8s.io/klog/v2"
 
 	"github.com/swellfleet/swell/protocol/trust"
 )
@@ -81,7 +82,9 @@ type Config struct {
 	// BatchMaxAge is how long an event waits for others to share its sync. 0
 	// means 5 ms.
 	BatchMaxAge time.Duration
-	// Logger gets one line at opening. nil discards.
+	// Logger gets one line at opening. The logger of the process's first Open
+	// also gets what Tessera has to say, which it writes through a logger shared
+	// by the whole process. nil discards.
 	Logger *slog.Logger
 }
 
@@ -95,13 +98,23 @@ type Log struct {
 	cancel context.CancelFunc
 	stop   func(context.Context) error
 
+	closing  sync.Once
+	closeErr error // set within closing
+
 	cp    checkpoints
 	index index
 }
 
+// closeTimeout bounds how long Close waits for the last checkpoint.
+const closeTimeout = 10 * time.Second
+
+// quiet takes klog, which Tessera uses, off standard error. klog can only be set
+// once, before anything logs.
+var quiet sync.Once
+
 // Open opens the log in cfg.Dir, making it and its key at first start. It
-// refuses a folder whose published checkpoint is not signed by its key or does
-// not agree with its tree.
+// refuses a folder whose published checkpoint is not signed by its key or whose
+// entries on disk are not those it vouches for; every entry is read once.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("open ledger: no folder given")
@@ -115,6 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	quiet.Do(func() { klog.SetSlogLogger(cfg.Logger.With("from", "tessera")) })
 	signer, vkey, err := openKey(cfg.Dir, cfg.Origin)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger in %s: %w", cfg.Dir, err)
@@ -130,7 +144,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		WithCheckpointSigner(signer).
 		WithBatching(256, cfg.BatchMaxAge).
 		WithCheckpointInterval(cfg.CheckpointInterval).
-		WithCheckpointRepublishInterval(0))
+		WithCheckpointRepublishInterval(0).
+		WithShutdownTimeout(closeTimeout))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("open ledger in %s: %w", cfg.Dir, err)
@@ -146,14 +161,15 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 }
 
 // Close waits for events that are being appended and ends the log's
-// background work. Appends after it fail.
+// background work. Appends after it fail. Closing twice is closing once.
 func (l *Log) Close(ctx context.Context) error {
-	err := l.stop(ctx)
-	l.cancel()
-	if err != nil {
-		return fmt.Errorf("close ledger in %s: %w", l.cfg.Dir, err)
-	}
-	return nil
+	l.closing.Do(func() {
+		if err := l.stop(ctx); err != nil {
+			l.closeErr = fmt.Errorf("close ledger in %s: %w", l.cfg.Dir, err)
+		}
+		l.cancel()
+	})
+	return l.closeErr
 }
 
 // VerifierKey returns the ledger's public key in the form that
