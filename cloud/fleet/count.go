@@ -3,9 +3,6 @@ package fleet
 import (
 	"sync"
 	"time"
-
-	"github.com/swellfleet/swell/protocol/artifact"
-	"github.com/swellfleet/swell/protocol/topic"
 )
 
 // Counts say how the fleet stands.
@@ -13,7 +10,7 @@ type Counts struct {
 	Devices   int           // without retired ones
 	Connected int           //
 	ByState   map[State]int // with retired ones
-	Attested  int           // devices whose loaded manifest is the wanted one; see Count
+	Attested  int           // see Count
 	Totals    Totals        // over all devices, retired ones too
 	Flagged   uint64        // windows flagged in the last hour
 	Sites     []SiteCounts  // by name
@@ -28,10 +25,9 @@ type SiteCounts struct {
 	ByState   map[State]int
 }
 
-// Count counts. wanted returns the manifest a device should run, "" when
-// nothing is wanted of it; a device is attested when what it has loaded is
-// wanted, or nothing is wanted and a model is loaded.
-func (r *Registry) Count(wanted func(topic.ID) artifact.Digest) Counts {
+// Count counts. attested says whether a device in service has loaded what it
+// should run.
+func (r *Registry) Count(attested func(*Device) bool) Counts {
 	c := Counts{ByState: map[State]int{}, Flagged: r.flags.sum(r.cfg.Now())}
 	lines := map[string]bool{}
 	r.All(func(d *Device) bool {
@@ -59,10 +55,8 @@ func (r *Registry) Count(wanted func(topic.ID) artifact.Digest) Counts {
 			lines[line] = true
 			s.Lines++
 		}
-		if ch := d.Report.Doc.Champion; ch != nil && ch.Model != "" {
-			if w := wanted(d.ID); w == "" || w == ch.Manifest {
-				c.Attested++
-			}
+		if attested(d) {
+			c.Attested++
 		}
 		return true
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 )
@@ -160,9 +161,32 @@ func (t *tx) saveDesired(d twin.Desired, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return t.exec(`INSERT INTO desired (site, node, generation, changed, published, doc) VALUES (?, ?, ?, ?, 0, ?)
-		ON CONFLICT (site, node) DO UPDATE SET generation = excluded.generation, changed = excluded.changed, published = 0, doc = excluded.doc`,
-		d.Site, d.Node, int64(d.Generation), instant(now), doc)
+	var manifest artifact.Digest
+	if d.Model != nil {
+		manifest = d.Model.Manifest
+	}
+	return t.exec(`INSERT INTO desired (site, node, generation, changed, published, manifest, doc) VALUES (?, ?, ?, ?, 0, ?, ?)
+		ON CONFLICT (site, node) DO UPDATE SET generation = excluded.generation, changed = excluded.changed, published = 0, manifest = excluded.manifest, doc = excluded.doc`,
+		d.Site, d.Node, int64(d.Generation), instant(now), string(manifest), doc)
+}
+
+// Wanted is what the hub wants a device to run, in short.
+type Wanted struct {
+	Generation uint64
+	Model      artifact.Digest // manifest; empty: what runs may stay
+}
+
+// Wanted returns what is wanted of every device that has a desired document.
+func (db *DB) Wanted(ctx context.Context) (map[topic.ID]Wanted, error) {
+	out := map[topic.ID]Wanted{}
+	err := db.each(ctx, func(s scan) error {
+		var id topic.ID
+		var w Wanted
+		err := s(&id.Site, &id.Node, &w.Generation, &w.Model)
+		out[id] = w
+		return err
+	}, "SELECT site, node, generation, manifest FROM desired")
+	return out, err
 }
 
 func (r rollouts) Decisions(ctx context.Context, name string, before uint64, limit int) (out []dispatch.Stored, err error) {

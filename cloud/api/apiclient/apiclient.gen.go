@@ -131,29 +131,29 @@ type ClientInterface interface {
 	// Devices by name. Retired ones are listed too; leave them out with `!retired`.
 	ListDevices(ctx context.Context, params *ListDevicesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RetireDevice performs a DELETE /devices/{name} (the `RetireDevice` operationId) request.
+	// RetireDevice performs a DELETE /devices/{site}/{node} (the `RetireDevice` operationId) request.
 	//
 	// Retires the device - its certificate is revoked and it gets nothing more. Its history stays.
-	RetireDevice(ctx context.Context, name Name, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RetireDevice(ctx context.Context, site Site, node Node, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetDevice performs a GET /devices/{name} (the `GetDevice` operationId) request.
-	GetDevice(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// GetDevice performs a GET /devices/{site}/{node} (the `GetDevice` operationId) request.
+	GetDevice(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PatchDeviceLabelsWithBody performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request,
+	// PatchDeviceLabelsWithBody performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request,
 	// with any type of body and a specified content type.
-	PatchDeviceLabelsWithBody(ctx context.Context, name Name, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PatchDeviceLabelsWithBody(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PatchDeviceLabels performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request.
+	// PatchDeviceLabels performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request.
 	// Takes a body of the `application/json` content type.
-	PatchDeviceLabels(ctx context.Context, name Name, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PatchDeviceLabels(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListDeviceSignals performs a GET /devices/{name}/signals (the `ListDeviceSignals` operationId) request.
-	ListDeviceSignals(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// ListDeviceSignals performs a GET /devices/{site}/{node}/signals (the `ListDeviceSignals` operationId) request.
+	ListDeviceSignals(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListDeviceTimeline performs a GET /devices/{name}/timeline (the `ListDeviceTimeline` operationId) request.
+	// ListDeviceTimeline performs a GET /devices/{site}/{node}/timeline (the `ListDeviceTimeline` operationId) request.
 	//
 	// What happened on and to the device, newest first.
-	ListDeviceTimeline(ctx context.Context, name Name, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListDeviceTimeline(ctx context.Context, site Site, node Node, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEnrollmentTokens performs a GET /enrollment-tokens (the `ListEnrollmentTokens` operationId) request.
 	ListEnrollmentTokens(ctx context.Context, params *ListEnrollmentTokensParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -512,11 +512,11 @@ func (c *Client) ListDevices(ctx context.Context, params *ListDevicesParams, req
 	return c.Client.Do(req)
 }
 
-// RetireDevice performs a DELETE /devices/{name} (the `RetireDevice` operationId) request.
+// RetireDevice performs a DELETE /devices/{site}/{node} (the `RetireDevice` operationId) request.
 //
 // Retires the device - its certificate is revoked and it gets nothing more. Its history stays.
-func (c *Client) RetireDevice(ctx context.Context, name Name, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRetireDeviceRequest(c.Server, name, params)
+func (c *Client) RetireDevice(ctx context.Context, site Site, node Node, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetireDeviceRequest(c.Server, site, node, params)
 	if err != nil {
 		return nil, err
 	}
@@ -527,9 +527,9 @@ func (c *Client) RetireDevice(ctx context.Context, name Name, params *RetireDevi
 	return c.Client.Do(req)
 }
 
-// GetDevice performs a GET /devices/{name} (the `GetDevice` operationId) request.
-func (c *Client) GetDevice(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetDeviceRequest(c.Server, name)
+// GetDevice performs a GET /devices/{site}/{node} (the `GetDevice` operationId) request.
+func (c *Client) GetDevice(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDeviceRequest(c.Server, site, node)
 	if err != nil {
 		return nil, err
 	}
@@ -540,10 +540,10 @@ func (c *Client) GetDevice(ctx context.Context, name Name, reqEditors ...Request
 	return c.Client.Do(req)
 }
 
-// PatchDeviceLabelsWithBody performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request,
+// PatchDeviceLabelsWithBody performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request,
 // with any type of body and a specified content type.
-func (c *Client) PatchDeviceLabelsWithBody(ctx context.Context, name Name, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewPatchDeviceLabelsRequestWithBody(c.Server, name, params, contentType, body)
+func (c *Client) PatchDeviceLabelsWithBody(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchDeviceLabelsRequestWithBody(c.Server, site, node, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -554,10 +554,10 @@ func (c *Client) PatchDeviceLabelsWithBody(ctx context.Context, name Name, param
 	return c.Client.Do(req)
 }
 
-// PatchDeviceLabels performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request.
+// PatchDeviceLabels performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request.
 // Takes a body of the `application/json` content type.
-func (c *Client) PatchDeviceLabels(ctx context.Context, name Name, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewPatchDeviceLabelsRequest(c.Server, name, params, body)
+func (c *Client) PatchDeviceLabels(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchDeviceLabelsRequest(c.Server, site, node, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -568,9 +568,9 @@ func (c *Client) PatchDeviceLabels(ctx context.Context, name Name, params *Patch
 	return c.Client.Do(req)
 }
 
-// ListDeviceSignals performs a GET /devices/{name}/signals (the `ListDeviceSignals` operationId) request.
-func (c *Client) ListDeviceSignals(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListDeviceSignalsRequest(c.Server, name)
+// ListDeviceSignals performs a GET /devices/{site}/{node}/signals (the `ListDeviceSignals` operationId) request.
+func (c *Client) ListDeviceSignals(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeviceSignalsRequest(c.Server, site, node)
 	if err != nil {
 		return nil, err
 	}
@@ -581,11 +581,11 @@ func (c *Client) ListDeviceSignals(ctx context.Context, name Name, reqEditors ..
 	return c.Client.Do(req)
 }
 
-// ListDeviceTimeline performs a GET /devices/{name}/timeline (the `ListDeviceTimeline` operationId) request.
+// ListDeviceTimeline performs a GET /devices/{site}/{node}/timeline (the `ListDeviceTimeline` operationId) request.
 //
 // What happened on and to the device, newest first.
-func (c *Client) ListDeviceTimeline(ctx context.Context, name Name, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListDeviceTimelineRequest(c.Server, name, params)
+func (c *Client) ListDeviceTimeline(ctx context.Context, site Site, node Node, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeviceTimelineRequest(c.Server, site, node, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1804,12 +1804,19 @@ func NewListDevicesRequest(server string, params *ListDevicesParams) (*http.Requ
 }
 
 // NewRetireDeviceRequest constructs an http.Request for the RetireDevice method
-func NewRetireDeviceRequest(server string, name Name, params *RetireDeviceParams) (*http.Request, error) {
+func NewRetireDeviceRequest(server string, site Site, node Node, params *RetireDeviceParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "site", site, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "node", node, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -1819,7 +1826,7 @@ func NewRetireDeviceRequest(server string, name Name, params *RetireDeviceParams
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/devices/%s", pathParam0)
+	operationPath := fmt.Sprintf("/devices/%s/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1877,12 +1884,19 @@ func NewRetireDeviceRequest(server string, name Name, params *RetireDeviceParams
 }
 
 // NewGetDeviceRequest constructs an http.Request for the GetDevice method
-func NewGetDeviceRequest(server string, name Name) (*http.Request, error) {
+func NewGetDeviceRequest(server string, site Site, node Node) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "site", site, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "node", node, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -1892,7 +1906,7 @@ func NewGetDeviceRequest(server string, name Name) (*http.Request, error) {
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/devices/%s", pathParam0)
+	operationPath := fmt.Sprintf("/devices/%s/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1911,23 +1925,30 @@ func NewGetDeviceRequest(server string, name Name) (*http.Request, error) {
 }
 
 // NewPatchDeviceLabelsRequest calls the generic PatchDeviceLabels builder with application/json body
-func NewPatchDeviceLabelsRequest(server string, name Name, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody) (*http.Request, error) {
+func NewPatchDeviceLabelsRequest(server string, site Site, node Node, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewPatchDeviceLabelsRequestWithBody(server, name, params, "application/json", bodyReader)
+	return NewPatchDeviceLabelsRequestWithBody(server, site, node, params, "application/json", bodyReader)
 }
 
 // NewPatchDeviceLabelsRequestWithBody constructs an http.Request for the PatchDeviceLabels method, with any body, and a specified content type
-func NewPatchDeviceLabelsRequestWithBody(server string, name Name, params *PatchDeviceLabelsParams, contentType string, body io.Reader) (*http.Request, error) {
+func NewPatchDeviceLabelsRequestWithBody(server string, site Site, node Node, params *PatchDeviceLabelsParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "site", site, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "node", node, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -1937,7 +1958,7 @@ func NewPatchDeviceLabelsRequestWithBody(server string, name Name, params *Patch
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/devices/%s/labels", pathParam0)
+	operationPath := fmt.Sprintf("/devices/%s/%s/labels", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1997,12 +2018,19 @@ func NewPatchDeviceLabelsRequestWithBody(server string, name Name, params *Patch
 }
 
 // NewListDeviceSignalsRequest constructs an http.Request for the ListDeviceSignals method
-func NewListDeviceSignalsRequest(server string, name Name) (*http.Request, error) {
+func NewListDeviceSignalsRequest(server string, site Site, node Node) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "site", site, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "node", node, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -2012,7 +2040,7 @@ func NewListDeviceSignalsRequest(server string, name Name) (*http.Request, error
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/devices/%s/signals", pathParam0)
+	operationPath := fmt.Sprintf("/devices/%s/%s/signals", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -2031,12 +2059,19 @@ func NewListDeviceSignalsRequest(server string, name Name) (*http.Request, error
 }
 
 // NewListDeviceTimelineRequest constructs an http.Request for the ListDeviceTimeline method
-func NewListDeviceTimelineRequest(server string, name Name, params *ListDeviceTimelineParams) (*http.Request, error) {
+func NewListDeviceTimelineRequest(server string, site Site, node Node, params *ListDeviceTimelineParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "site", site, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "node", node, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -2046,7 +2081,7 @@ func NewListDeviceTimelineRequest(server string, name Name, params *ListDeviceTi
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/devices/%s/timeline", pathParam0)
+	operationPath := fmt.Sprintf("/devices/%s/%s/timeline", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -4693,39 +4728,39 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	ListDevicesWithResponse(ctx context.Context, params *ListDevicesParams, reqEditors ...RequestEditorFn) (*ListDevicesResponse, error)
 
-	// RetireDeviceWithResponse performs a DELETE /devices/{name} (the `RetireDevice` operationId) request.
+	// RetireDeviceWithResponse performs a DELETE /devices/{site}/{node} (the `RetireDevice` operationId) request.
 	//
 	// Retires the device - its certificate is revoked and it gets nothing more. Its history stays.
 	//
 	// Returns a wrapper object for the known response body format(s).
-	RetireDeviceWithResponse(ctx context.Context, name Name, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*RetireDeviceResponse, error)
+	RetireDeviceWithResponse(ctx context.Context, site Site, node Node, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*RetireDeviceResponse, error)
 
-	// GetDeviceWithResponse performs a GET /devices/{name} (the `GetDevice` operationId) request.
+	// GetDeviceWithResponse performs a GET /devices/{site}/{node} (the `GetDevice` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
-	GetDeviceWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*GetDeviceResponse, error)
+	GetDeviceWithResponse(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*GetDeviceResponse, error)
 
-	// PatchDeviceLabelsWithBodyWithResponse performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request,
+	// PatchDeviceLabelsWithBodyWithResponse performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request,
 	// with any type of body and a specified content type.
 	//
 	// Returns a wrapper object for the known response body format(s).
-	PatchDeviceLabelsWithBodyWithResponse(ctx context.Context, name Name, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error)
+	PatchDeviceLabelsWithBodyWithResponse(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error)
 
-	// PatchDeviceLabelsWithResponse performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request.
+	// PatchDeviceLabelsWithResponse performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request.
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-	PatchDeviceLabelsWithResponse(ctx context.Context, name Name, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error)
+	PatchDeviceLabelsWithResponse(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error)
 
-	// ListDeviceSignalsWithResponse performs a GET /devices/{name}/signals (the `ListDeviceSignals` operationId) request.
+	// ListDeviceSignalsWithResponse performs a GET /devices/{site}/{node}/signals (the `ListDeviceSignals` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
-	ListDeviceSignalsWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*ListDeviceSignalsResponse, error)
+	ListDeviceSignalsWithResponse(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*ListDeviceSignalsResponse, error)
 
-	// ListDeviceTimelineWithResponse performs a GET /devices/{name}/timeline (the `ListDeviceTimeline` operationId) request.
+	// ListDeviceTimelineWithResponse performs a GET /devices/{site}/{node}/timeline (the `ListDeviceTimeline` operationId) request.
 	//
 	// What happened on and to the device, newest first.
 	//
 	// Returns a wrapper object for the known response body format(s).
-	ListDeviceTimelineWithResponse(ctx context.Context, name Name, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*ListDeviceTimelineResponse, error)
+	ListDeviceTimelineWithResponse(ctx context.Context, site Site, node Node, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*ListDeviceTimelineResponse, error)
 
 	// ListEnrollmentTokensWithResponse performs a GET /enrollment-tokens (the `ListEnrollmentTokens` operationId) request.
 	//
@@ -7676,70 +7711,70 @@ func (c *ClientWithResponses) ListDevicesWithResponse(ctx context.Context, param
 	return ParseListDevicesResponse(rsp)
 }
 
-// RetireDeviceWithResponse performs a DELETE /devices/{name} (the `RetireDevice` operationId) request.
+// RetireDeviceWithResponse performs a DELETE /devices/{site}/{node} (the `RetireDevice` operationId) request.
 //
 // Retires the device - its certificate is revoked and it gets nothing more. Its history stays.
 //
 // Returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) RetireDeviceWithResponse(ctx context.Context, name Name, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*RetireDeviceResponse, error) {
-	rsp, err := c.RetireDevice(ctx, name, params, reqEditors...)
+func (c *ClientWithResponses) RetireDeviceWithResponse(ctx context.Context, site Site, node Node, params *RetireDeviceParams, reqEditors ...RequestEditorFn) (*RetireDeviceResponse, error) {
+	rsp, err := c.RetireDevice(ctx, site, node, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseRetireDeviceResponse(rsp)
 }
 
-// GetDeviceWithResponse performs a GET /devices/{name} (the `GetDevice` operationId) request.
+// GetDeviceWithResponse performs a GET /devices/{site}/{node} (the `GetDevice` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) GetDeviceWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*GetDeviceResponse, error) {
-	rsp, err := c.GetDevice(ctx, name, reqEditors...)
+func (c *ClientWithResponses) GetDeviceWithResponse(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*GetDeviceResponse, error) {
+	rsp, err := c.GetDevice(ctx, site, node, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseGetDeviceResponse(rsp)
 }
 
-// PatchDeviceLabelsWithBodyWithResponse performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request,
+// PatchDeviceLabelsWithBodyWithResponse performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request,
 // with any type of body and a specified content type.
 //
 // Returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) PatchDeviceLabelsWithBodyWithResponse(ctx context.Context, name Name, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error) {
-	rsp, err := c.PatchDeviceLabelsWithBody(ctx, name, params, contentType, body, reqEditors...)
+func (c *ClientWithResponses) PatchDeviceLabelsWithBodyWithResponse(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error) {
+	rsp, err := c.PatchDeviceLabelsWithBody(ctx, site, node, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParsePatchDeviceLabelsResponse(rsp)
 }
 
-// PatchDeviceLabelsWithResponse performs a PATCH /devices/{name}/labels (the `PatchDeviceLabels` operationId) request.
+// PatchDeviceLabelsWithResponse performs a PATCH /devices/{site}/{node}/labels (the `PatchDeviceLabels` operationId) request.
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) PatchDeviceLabelsWithResponse(ctx context.Context, name Name, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error) {
-	rsp, err := c.PatchDeviceLabels(ctx, name, params, body, reqEditors...)
+func (c *ClientWithResponses) PatchDeviceLabelsWithResponse(ctx context.Context, site Site, node Node, params *PatchDeviceLabelsParams, body PatchDeviceLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchDeviceLabelsResponse, error) {
+	rsp, err := c.PatchDeviceLabels(ctx, site, node, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParsePatchDeviceLabelsResponse(rsp)
 }
 
-// ListDeviceSignalsWithResponse performs a GET /devices/{name}/signals (the `ListDeviceSignals` operationId) request.
+// ListDeviceSignalsWithResponse performs a GET /devices/{site}/{node}/signals (the `ListDeviceSignals` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) ListDeviceSignalsWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*ListDeviceSignalsResponse, error) {
-	rsp, err := c.ListDeviceSignals(ctx, name, reqEditors...)
+func (c *ClientWithResponses) ListDeviceSignalsWithResponse(ctx context.Context, site Site, node Node, reqEditors ...RequestEditorFn) (*ListDeviceSignalsResponse, error) {
+	rsp, err := c.ListDeviceSignals(ctx, site, node, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseListDeviceSignalsResponse(rsp)
 }
 
-// ListDeviceTimelineWithResponse performs a GET /devices/{name}/timeline (the `ListDeviceTimeline` operationId) request.
+// ListDeviceTimelineWithResponse performs a GET /devices/{site}/{node}/timeline (the `ListDeviceTimeline` operationId) request.
 //
 // What happened on and to the device, newest first.
 //
 // Returns a wrapper object for the known response body format(s).
-func (c *ClientWithResponses) ListDeviceTimelineWithResponse(ctx context.Context, name Name, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*ListDeviceTimelineResponse, error) {
-	rsp, err := c.ListDeviceTimeline(ctx, name, params, reqEditors...)
+func (c *ClientWithResponses) ListDeviceTimelineWithResponse(ctx context.Context, site Site, node Node, params *ListDeviceTimelineParams, reqEditors ...RequestEditorFn) (*ListDeviceTimelineResponse, error) {
+	rsp, err := c.ListDeviceTimeline(ctx, site, node, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}

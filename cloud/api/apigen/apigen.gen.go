@@ -45,20 +45,20 @@ type ServerInterface interface {
 	// (GET /devices)
 	ListDevices(ctx echo.Context, params ListDevicesParams) error
 
-	// (DELETE /devices/{name})
-	RetireDevice(ctx echo.Context, name Name, params RetireDeviceParams) error
+	// (DELETE /devices/{site}/{node})
+	RetireDevice(ctx echo.Context, site Site, node Node, params RetireDeviceParams) error
 
-	// (GET /devices/{name})
-	GetDevice(ctx echo.Context, name Name) error
+	// (GET /devices/{site}/{node})
+	GetDevice(ctx echo.Context, site Site, node Node) error
 
-	// (PATCH /devices/{name}/labels)
-	PatchDeviceLabels(ctx echo.Context, name Name, params PatchDeviceLabelsParams) error
+	// (PATCH /devices/{site}/{node}/labels)
+	PatchDeviceLabels(ctx echo.Context, site Site, node Node, params PatchDeviceLabelsParams) error
 
-	// (GET /devices/{name}/signals)
-	ListDeviceSignals(ctx echo.Context, name Name) error
+	// (GET /devices/{site}/{node}/signals)
+	ListDeviceSignals(ctx echo.Context, site Site, node Node) error
 
-	// (GET /devices/{name}/timeline)
-	ListDeviceTimeline(ctx echo.Context, name Name, params ListDeviceTimelineParams) error
+	// (GET /devices/{site}/{node}/timeline)
+	ListDeviceTimeline(ctx echo.Context, site Site, node Node, params ListDeviceTimelineParams) error
 
 	// (GET /enrollment-tokens)
 	ListEnrollmentTokens(ctx echo.Context, params ListEnrollmentTokensParams) error
@@ -398,12 +398,20 @@ func (w *ServerInterfaceWrapper) ListDevices(ctx echo.Context) error {
 // RetireDevice converts echo context to params.
 func (w *ServerInterfaceWrapper) RetireDevice(ctx echo.Context) error {
 	var err error
-	// ------------- Path parameter "name" -------------
-	var name Name
+	// ------------- Path parameter "site" -------------
+	var site Site
 
-	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "site", ctx.Param("site"), &site, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
 	if err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter site: %s", err))
+	}
+
+	// ------------- Path parameter "node" -------------
+	var node Node
+
+	err = runtime.BindStyledParameterWithOptions("simple", "node", ctx.Param("node"), &node, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter node: %s", err))
 	}
 
 	// Parameter object where we will unmarshal all parameters from the context
@@ -423,35 +431,51 @@ func (w *ServerInterfaceWrapper) RetireDevice(ctx echo.Context) error {
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RetireDevice(ctx, name, params)
+	err = w.Handler.RetireDevice(ctx, site, node, params)
 	return err
 }
 
 // GetDevice converts echo context to params.
 func (w *ServerInterfaceWrapper) GetDevice(ctx echo.Context) error {
 	var err error
-	// ------------- Path parameter "name" -------------
-	var name Name
+	// ------------- Path parameter "site" -------------
+	var site Site
 
-	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "site", ctx.Param("site"), &site, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
 	if err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter site: %s", err))
+	}
+
+	// ------------- Path parameter "node" -------------
+	var node Node
+
+	err = runtime.BindStyledParameterWithOptions("simple", "node", ctx.Param("node"), &node, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter node: %s", err))
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.GetDevice(ctx, name)
+	err = w.Handler.GetDevice(ctx, site, node)
 	return err
 }
 
 // PatchDeviceLabels converts echo context to params.
 func (w *ServerInterfaceWrapper) PatchDeviceLabels(ctx echo.Context) error {
 	var err error
-	// ------------- Path parameter "name" -------------
-	var name Name
+	// ------------- Path parameter "site" -------------
+	var site Site
 
-	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "site", ctx.Param("site"), &site, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
 	if err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter site: %s", err))
+	}
+
+	// ------------- Path parameter "node" -------------
+	var node Node
+
+	err = runtime.BindStyledParameterWithOptions("simple", "node", ctx.Param("node"), &node, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter node: %s", err))
 	}
 
 	// Parameter object where we will unmarshal all parameters from the context
@@ -471,35 +495,51 @@ func (w *ServerInterfaceWrapper) PatchDeviceLabels(ctx echo.Context) error {
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.PatchDeviceLabels(ctx, name, params)
+	err = w.Handler.PatchDeviceLabels(ctx, site, node, params)
 	return err
 }
 
 // ListDeviceSignals converts echo context to params.
 func (w *ServerInterfaceWrapper) ListDeviceSignals(ctx echo.Context) error {
 	var err error
-	// ------------- Path parameter "name" -------------
-	var name Name
+	// ------------- Path parameter "site" -------------
+	var site Site
 
-	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "site", ctx.Param("site"), &site, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
 	if err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter site: %s", err))
+	}
+
+	// ------------- Path parameter "node" -------------
+	var node Node
+
+	err = runtime.BindStyledParameterWithOptions("simple", "node", ctx.Param("node"), &node, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter node: %s", err))
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.ListDeviceSignals(ctx, name)
+	err = w.Handler.ListDeviceSignals(ctx, site, node)
 	return err
 }
 
 // ListDeviceTimeline converts echo context to params.
 func (w *ServerInterfaceWrapper) ListDeviceTimeline(ctx echo.Context) error {
 	var err error
-	// ------------- Path parameter "name" -------------
-	var name Name
+	// ------------- Path parameter "site" -------------
+	var site Site
 
-	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "site", ctx.Param("site"), &site, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
 	if err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter site: %s", err))
+	}
+
+	// ------------- Path parameter "node" -------------
+	var node Node
+
+	err = runtime.BindStyledParameterWithOptions("simple", "node", ctx.Param("node"), &node, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter node: %s", err))
 	}
 
 	// Parameter object where we will unmarshal all parameters from the context
@@ -519,7 +559,7 @@ func (w *ServerInterfaceWrapper) ListDeviceTimeline(ctx echo.Context) error {
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.ListDeviceTimeline(ctx, name, params)
+	err = w.Handler.ListDeviceTimeline(ctx, site, node, params)
 	return err
 }
 
@@ -1631,11 +1671,11 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/api-tokens", wrapper.CreateAPIToken, options.OperationMiddlewares["createApiToken"]...)
 	router.DELETE(options.BaseURL+"/api-tokens/:id", wrapper.RevokeAPIToken, options.OperationMiddlewares["revokeApiToken"]...)
 	router.GET(options.BaseURL+"/devices", wrapper.ListDevices, options.OperationMiddlewares["listDevices"]...)
-	router.DELETE(options.BaseURL+"/devices/:name", wrapper.RetireDevice, options.OperationMiddlewares["retireDevice"]...)
-	router.GET(options.BaseURL+"/devices/:name", wrapper.GetDevice, options.OperationMiddlewares["getDevice"]...)
-	router.PATCH(options.BaseURL+"/devices/:name/labels", wrapper.PatchDeviceLabels, options.OperationMiddlewares["patchDeviceLabels"]...)
-	router.GET(options.BaseURL+"/devices/:name/signals", wrapper.ListDeviceSignals, options.OperationMiddlewares["listDeviceSignals"]...)
-	router.GET(options.BaseURL+"/devices/:name/timeline", wrapper.ListDeviceTimeline, options.OperationMiddlewares["listDeviceTimeline"]...)
+	router.DELETE(options.BaseURL+"/devices/:site/:node", wrapper.RetireDevice, options.OperationMiddlewares["retireDevice"]...)
+	router.GET(options.BaseURL+"/devices/:site/:node", wrapper.GetDevice, options.OperationMiddlewares["getDevice"]...)
+	router.PATCH(options.BaseURL+"/devices/:site/:node/labels", wrapper.PatchDeviceLabels, options.OperationMiddlewares["patchDeviceLabels"]...)
+	router.GET(options.BaseURL+"/devices/:site/:node/signals", wrapper.ListDeviceSignals, options.OperationMiddlewares["listDeviceSignals"]...)
+	router.GET(options.BaseURL+"/devices/:site/:node/timeline", wrapper.ListDeviceTimeline, options.OperationMiddlewares["listDeviceTimeline"]...)
 	router.GET(options.BaseURL+"/enrollment-tokens", wrapper.ListEnrollmentTokens, options.OperationMiddlewares["listEnrollmentTokens"]...)
 	router.POST(options.BaseURL+"/enrollment-tokens", wrapper.CreateEnrollmentToken, options.OperationMiddlewares["createEnrollmentToken"]...)
 	router.DELETE(options.BaseURL+"/enrollment-tokens/:id", wrapper.RevokeEnrollmentToken, options.OperationMiddlewares["revokeEnrollmentToken"]...)
@@ -1946,7 +1986,8 @@ func (response ListDevicesdefaultApplicationProblemPlusJSONResponse) VisitListDe
 }
 
 type RetireDeviceRequestObject struct {
-	Name   Name `json:"name"`
+	Site   Site `json:"site"`
+	Node   Node `json:"node"`
 	Params RetireDeviceParams
 }
 
@@ -1986,7 +2027,8 @@ func (response RetireDevicedefaultApplicationProblemPlusJSONResponse) VisitRetir
 }
 
 type GetDeviceRequestObject struct {
-	Name Name `json:"name"`
+	Site Site `json:"site"`
+	Node Node `json:"node"`
 }
 
 type GetDeviceResponseObject interface {
@@ -2025,7 +2067,8 @@ func (response GetDevicedefaultApplicationProblemPlusJSONResponse) VisitGetDevic
 }
 
 type PatchDeviceLabelsRequestObject struct {
-	Name   Name `json:"name"`
+	Site   Site `json:"site"`
+	Node   Node `json:"node"`
 	Params PatchDeviceLabelsParams
 	Body   *PatchDeviceLabelsJSONRequestBody
 }
@@ -2066,7 +2109,8 @@ func (response PatchDeviceLabelsdefaultApplicationProblemPlusJSONResponse) Visit
 }
 
 type ListDeviceSignalsRequestObject struct {
-	Name Name `json:"name"`
+	Site Site `json:"site"`
+	Node Node `json:"node"`
 }
 
 type ListDeviceSignalsResponseObject interface {
@@ -2105,7 +2149,8 @@ func (response ListDeviceSignalsdefaultApplicationProblemPlusJSONResponse) Visit
 }
 
 type ListDeviceTimelineRequestObject struct {
-	Name   Name `json:"name"`
+	Site   Site `json:"site"`
+	Node   Node `json:"node"`
 	Params ListDeviceTimelineParams
 }
 
@@ -3760,19 +3805,19 @@ type StrictServerInterface interface {
 	// (GET /devices)
 	ListDevices(ctx context.Context, request ListDevicesRequestObject) (ListDevicesResponseObject, error)
 
-	// (DELETE /devices/{name})
+	// (DELETE /devices/{site}/{node})
 	RetireDevice(ctx context.Context, request RetireDeviceRequestObject) (RetireDeviceResponseObject, error)
 
-	// (GET /devices/{name})
+	// (GET /devices/{site}/{node})
 	GetDevice(ctx context.Context, request GetDeviceRequestObject) (GetDeviceResponseObject, error)
 
-	// (PATCH /devices/{name}/labels)
+	// (PATCH /devices/{site}/{node}/labels)
 	PatchDeviceLabels(ctx context.Context, request PatchDeviceLabelsRequestObject) (PatchDeviceLabelsResponseObject, error)
 
-	// (GET /devices/{name}/signals)
+	// (GET /devices/{site}/{node}/signals)
 	ListDeviceSignals(ctx context.Context, request ListDeviceSignalsRequestObject) (ListDeviceSignalsResponseObject, error)
 
-	// (GET /devices/{name}/timeline)
+	// (GET /devices/{site}/{node}/timeline)
 	ListDeviceTimeline(ctx context.Context, request ListDeviceTimelineRequestObject) (ListDeviceTimelineResponseObject, error)
 
 	// (GET /enrollment-tokens)
@@ -4108,10 +4153,11 @@ func (sh *strictHandler) ListDevices(ctx echo.Context, params ListDevicesParams)
 }
 
 // RetireDevice operation middleware
-func (sh *strictHandler) RetireDevice(ctx echo.Context, name Name, params RetireDeviceParams) error {
+func (sh *strictHandler) RetireDevice(ctx echo.Context, site Site, node Node, params RetireDeviceParams) error {
 	var request RetireDeviceRequestObject
 
-	request.Name = name
+	request.Site = site
+	request.Node = node
 	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
@@ -4134,10 +4180,11 @@ func (sh *strictHandler) RetireDevice(ctx echo.Context, name Name, params Retire
 }
 
 // GetDevice operation middleware
-func (sh *strictHandler) GetDevice(ctx echo.Context, name Name) error {
+func (sh *strictHandler) GetDevice(ctx echo.Context, site Site, node Node) error {
 	var request GetDeviceRequestObject
 
-	request.Name = name
+	request.Site = site
+	request.Node = node
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.GetDevice(ctx.Request().Context(), request.(GetDeviceRequestObject))
@@ -4159,10 +4206,11 @@ func (sh *strictHandler) GetDevice(ctx echo.Context, name Name) error {
 }
 
 // PatchDeviceLabels operation middleware
-func (sh *strictHandler) PatchDeviceLabels(ctx echo.Context, name Name, params PatchDeviceLabelsParams) error {
+func (sh *strictHandler) PatchDeviceLabels(ctx echo.Context, site Site, node Node, params PatchDeviceLabelsParams) error {
 	var request PatchDeviceLabelsRequestObject
 
-	request.Name = name
+	request.Site = site
+	request.Node = node
 	request.Params = params
 
 	var body PatchDeviceLabelsJSONRequestBody
@@ -4208,10 +4256,11 @@ func (sh *strictHandler) PatchDeviceLabels(ctx echo.Context, name Name, params P
 }
 
 // ListDeviceSignals operation middleware
-func (sh *strictHandler) ListDeviceSignals(ctx echo.Context, name Name) error {
+func (sh *strictHandler) ListDeviceSignals(ctx echo.Context, site Site, node Node) error {
 	var request ListDeviceSignalsRequestObject
 
-	request.Name = name
+	request.Site = site
+	request.Node = node
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.ListDeviceSignals(ctx.Request().Context(), request.(ListDeviceSignalsRequestObject))
@@ -4233,10 +4282,11 @@ func (sh *strictHandler) ListDeviceSignals(ctx echo.Context, name Name) error {
 }
 
 // ListDeviceTimeline operation middleware
-func (sh *strictHandler) ListDeviceTimeline(ctx echo.Context, name Name, params ListDeviceTimelineParams) error {
+func (sh *strictHandler) ListDeviceTimeline(ctx echo.Context, site Site, node Node, params ListDeviceTimelineParams) error {
 	var request ListDeviceTimelineRequestObject
 
-	request.Name = name
+	request.Site = site
+	request.Node = node
 	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
@@ -5451,218 +5501,221 @@ func (sh *strictHandler) GetVersion(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H3vchu3suer4HK3KnJ29DeOz7VU/qAo9rEqtuOV7GRro9QRONPk4GgITACMaN6sq+5T7CPsK9zv91Hu",
-	"k2yh8WeGJIacoUglvvdUPsTizOBPo9HobnT/+vdBKial4MC1Gpz+PiippBPQIPGvC1FxDdL8MwOVSlZq",
-	"JvjgdHAFBVAFJLUvkCnTOeNE50BGdMKK2SAZMPNiSXU+SAacTmBwOnCvD5KBhN8qJiEbnGpZQTJQaQ4T",
-	"ajoaCTmhenA6YFw/ezpIBhPG2aSaDE6Pk4GelWAfwRjk4PPnZHBRSSUiQ+TwSdtnRIxwZCUdAxnCSEjw",
-	"w/utAjlrjM+21RzOhH56A3ys88Hpt8cnYQRKS8bHOIDv5eyq4ssDuMghvSOUZ4RyNQWZEKWFBMKFodW4",
-	"ZQiZba05hAxGtCr04HRECwVhCEMhCqAcx3CZmRcjFGfZSmI3Znd88s9I6/B3bK6XGUxKoYGnsx9gFvrM",
-	"gWa4rK7Xxmv75r2HdPkG6OiSZ/BpmcL4s1/dAuiIOB4sIBsbgo+kmJCjOC8ybHMzTjyKcuIbNmE60GRh",
-	"XQt8GF3W46OjxJDFcfnREf69muvfYavRJcf/bXPRr4AqEWHwn/NZQkZCIslplTFNCtHG19I20ra1jo7i",
-	"Pds5bHcEnSjzrVuElZS5hgJSHZM+cDA+ILeKaXiR06LYP07+SYI2vd62DE/5ttqW6ihGo89mOqoUXAFK",
-	"7PdSDAuYmH+mgmvgyJC0LAuWUjO2w9K+8T/+7ihad/bfJYwGp4P/dlgfCYf2qTr07WKPi4tANZkC12Qq",
-	"BR+TvatXF+T502//8gRp5FowHZxzMaHF7LqkkbV8B2ycD0VlJkamjGdiqnBdM7hnKZBRQcdjMOKslKIE",
-	"qZmdsdnjy629ZUXBFKSCZ4ooxlMgx8//YkTB0q5e3F3JoAR6d52aY6IpBTJRDQuoP+DVZGjfl/Y0bD8m",
-	"tSGRmwBBMbCwjslA5xJULoqsY59aREVURFTU7P6LJRZ+3Jzlr+E7Mfw7pNq0f16yD+IOcKHmCZ5KoBqy",
-	"cz0/UqphX7MJxCYHn0omQfX5hCEhln4uqNIfVb/euZOVEbZlmjBlJEhCcMfeDFJ2M4g1IkUB6zbJlXnn",
-	"czKolNWZlgVGcy3waMZXkyCzBS52TeFVK3OBby2vj59uLzHfb4JaF9d2by3T9Xt7rJHnRySjMxXbceFs",
-	"e3YU236efPPtnmcTxhURvJidEXd2EsFBQTEaJGto3aTveppmy0RVkErQUZbUfpusolzYTosjs18nvoNV",
-	"g3vDlF4eGdMwmf9Ht3GEjqiUdIb7JGjMHZgXO2sZ7U8gFbOnC3Czzr8M1BSK4vD+uPFJTcHzspTinhbL",
-	"k6M9tvlwFl0eGXSH1TMamrOYtqyAUS1e3rvTdGGIqWYx3cTJEymKQlT6oKSVgptBYn6yp8KBYmNuf7FH",
-	"3AFw83Zc/tC4nnGDu+X03fnbl7Yp5KfTy++bDbvHREhyM8irYUsPPWidgaassPPPMmYGQ4v3c3RZ3ieL",
-	"VGVxrf7NkiLf7dQ2BsBrqvLlFl+jor80oAkoRccQHayodCpix4a4S0gGnEFmyDmirECdpDvbJQNVWRJE",
-	"FvMHxrNDI6xiS7S4BZ0BQ40+QZ3q6Lix7qSeymrG3opwqbdJX/GSDLQEuGb/ApuoNe3S6LsqG0OE1K/F",
-	"lEwonzntUhkrkpKxFFVJJnRGhkAypnQlh5ARag6aFM6IGI0KxiEhuIEzNO4zGEuaGXbgoKxDZElHxXa/",
-	"m0V4nQ6hCLqHaTu+Nyf000dO7ykr6NAe06vsQzxhz6NvH62lpR/rUqcx8l5QnrHMqSHzU/uRAzE8Atoo",
-	"9Blob90saJO5UNDcJ8GtgVImmFe9du8EtGRpd8Z9i+8vM+0CaRqT8D1EiSK4FYnL+8morx8k5Qqff2AT",
-	"6C5zGxNe0IyIAmPqGSNJSFKCKAtYLZOWl+qCTqC4MMbKVMjMNiTFWNKJijWl4B4k07N1lL3275lvNNXV",
-	"2rUI1Lu2r4dFaTlgLwTnkGrI7Il3XQpRvAZa6HzWQYji0zC0pHYSeGqvXODrMCOv53yQlWnvFS2U+f9H",
-	"fsfFlEe1HudcVRGVAu1kBuoNVfq1qGQnmWhOAg3Kqa+LSrmVclOz24h/j2RsDApNIGtoK0MWI8i6nbjD",
-	"mSEArNICOrQSH+lwRuw/bReRVUj9wnfuB1uOWIJM56LSxDloUJB3IwDjhn4/0aIC9R6ktYk6GvClFFmV",
-	"Wi4SZQlZw6Lq8LkyfP69xC87EsA5Vd4Ipft9gV6CbJOD2dO8uVoNPl3sYX6MK2gU25XfU00NQZb3U2Pl",
-	"O0y6TUrWYjYc2N6lM5wRyonpkmohrSAa09IoFRMh0f/DyQlR8cPdzXkT+gZx5dtoI8xHFfEU0CyLCYsf",
-	"0aGuokKAw9S504zEkBX3FyqnvCqKNduuyyatObrTyR0WPaJwes9gt+NVwXjib8E6DFRxWqpc6LUDRBEb",
-	"8ditHEyDJRZllXOMSso4yqoukmqBa3zrNbmjbIMLF+GaOQN/jbPBv/k5Gdwx3noyxfUdTTOq17qmf8QR",
-	"vwVNrVyEdO2a2IPFvNlZLakPI6OTLBC0QRI3z8bw3ZhCR+203oYN5ui5gf0ltPXAxM9js939FQWZUJ3m",
-	"xmjihBYFXqyqDfjQTsh33U6Xa7emC5ZDQZVqGzDBp2ckg5RlqPiwNCf3VDLKtTX2nBuGjJhWcR+HYu7Y",
-	"i2s39vZovvcPDT0qE2llRAqhipTVsGAqhywxh0UphRapKA71lPEzQofmZHGS1F6iM6m0U8SWiOLa/ytw",
-	"c964fdjFQcJ4RI1+H85YYl44I9OcamP8ygpfIUM0oRWh0t/3mwMvKkKZhvWONrtuK1ZbR+1JQ1nBnXli",
-	"aJQD1WQsWUZULqYqwR+nwhAO71tyUWTqNGh1//5v3nwne4oVhuAlVfqGM62IkcNPzCvWoUP2KCdVaUS0",
-	"/8WY+lOqiBSF+XNI07uECEkoSb01YPToVDLNUlqYxm548A3sLbxGyZRKzvgYO8WejJW8V3Mlw91lxjal",
-	"M3xLS0YLskdveJrTogA+BokWdqWNvgyKZZZ50pxOSiY4fiXusAdrh5A962I0bMiNZWaIKDMiRk8Obozs",
-	"8maMuDPrazocJAM/PHNeuAmZze5dX46qaDwhqc0nK+yeOUm6fLqMgevG+RJxU1rl0R2sy/vf2jQuKkCB",
-	"Mi01LxIVnSnCNMmpIoXA5TGLGyg5ZTo/ww8EL3CvYlv2tkhWPCosUjODEUuphpf9L7sCb3SX87WTISLq",
-	"50yjmF8FBUhNwW4KTEGVvgbgfWZW5tGL0YtKStyB5rFfK7vhgjic5sAJy4r2diPS/9x+y4wwUyjXO1Hz",
-	"vWnuWkNUj3ygpda4HV55t2Zfu4KR/agUUm9y+vgv544fCSmw+5WnT4NkS4LZt9ln5f03fbnMfzd/vC2e",
-	"8faEHYd3mhvcbGxquL+jdhwEV6/p2XudyJ2/fdAckKZ3oEhJJVKZi2n08CyE3h5DXxci6oRHt8F3M93Z",
-	"IFv0M8yP7rtCpHeKODOCDCGllbKnEH6IR+aoKopu66D80d9NE4eIV6PFXDLiO6UTIFkF9iwHG4pHlHc9",
-	"bOIPme/tOhjGeIrh5P2Bu4F6rJznq+k6aZwUUQ2q5VC8Gaicnnz77PRmgLN/9pQUYgpyPzXyN4dPJGPj",
-	"Fj34Jc7ASJK2gBCviC+fa/1DRdwn38Uvc7Ngky4ED5mlbey4KSsKktP7nUejDKFYuxff2LcaGnhXzbnj",
-	"jlhYobA1ql6BMrHwlMxb53aNk5onw8o26RljyYXBtUWtBCZqhK08e7o2aqVmiH7fbbpyC720LuS697pE",
-	"0Jw8JbmoZDyExoeLnnz7/GQ+YPTZUUe3bFjWzsu2g8CYRemyQXzMQhPb8KIsjWpX0TLRrdu4TxIlzt7s",
-	"5LDTbEj3vbibc9zVdH/FoMheSmlHthAtaZ613qWpEtKDKb0H9cvxrwcqp7LtPrr18nUx4BD7W32d9tf2",
-	"+2MMoTcGGVrCVqdWS3fINHbyo/Vgz2BjuBC4p0VF9fxJvMYqm5RUsuhlwGsxJaZBIJNKaaK0OVW1ICGM",
-	"0/xRWpnp1/KmOjr6Jn0xSNy//D8g/ATR9czZOBLU8rEs0f7nI5bh3e9QVNyY8nZcc7NstU0KMY0EJRjN",
-	"4KEtP/y2mq+I2sAMCmWVOOeTSlC3/sgxvLaDLmdfbdsJ7tbCXuU4tc/+YQcc3xbxSFO/uao0BeVaUTnN",
-	"xNT+u6CYKWH/oC4Wzv41Kuh4f8U+7Bs1XEXnbCgRlhf1w9DuGYFJqWe4VJSUBTVEts1FhmP5o82GQYNe",
-	"52bNzK50eTBmo0yAqkp25Kx7kBlL11qUP7nXWkJBfSvrRVPc+0yLMqfLU0Wxi5qoBqUxlGhC76COWD06",
-	"ODruuIMYf7fcwSuwm9P6Yd0+wPtFnTPrpL18d/Hju4s3H68vf3rZcS9E+dYxbEIssybEMWpCuOD7I8aZ",
-	"hoT8x7/+v7WcGWUHaxUbUo2phq+UJ1EX6sTWNLZ+NhBkefXEXdwzZmz07lqCbf09lXpt6BA6VG3r7ePE",
-	"lpbGuirQKb5wQynuMN8MJAOVENuPcgloibs8lEkdXrkc/xglUHwribvonC55WlSKCf5eCjGKaPzmcC8F",
-	"4zpmSY85ZEZEANm7OLl+T3Qhxvv1J08IVUTDp2guRU5VHnMOvoZPLicsJIxV5ZTKbM6t0ha4GjS/ELfa",
-	"MSg14jahCp49bWaufaXIEL0yMVulb2CrkGzMeIuV7DvFPKmIW0voXn31CttMBlOmOaio69aMzntqhLIM",
-	"YK8zAp90X6WWWNkwWrcyDeIGtmkQIWkyaYzH3wQzsnMY9Pykf4CZwhMXj04MQy1Aa5AqcS4ZowbsW23g",
-	"b/Z/B86JczM4ND9QTSZCafLsG5LmVNLUfE2ApvmgdcTvqU4jYlHCRNzDnPyLhaJe2ocNw7b2L4LualTH",
-	"QsLfMA5RrfFnVBsoubc3Q9aXZ7byGd5AOx82aimcsIlzgU9EBsVyyKnI4tIUVd5xd1d1a0TZfLhdRjUl",
-	"TBn9tKty2i90paTSpSb0uGCIpSx/MAeD0ckkpiBHYmQ6B5s1w2kWHOR0SvxTH+ePJAohNckfHYATZU0x",
-	"fuOcQJvnqBRwD5EgiwyG1dgYMCOR4M0wEZIAWvAPMb7pOvX2jRgzfgW/VRBzmRjzdSpktpSIerLev+Zz",
-	"uPrmGjeH73LjwjBiM3CR2xHlwt6Bx+MIFB6ElvXChbsmEsqCpvOhLO36edewi5VG4ejYGXrUhQ1O/D+c",
-	"sv238vnzv01aIgdVEfWGGz3Sn/NW+Fg/iNG4ORF8LuHgRXF8Mzibk6B4XbO8pM52bLf6NlLb/ffR1UX5",
-	"veMItLfukHjEADTssl/8mf1kR+Fn2Pg2/KaWljvzltZ0i98fLAx5rSY/xwiR9+MM4zaPjdLvkmSAzbTP",
-	"pyUSZttBIUagqJ5aQinFRDi/fy/dQv24dm9e2besR0f5efa9JA3frr0bRWI35MbOZUq9Jx9btLieN5Aw",
-	"/stdChrXxNbkTWM1dih2mjRd3qtUZnFVA00Qgs+TgfWfavik7aUGRiMOJdA7tRBA3zBKNhNsehUwyc2g",
-	"TKnzN1daADcmkYzrGPCpxOCDVwUdX+dURvQN/NkoHB62w8Iq+C+JFgh+0U2tGrECujOAEzyvWBGNeS5q",
-	"e3KlSepeC7ZUv8libA9qTy4fxKmWqGa6vbGrQLF+NwBL6SO2x5rLPP1r0q3dEPFw3WEBSkFGXngFO0sI",
-	"F8SFTZEZ6DPiTxfygtDwZMQ4BkqfEXfHSV7YOzYutLNL/YWa68MCOxSMj/dF5dKG7KmVDFRVglSQuUvT",
-	"v/s4mlX3pxFBuPPDeVsZqyEwrc3BlhAOU1Dahpj38nv2PdYVG3OqK9ljO1/7T6Kxa11iYZZZsy2sypN8",
-	"bqBrtYh3AJl6C91xICw8kqiKjCjQujCWZjDA7G1fwIVQ1cT9uxDiLi6P4wrHD8ze0GLYMg7WCWE6tHti",
-	"o3RidMZivDQmBWhBMrHq3nM7acKMp7Bh0FLor55fUFRaL4kaStY2wI76hhZtitcDSlQyhYbWuhBAUdLf",
-	"KjgjCmxoHOM6BDJH7XsMv948YKydvvcg7xlMH+Y6Sxvp0qvFrHvPRaw7bMZVn3i3p3kVlcawxRe2MiaX",
-	"LAnOVU17cdGim15VfIOgY9UadezuT3J6b4NbgduTr5su5UKaY6LXSYRWffIEb7NOngY8DVlxUlaTct+Z",
-	"yft/SULe+Vm4+0dSk5moDlocXEz3Oj00fGjRBDsdHp5TVx8cgRg1qzTY0w+6FUxovpMlgqa0mJAXhIuh",
-	"yGZGgps+DM0M9TjGur8gSkwAn6scTxZzXJyRSmLYceMxKk401S7o3CtOpg+Xh82dOLDfRvWhOjkiGqQ1",
-	"l8Nhl/8rRVKX4SGkDb+y0qV36JYEmuY9YrYsMFGPu/IR6DRPiDk2RrOEKE3HkJBxRWWWYHpQQhQUo33D",
-	"uY1ICKPRJkRNaZnYSCk5SVCF3R/S9C7Kyl0Y0FA5znzOV2pbibFVA/lxMfvdkySimOS0LMHetDKbBmej",
-	"41ce9xjUp+L2rn3m2UHauwUrlYzdhBCRXQVSI5Axeg2vNI3KJHejQVjWthBVU+Nt+Oo100XU5hNSu8Ao",
-	"Z9aNhCRG2ZgRkVpeT8MmcKAiLQr1cmw+6minw4LyO6P9IUxXJfkpgqadOsBOD+KFpPTQLBarSFKe5iR2",
-	"qsfRTuwsVzpqmnb1Mkf1TOlBfNooNpvDHIzI/c2AoBwSrhuga2cF7p+b5g9Op/by0d8bm209pTIeltmw",
-	"wyPmYQDO7gJ60JOeLGIAGPmw77oN5sX8AbzanujgckAytUrSVx74u4MzPLHpBU6o1bDgjhLxpcKwpfei",
-	"YOls1/7b+c4e1YE713U/D+78p5u7cNeSfxuu23kS78x3u0zO2AGJzlIVN6tDTNKkBN2I5PylzYv6ay+v",
-	"yphqUJ0glNo9hwvx22zCNCIombaJ2WROIvx+Y6zM4Ny8GZySo4OjE7x3ZvzVsf3hL59jgUNGxTS6zWtM",
-	"SYmGZo+oxMT4+uLZqm+qJtrxs3/uHP36cxsIio2BrTGiffCrhJHPPuRsnHcMJJn4S+aYODN6KDKQWmGP",
-	"1TJpMa46M+NE6AlKvEfUhzCxACYgKh0u4A1rCgWqUSZg+XQ0KnG1Hq732r/XN3SnDdU8FtekjTIsuSIe",
-	"W3qJ4akcwyqP+s8UY5mVd6x7L7pfYMEJN6MusMf+odQLssIf7guA60io9RLk0S5rlf6xxiBd43ANGX8N",
-	"h8ey/dPX37CI27HaMXrldDmvQxkTF890D4tlDE7r7sR/ZhMWx4e4qjOrd3rEu24e93C3nfY81t1HO7qT",
-	"dc2j30w9FDwtE7xrKDB8Sosq6yyVHN7IsgGPvyfEYboYI82KVW+Jd8Lxe1XggbHUusc+8aY/tq8EvbOi",
-	"uVMxAZ6Zl7vNsuJ4ZHrc1s3x9ny38002purWqgHkEhZkFZe0pO+W4Qjs7cZeUzuBZavMmUZvJ10qdsRv",
-	"P93oV8z7e0hZS+BI/Kh8D1IJ7gE3Hb6SvQtnei7cDksTFZRzkF8pIqZR5zxVNiJ+FUAX1WQs9FxQoxiN",
-	"QFqoansJ20s17eOeh3ubLNgfsKSeO+NlpRWhyiaqmIXnohrn6IlCIC9Cx5TxmHoa1OhOZ+9f3Xm55FPK",
-	"VmDI94zB8FfMq1fMpjDSACrVa4F8DHRfjJVOvsjGsQPho+8c2mPPT6vJhMpZJ0zNHIrslHxjFMFvSUo5",
-	"lQwU6oTk+OA5+TQHcdUCqEnvoM+1ypTeQ8wfGENEwJhqP58aD8GyXwcBshXTeUEm7c549h21IEEuQXF1",
-	"BJJqg8FovUcWvJhdBNSzdpwXROxyDOIh0urCQR3OX9dRS+x4rBt8tV8nARSrM0L3zzlaog6LTkgbXuWO",
-	"6+i9WY879IfCj8xxSY3L4zZVrGQb41oQxBk4I/vHLrm4oBrI3wXjIInN4/EzJNkCSOgyJE/7Wg2Fzj24",
-	"2yYoPHMXL25aa/fKVnf5RoCem+3xljtJp0ySPS500ClmoC16Ya1fkj33MMHb5wAuOA9yWOMa3nCETACL",
-	"bYivOTV7L4JxmJBMWMeIUajs21YTJ3tqSsvS9XvD3Y0cZPiS0XPJXvitvoe2TVi7YU9pKhFGQOfAERoS",
-	"R4lq06lNuFY3nCpCcRtWcg4w8t//rWl1mD8D8+5x4YFHE49GmRBzzD2Zw1xs09gb8IuWOOYfwQJxSryd",
-	"RVObnzeCIrr9ksW9RabdObs+0jXAXGd/hKdgo2uAuU+3fA3QbHuLDLPza4Alci6N2+Hcdh65Ky2zyqXf",
-	"2RbxC7zkBjTSp2dhAIjaHJK6copepQ42aAaS3QMGbYfc+No0fpC/GAMCCgDdpnV3p9LP9D5QqU5BPnY2",
-	"v/9zTRp4w+Vre1/PKo/k712bShzF37ZRPX01mvWO3OCjXOHnaYcWsO8YfnJnKiY7RBOX57Zjb3G4osbW",
-	"RrH0brhR7MEH+I5alKrfKqgs1LTQOcgQAO+oiPsGI3hTze6tsjGlzKpQLtHdgwXhQ1lxzN3+93+74Ua7",
-	"IHvUXgDmCLZDHOKN0dswxsTH4LlyV1pUaY6YG9MzMhYW3X1ollFBMbJ41ljELiN7wxmhpEQP1xOv+jA+",
-	"DrqPj5QBnqnTEOafEDq0eflzDSQ3PKBu2wEryjLy6vzyzZOE1AH8c8qSJR7uY+aUIzf/QYIuBEwcruaz",
-	"A5wu1EgPcANq6k2NjIEVutJjyYU0eOU77A7nwjef2ei7nzvaYG0A9Fi8fKTBOikLqnTck8+zfiHSrbHn",
-	"FuaBOUA15WLRbDV5QqPIYW15Uw9FbRZFYfjlg9hIhvShxkbeuNrHFQmebLiUMTRUWb8podotpLbhUd3d",
-	"Y/0O6hgnb6H60CIbo4HmA45tVZr60HkA4G6dOuC2n6fB2uyQcBe7NFobm5CRF3VwhPP92wxBh4hGxkJk",
-	"zu2NYN1WJJ55O9PG9lrBjTBPMZlYS0Kfe4X/HDlxGERdSnkKCE4clXQh3ae1QhcqJYW9c5gRC3vYhFTg",
-	"kXJ/TSdeByZoAjl0wVuiSv9ViI2KVYWukuYwG23GVvy6EYuxmDoS8+S9Yvc+SDa4vI/ICfna/Bd3Z7tz",
-	"LApYZvbs/xaxuh6X5+/OMfanDpj4+OFi/S2/GXV0oggmtqJYXfcyoY0y8G1H3moQQUmnzXuSDnyxlG9H",
-	"P23WxYqK7EspfbQFfsTiLFrFamu9xQC/tjsh3oabJEGJojJ9vo06YjOd25I7wyq9A31GjgIWJEFsLYtb",
-	"aEfYxeBkY07jQf5mP0TG8JYVBVNWAXAnxfHzvxydNYeFp8kQxswLz4fwVwtYyqJv2VA0zGeBkH4yjpOS",
-	"xk6L708Vv6BOlRwF5PaFuHbgGeYJcvK/9q+nUBT7F9dXr84W8LTO318Sj8O8DTT17dfSd1BBrXHe1408",
-	"xHkSMD4SLg3Jptyc+dI8PrdmCKhDYR3gs1Dgx30TMm3mE2xMq6g1SMdL/rPoSXsd+HkRrFkq3YewXWK5",
-	"bWc+lNucbf2SG129y44ypD0zlE7KAq6ohtf/0hO8tlOp/1bMlcb8mxH/FoEWDUCjbxpBBDYTeTnpZnHl",
-	"tuEHdTywFsiw1cNZp04/rIp+xbNYCswrVkCd1WP1u7rMFv7sPo0lDAk5aU0dRP33b0YGMj4+vHeAWA5+",
-	"wKElF4rikyjTw+wyi+JVkuvX5/sn3z4LjqlqWLCU3MHsK0Xev3wbR2jLxiAve0B8YmBO7E46t3dbdzAj",
-	"qgR6p4w8reMc4nX4F7MlcHKOgq0phSHxcdmpvZUSvdusvduxUF3n+jSdas7hW0lLOVpPoyhlC6HjaY9+",
-	"E9BQdgg3guAkY+puyfDpm+NjK5P1LXLm8hQq3fDqoKplTEvb5CDZkre0yyluyOdP8ofk9WNfK9ODQk8N",
-	"ob7KoNsfz1t0DZkecjAbTcXcjO7qNWJYqzu2UFa1bv4Dm4Bh8Jdcy9nDZDWtMqaDqFpIAgE68uiaVqbV",
-	"OjeYrh0iKVYrMu04ROAuCRMrAKkbnLSqZNZWgCJWloVP58vCY8iNO0ymtHSAG87HZ/8Krh2PvzgEh8Lv",
-	"azh1kNc0eEhXI296LtiG6jDPUTu7Qm2iJOz43r3Z1aPeujc67nfn3vxwR3H6jS62HoXdOTtoMd+2/fKr",
-	"MdytMPk8RsfOWTx+/RlyxVquMtcE9T0IUHnF5STWah1HIyN9alNCJpRXtEhIJtlIrxVkpY958elSvod1",
-	"dGu7GKM8Y1mvwIgL/0nUS1hW/S50uggMXyl/kzut7QSgWx9+vzqbo0rRQsWDRv0lr8XS2CAHYFPVsP2k",
-	"39UFWSMNTmko+4uWtvqvHaLXV5YyaoORwUF6xmks5Kod5mFYFk7fkY7tffOySzNAIJgh2FhIe8/bMxVE",
-	"w6TULbAZqQVpiTq7JaiqaOJPY5AR5QSoLBhIRApCNEz4raKFSwKpqdi47Oi9J41KGx0UQtKgmRnKJ5wc",
-	"HcVq4XbiII8NHzuY4ujfn7SkqU7IPS1QxLmiLAlJacGGEn/xFcsSmzqckJKmdwhPo9iYJ0TCmCmEe3BJ",
-	"w2dojNpkdpe1TKgiNwP89yFmq0frhVS6dKhSG5axsPYo3gk6/1ukhnDIoYnGtvsLUiFJsKN6ZMLsSKo0",
-	"AHm2LggWIsvtJo5t/o/OB74FaDqlEfO/z0etLtzubvz4xJ1RX8+jbe5t6u6GyHmd6xocJTub9MqiBmbO",
-	"29CZkW92piyb1j9aVK/NS0c8mMRLw/qpLg+3cCHeKItmnXWJkTsc7kFiqUZoFmt8f359PUgGr84v3wyS",
-	"uW+jXp2fED/sIof0bhsVvHwVQitWXWUIjBMJWKURN7nz82Cx91K3yPp+hb1WezHsrK+wYvsD0R0N5bpz",
-	"dpPc0RCCyYTyFoXEFpci7h3nNMXua3QvUWnFMhsKl1fDdkIuVP9DQDBbtdQFIS5rMRto1K3Bp7hC6HNy",
-	"BGxZpS6Y97H6p5OWkh9jETeCpdAiFUVcS7xv7SuO6T9oNJg0BxubpA91XJyhDZDtEZzivogqwb61dwjJ",
-	"2KILbxaxmQHNzGbuczL/QTZq+52uoHc9kxUEvfvItYUn7Ky27UTTwwSD9dCLjZjA9pzfkKywLCE+0VQX",
-	"M2LMMDEKwYuIKoH4N4i2nIspKagcWwE0pfdAWKTscZO5F9EHjAZKprlwEKAWeKUZ4YutIjEb8ExHLbd3",
-	"ljdbK5a/NuMVfDyXCxjmhvVemYbMKMfd0J9W3ReGQufHq6otLTPBGjj/OubeYY76AEfwyNpMIdESckS0",
-	"IB2ruPbdE11BlWt2XXNLVacKhrB41fm6Cl2UaSWZnl2bfVJHFKEUMQTMgWZ4q2YpP2gGEtXToyX7ARyU",
-	"cIhTwu9TIe4Y1N8j6OXf/FuRBkJZedy5eLgClc0yprnW5eDzZwR2GYm4FnD18voDSQVHO9yvf14Nk4DJ",
-	"kQquRIEor1AUqS5wl9pcDWvhfaWIFqJQBzf8hn/9tb1uUAdff00QWzWlnAzB7L2CWcN2ink7GWZk1OdZ",
-	"Qu4YzxLibwMSokpITW833N4HHJBb//BgAff7lqQ55WNQzoeCGoiFz3BPzoxximFemJ7B+A1f0ZoYucQS",
-	"O2YLJe/zOVKstcjVFKQiT4+e2ytFHwN1w6dUkRFVGuQBeQMjbfSopP5S3IOcSqbBU8zFJ5rmeVUUhnLn",
-	"NjjWqmXMxkTfcTHlFszevJ84nZ2SCc1gvyrJv4AUrskPbAJff21evnp1Qb755pvnhHHy8cPFAbnkriKu",
-	"g8afxIMC94+O94+O8RPb5NtK28xlMwn19dfoxyK31qFxS/YwWcYlMoer1CdmVokhkEtoMHJdiYTcZnJ2",
-	"VfHb0xucxcz6Z5myaqNLYfa/eRwUvwCW9ubJtC4rgGjfQwB+cMMvzBCdTotWsxvsZQaTUmBFuf0fYHZ7",
-	"Wuu6dzDD9jGMzTAR4+TkKclFJRUZs3tQN7yZEoIjwHyCs/lGkAF9NhO2Fljl5MTR8j0dA+4QY9+q0Jrz",
-	"wd0WbML0LUH1BAd1W9uqt80C4kZoT4SEgxt+TlJ8bqgiEPPeHqfaUBz9a2SaM6y7YFpNhcM4HnuWuXZp",
-	"dWZpKRaUn0zovoKSSorla0BOmm5Uw8rGfjwlt4ppeJHTotg/vk1uOP79T+EHwyOY7n1L9syWZ/pJQm7/",
-	"afFHs+DmAVYDYpzsFcf/pzh5cntwwz9g1x7B31YW8Myg0LcK8h4yQ351Sm6NCDXdYjUX8w/UWfAXfx2O",
-	"w3QGRHOEfkdiyW+zQLef9in+4WWCxXFjgqOLT7kqwlhLxFjspy68KiEW+S0hHvgtueEe+A2BHbIJ4wfk",
-	"JU1z/BAT0DLhMKdzILWL2hBnQmdubN9JMVWAy1SIMQYvCDIGPRcDY48TywHgAZvts68UuQ3BsLdWEDZP",
-	"q9umCEWB1RRCf3354YC897jL2HYzNJZQRb7Dc8iNFnGrPUsZWfT86bd/IQ7M2QhArLGTAremoDv9zkuj",
-	"e+yfHBwhJnvhTjN1eng4nU4PKD4+EHJ86L5Vh28uL16+u36J39QQ1gOclzNeg+U1OEbTtQROSzY4HXxz",
-	"cHTwzcAiNOPRfkhLto8Twj/HEI9+skBVdubqDE8Ms6qGU5UloNn/X6mDgP/HBL/MEJxU6fP3lx9sF1hv",
-	"iU7AFnb4Ja6h168cOq/V52TtmwiCOvj8KwZVl4K7ElonR0cuTU+7krl41KU4wMO/u3taaxN0iGTAaaCr",
-	"DtWNBTUD54hMJSrkUiaJglSCN/lsvfuWbsK4Dz20O/q76FhZtAj0Mf+aDPw+HZx6zEW8jo6FjZ07XjUq",
-	"juCgoBj5w9QKb5KzsctFBQusKvxiN1bZbFjDr0HYVwrk8lJbt61f7N5rfWWvzTusdeNwQx3xV6tDg9Lf",
-	"iWy29fV27ujP87q6lhV8XuK24x31nsUYzj06I7eWy25RhcjNTkXEIi6mu+W7z0lTgBz+zrLPlgkLsIbK",
-	"PINcIULagxlkeY8/jcEJWjS2Xe+7XjO4zAaff0WiGbXxEO59xeyo3LWVpKjCS9z5Ol4H5LwoUFnjZMQK",
-	"rACPuorRU1qEsOnype1xadzMJagjxpk7mmgDLNey6yL44pLxGPV+YPI5JaWEEftEHLIQ47awfQiPdiEE",
-	"ti5My3CsgRgdz3H38ZAbhPk+NO02BuA8dIdy//ikdRCqsgZ5yyi+aRlFrCkHn1y30y1MNt6YFhs19UWd",
-	"voF/285fLE5Dx+jdcVvrobsf9+kq4dfYx4e/M57Bp8+N/Ty/C/8KjU04eBRSRdWUHCx5dkqdvqLxDdCR",
-	"DW1elpCesoelFGLUKi8x0APoKMHMPqOCP3v+7IQwnhYV2gpG662ruiC+qrXCMSnRQZtnxrZPiBJoDdxw",
-	"ylG3Re+Oi7W3STFCaGsWn2KvJKcqJy98Dsre0aejI/If//p/8eETY+VnQF7c8MbzY/d8pPEfko1z/eSA",
-	"nAeHy1NScc0K65a8x0gVDOKmjWFbyyLOae+RXjvktEtPW9tTC7fZZfszc1vD/xxlrUYOvJG4B+TKmtGo",
-	"VaPFVzBlS9+KM7Pi98gkE2IMAVS1azdA/Hj+vkZy7jUT78wYfGnyvAGcuEaW+8V5KAP5dtrFuXvj8Hez",
-	"yAuq7FLBGCadU8TlA+2j2ElBajYyJAGs+OBq2lLrkR2DVjUQj5BwQC61IjlTWqAfl84iNrTt7HsPirkr",
-	"s+p7dFQ+xqrHVtztqB2tsi0/8DlpPZkDdf+AqX+omQhlhYU5UShgEN8eAy4gI5lIq8lWFJvVe6Evj70z",
-	"WuicJHVb6LAujrpRi+ipSvPlFXtvfnYixHbxSPti+24GO36cUDcfwx/FkhymziW9I/YLlUMiwvjQgiao",
-	"Vu26PkSv3Zs7JFwjDzxCvJ+9Z9tR0CWbW0++z9f8Yrawdulmq/0UobCk4FbFFg0KLDgvVihAPrfty/YU",
-	"z2X7rdFuEA7Zz/pPyxM2JdKcPcu3Bctr+TK8/Z/B778wm03c/wtV+B+6zPVqtErQ9isBxfi4gH2snNa8",
-	"HfDSSozwL7xTbHPyL5DkEQ7fP82twMLU/5jLgegg/rA7gg7sGJUhHS8MtsVsj3pv0G2LbnZ7EO4NzB85",
-	"0MKW220zbV7bN3YoIV0PEfa7BnnP+PjMSR1SUqltFWOlWVFgihqMJQJVfE4G3x598wiDeic0UXZgDXRc",
-	"jGj04YgbrLwPnBuc/vJrzQd5NVxgABs2YbcExvivPkvf2le+6BMU59B2buJDMqITVrDaxfbgDehI2+7s",
-	"sS80fD1t++ety4jeLXnarLCRLbO8U3I8QDGco+KhCzzpwNE/+Te/fMZ2U2njb5fYEQrBblsZfNyVPfzd",
-	"Ve9ev2Vq+ItHoX/bBrqv0Uf+bHTu4LJ3pdK7LcmhvSRX5hEbzTZ1u/UZVpudcWVv0nLwwckjVkDApeaZ",
-	"T8FyKW9JnegWAh4djtFXyme4HZALF/vsXOjL5olNFHss9pvLh2tzBE1piPXFmeViSpgmqcs7O3MFhvxd",
-	"pA0DNrqRGenOT0FxbxQhmK7azT/6d3ZIytBHyy7GyFaXl8HHait2y7Ju1qSMtHWg9xEZhcHqM61ZNJrB",
-	"F36qLdf+jyyKn+rWFDbtIC96LEkH5W1uLoPHIlrrTXgoe7RLUiUbX7ZUEUluPQjKGEkSyoKmoA5spHml",
-	"bj2kHIZIMEXYmBtpvyyYz8uymC0uxhd6YxNZ6se7s1nLZ+c+jWRXbDbv1XGBex3FZKOsz5cvJpdqoz2G",
-	"mHT0XnWmLy5JFzG5UPnucYi2YzG5hlSPICavXI0mPxJyB1A2i2ZhIY1m2ayNRevCAn6ponWZPR5RtK7j",
-	"ze2J1hbWjIrW9rA0N2DV5X7Vv9st+DuAlvUhXEinX84gKmb1HvDJ1S4rbVW5/9jQajSMXpHpX+DJ0uX6",
-	"OPDI7oVl1M6/RkQBQv1qGmvdFbareIZZu1bUHZCfmc6JzYZtJrfWgPJYdMnYxnWea9sFpK87+1/o4tFD",
-	"iPwhF46hzm/rDePjisTuKs0jKDNtaoysiyP/CfWYCDmD/xDrJD4kai8qK15yt9G9hEBX4Mz6ds4CgMhY",
-	"WOQCF0KE2I2+hqMXMxEtyAx5c7FgN9KfK1j2j2WvlRuv5hSb6b11XsEzDguGfqVC3dOA1TG1AfboXWUa",
-	"C20Qpg/Iz7nA7FavUTeZLaUcS8k7aBymyd7To2+eRPVp88Y/eGl7vOTxAFbzEha+2zonvXPh9hymiCmi",
-	"bOZPLW+snjKlMzJinKkcTThRFFYKWVSgiYLiHiLxUO/NmP/BKo8tdtx5sHVmeY+4kBbCxtbUtbKmUcD4",
-	"K0WmQmYO6sWVMGaKNDEjD8i5/R1lFGLBvDq/fONl0BAQG0dWWAX56dHziBR6b2f4D9Z6bCkkQVWTbXDW",
-	"YiybafYfy/lYkiKDlC3GoiwDUe8ToGlO/MseHZTysUXwwsLqoQRvUidDuFttuGcZ8G4R7o5a34eB/Wfw",
-	"fvvZdEvk8zP/ciyidZmhFgK2Dp1uapwNZsEzghOmscgzHimIgkYnsIZZNksL/XOyymNnfO6OTVSojtwG",
-	"mWQDWgofTu85xFgnv4ykmCREiydJDYU2oZ/eY23cW1cj11gzroCXNPLohltPGReYOeor6SJqjxFbib1M",
-	"QLwzSadk73YClN9imDcCf9W1Zm/J0ZOzGwvmM2UKCFWuGoMtjYs+2vkvDsh37pFPcMCa5pj67JD/Ypno",
-	"/7MCOXOlpJfIHcux9vUEYp5fVz533uvVBghy8s+d0TMa9Xg7tHzSH+Sjvd0Hg37spunAjHNe9rAXj48M",
-	"DSb0kwVmPTmyf68Aat2pfHH8Fb19tdWmFTGsVxRQEIQ1Vgmi+rm9WeDKJpiGpYhkKtS8eIDscRKi/Za2",
-	"AYzalv/wRoyjHsxI3sIbMUaVBV+3GK348jXo/QsLuTpHz0VG+Lxx2LsvkjF4OQ+/N2jSQnkg76gYbnPh",
-	"XoeWdsg7alXwqBs5pggsVsfGyVYKJGKtQiH4WBEtBg+n5M+5IHRCLnuQsCXbK0CJHNvhk6lE3GYzaqOA",
-	"NH/0RRwILdgdJOTpyXOCRUqIFoJMKJ8RXxYoorOIMeODHWVIm7avbMOPfSe8gj/clvO4qA6JkinyWusS",
-	"rzwNha/pBK6ZhhfXWrL00XfnXFJKzWFvLKAmaqiBGUIVj3Vs10xh8UFC+7JaYWtdVYtx7wfkWkNJCjFW",
-	"c1oEyUG26MSNsnNrtQl75Vzx5nUzDpWESnexgy88fLhS0e8GPVQz+9LuqhfrPq67r662YP6tj39siUm3",
-	"HMDFNFm6nT6fg7lmBRCKpcp8zWU6CUE7TJGxYHw8f6U9B+OM1w9nzWtudAIGzFssgoa33FXsMgtv1eer",
-	"ov6Xuedernv6yHfdc6VHIymN7m5pT0jnD7IMkLgFxcV/8jjBl3PCt8Od+DxLPYZMaPUN+iqA1j8CZUj7",
-	"YBIPhT9pkHQb1YP7OKU8tTVjt3oxcb6Iwu+lSG5sd57FAgMvcCjbECO//uHMkhBL2ML6ZekQMRYEGcLj",
-	"7DSjJK2Obf6Ib3zRjrpQiC6yDji9rUUxR2F1A0hX/AbFngZY5O6/0HHYKIj4yOegLSe4u4CvVTwQtlwH",
-	"LL7v8XdVm+PmIAEXa4QYLGjDuAMGkScOSKgK64DssXpEy1Ws7eCRGK8TSoUdUbbjbdimRThK7FQMtR0F",
-	"lXoARENH6fNApLqF3eJSViXWFgo+FiHJUOh8iRFdhEAhlIeZLaCNL201zsfky92IN1dV9JE9O63izd7+",
-	"7ly8Ncojtm20x0lhbvNvYfYyulBykPB4uCjz3/jyY+i/8i7zX341nOsqg/3y62d8Ju8989tCKoe0ZIf3",
-	"x8i6rttQd8W3ZJrxrh+7Xo1f6mvI8FMD1qfxq/P1N35xedeNX4KW2fitEbwffrMwx40fDKWWUyqucbr7",
-	"WE/L4gGdkalkWgM3SlqOFZ4gFDUdAwdb3cjS6aDpqJJAJ8a0+f8BAAD//w==",
+	"7H3tktu2luCrYLRbFTvL/oyTjLvLPzqOfd0Vx/G67WRr06nbEHkk4TYF8AJgy5qsq+Yp9hH2Feb/PMo8",
+	"yRbOAUhKAiVSLXXimVv+YbVE4uPg4Hx//D5I1bRQEqQ1g7PfBwXXfAoWNP71XJXSgnYfMzCpFoUVSg7O",
+	"Bu8gB26ApfQAmwk7EZLZCbARn4p8PkgGwj1YcDsZJAPJpzA4G/jHB8lAw99LoSEbnFldQjIw6QSm3E00",
+	"UnrK7eBsIKT95skgGUyFFNNyOjg7SQZ2XgD9BGPQg0+fksHzUhsVWaKEj5Z+Y2qEKyv4GNgQRkpDWN7f",
+	"S9DzxvporOZypvzja5BjOxmcfX1yWq3AWC3kGBfwvZ6/K+XqAp5PIL1lXGaMSzMDnTBjlQYmlYPVuGUJ",
+	"GY3WXEIGI17mdnA24rmBaglDpXLgEtdwmbkHIxAX2VpgN3Z3cvrPCOvq79heLzOYFsqCTOc/wLyacwI8",
+	"w2P1szYeO3DP3WfK18BHlzKDj6sQxq/D6ebAR8zjYA7Z2AF8pNWUHcdxUeCY22HicRQTX4upsBVMls41",
+	"xx+jx3pyfJw4sHgsPz7Gv9dj/RscNXrk+N8uD/2Nylrncj91nOubJ5unegfcqMhd+mUyT9hIaTxdXmbC",
+	"sly1XSFNg7Td4uPj+My0hd2uoBNgvvbnvRYyV5BDamOEDg7Hh+zGCAvPJjzPD06Sf9Jg3aw3LcszYaw2",
+	"rDiOw+hK2DZEcNPvDhE+uZFMoaQB5ENvtRrmMHUfUyUtSLxmvChykXIHhqOCnvgff/OHV0/83zWMBmeD",
+	"/3ZUM7oj+tUchXFxxuXz5pbNQFo200qO2aN3L5+zp0++/vYxgsKP4Ca4kGrK8/lVwSNo8wbEeDJUpdsY",
+	"mwmZqZlBFMrgTqTARjkfj8ER6UKrArQVtGNHuVZH+1HkuTCQKpkZZoRMgZ08/dYRuBVatUwzkkEB/PYq",
+	"dcyvSdsyVQ5zqF+Q5XRIz2vi8e3M3zoQ+Q0wJG5L55gM7ESDmag86zinVVHCGyGANab9SsDCl5u7/K16",
+	"Tw3/Bql1418U4r26BTyoRYCnGriF7MIurpRbOLBiCrHNwcdCaDB9XhEIiJWvc27sB9Nvduk5QARthWXC",
+	"OGKVMCQO14NUXA9ig2iVw6ZL8s498ykZlIYkwVW60DwLFDjw0aTiRAoPu4bwupN5jk+tnk/Ybi/m1W+D",
+	"1uZXdLdW4fo9MWv29JhlfG5iN67i2N8cx65fAN/iuBfZVEjDlMzn58xLBExJMJCPBskGWDfhuxmm2SpQ",
+	"DaQabBQlbbgm6yBXXaflldHbSZhg3eJeC2NXVyYsTBc/dFtHNRHXms/xnlR6QAfkxclaVvszaCOIu4B0",
+	"5/zrwMwgz4/uThqv1BC8KAqt7ni+ujne45oP59Hj0ZWYsn5HQ8f2ecsJOCnmxZ3npktLTK2IiUGenmiV",
+	"56q0hwUvDVwPEvcVcYVDI8aSviEWdwjSPR2nPzwu0lzjbTl7c/HjCxoK8ens8vvmwGdXl+9fHL356fsX",
+	"1wOmNLseTMphyzQ9AJ6B5SInIGSZcCvi+dsF4KxelmXQirjC8npFR+nGup1u84qbyeqIr1CHWVnQFIzh",
+	"Y4guVpU2VTHeoW4TloEUkDlwjrjIUTDpjnvJwJQEgsiJ/iBkduQoVuyIlu+h1824Eyq4F1U9StaT1FtZ",
+	"j907oTD1XelLY5KB1QBX4l9gG9mmnSR9V2ZjiID6lZqxKZdzL2IapyBzNtaqLNiUz9kQWCaMLfUQMsYd",
+	"t0nhnKnRKBcSEoa3OEO7RQZjzTOHDhIM2XpWBFUc97t5BNf5EPJKAHFjx+/mlH/8IPkdFzkfEq9ep/oi",
+	"m72IPn28EZZhrSuTxsD7nMtMZF4WWdzaTxKYwxGwTqrPwAZtakmknCgDzXtSWWyQylTqXK/bOwWrRdod",
+	"cX/E51eRdgk0jU2EGaJAUZJI4up9cjLse82lwd/fiyl0p7mNDS+JR8yA0/ecpqQ0K0AVOaynSatH9ZxP",
+	"IX/uNJaZ0hkNpNVY86mJDWXgDrSw802QvQrPuXcst+XGs6igd0WPV4fSwmWfKykhtZAR27sqlMpfAc/t",
+	"ZN6BiOKv1dKS2igRoL32gK+qHQVh570u3XgveW7c/x/krVQzGRV9vN3YROQKVJYFmNfc2Feq1J1oouME",
+	"FoyXYZclc6JyM3fbWHiOZWIMBvUg0raNA4sjZN047nDuAADrpIAOo8RXOpwz+khTRE4hDQffeR4cOaIO",
+	"CjtRpWXeIISEvBsAhHTw+5nnJZi3oEkx6qjFF1plZUpYpIoCsoZa1eF14/D8e41vdgSAt6y8Vsb2ewNN",
+	"Bdk2jDnAvHlaDTxdnmFxjWtgFLuV33PLHUBW71Pj5Dtsuo1K1mS2YtjBrjOcMy6Zm5JbpYkQjXnhhIqp",
+	"0mgEkuyUmThz93veBr4VuQpjtAHmg4mYC3iWxYjFT+grMFEiIGHmbWqOYuhSBl/RmSzzfMO163JJa4zu",
+	"xLmrQ48InME82I29GhhPg4Ovw0KN5IWZKLtxgUhiI2a7tYtpoMQyrfLWUc2FRFrVhVItYU0YvQZ3FG3w",
+	"4CJYs6Dlb7A4hCc/JYNbIVs5U1zesTzjdqN9+idc8Y9gOdFFSDeeCTEW92RnsaRmRk4mWQJoAyR+n43l",
+	"+zVVE7XDehc6mIfnFvqXsmSGifNjd92DS4RNuU0nTmmSjOc5+ozNFnhIGwpTt8Plyp/pkuaQc2PaFszw",
+	"13OWQSoyFHxEOmF3XAsuLSl73hbDRsKauI3DCM/24tINeW8WZ3/fkKMylZaOpDBuWFEOc2EmkCWOWRRa",
+	"WZWq/MjOhDxnfOg4i6ekFB8gtLFeEFsBih//LyAdv/H3sIuBRMiIGP224rHMPXDOZhNunfKrS3yEDVGF",
+	"NozrEMrgGF7U2u59oKu01fvE1svi3j3m3aV0vGuQwkbVTncASnotxoFyAtyysRYZMxM1Mwl+OVMOvuib",
+	"mag8M2eV8Pfv/xa0fPbIiNydS8GNvZbCGubI9WP3CNl92CMuWVk4Sh6+4TJjM26YVrn7c8jT24QpzThL",
+	"g9LgxO1UCytSnrvBrmVlQni09BhnM66lkGOcFGdyyvSjGnkFXkK3thmf41NWC56zR/xaphOe5yDHoFER",
+	"L60Tq8GIjHAsnfBpIZTEt9QtzkDqCntE5kiHrdIpcA6IOmNq9Pjw2pG4oO2oW4cGbsJBMgjLc2zFb8jR",
+	"hGAh81BFHQtB7V5Zox4tENxVJjQGaRtsKGLNJBnT899VMkGqj4+LMGDcSE2no+Fzw4RlE25YrvB43OFW",
+	"kJwJOznHF5TM8UrjWORZ0qWM0pTU7WAkUm7hRX/HWIUb3dlBbYuIcIQFDSpmfkE6U0Owm5yTc2OvAGSf",
+	"nRWTqBP1rfs6nBEhdiv1nE0Az0/jpZCOBpQyA+0uRuuUEf5xQcMJRw4NcoZOgMalXlmISqL31PUaTua1",
+	"Ljp67B2M6KVCabsN/wpvLjAwDSmIu7X8qwGyFZodxuyDFOGdvggY3ltkkMtSAvHocfVM8+67O8/dxego",
+	"X1c0rdf2yD0UCR2gH5oLsvwWDCu4RihLNYtqMLmyu0Poq1xFzfhoePhubjurdMuWisXVfZer9NYwr4iw",
+	"IaS8NMSg8EXkpqMyz7udgwlSQTdZHiJ2kRaFy1H2lE+BZSUQmweKU2QmGC+2sagsznZVqdbI4HDzgRdv",
+	"IWAbbztrGl8aTCQqXLXwy+uBmfDTr785ux7g7r95wnI1A32QOhI9gY8sE+MWSfoF7sBRkra4kiDKr7K8",
+	"/hEn/pXv4j7hXcajDCHfeI1e01MN8fveYnNHLF+CeoXuZa8YmljkSkxQT2pkq46sCe0Yri2tsC2qpcKO",
+	"PuFx25/P0iytx9VvNeEs+73VJdrm9AmbqFLHw21CwOzp109PF0Nmv9nsCuyqkEXPcQ+RNMt0ZIuAmqUh",
+	"dmFxWVnVvsJrohe64XtSBe7e3e/q6lFk+526XTDy1XB/KSDPXmhNK1sKr3S/tfrdTAHp4Yzfgfn15LdD",
+	"M+G6zXfd6qhdjlDE+da73v7S7mvGTAKnlaE6TNKzWfE38xiPd6qDIG7rtBcGdzwvuV3kuRtUs2nBtYg6",
+	"Dl6pGXMDApuWxjJjHf+0ilVxn+6PgohoOMvr8vj4q/TZIPGfwgeovoLoeU7EOBIA86Eo0AggRyJDP/FQ",
+	"ldLp87SuhV22aiG5mkUCGJwMcN+R7+/ZlmsiPDCRxJC45u1XCUrRHyTG43aQ2ujRtpvgPRzk9vECHv1B",
+	"C45fi3hoarhcZZqC8aOYCc/UjD7nHBNG6A/ug+for1HOxwdr7mHfMOMyumcHiep4URKsxj1nMC3sHI+K",
+	"syLnDsg0XGQ5hB9t2kpDm3e30qcDuYsyBW5K3RGz7kBnIt2oO/7sH2uJHQ2jbCZNcUs1z4sJX90qkl0y",
+	"bYCxGHY05bdQh7geHx6fdLxBQr5ZneAl0OUkm62/B+iLtBNBBt3LN89/evP89Yery59fdLwLUbz1CJsw",
+	"QtaEeURNmFTyYCSksJCw//jX/7cRM6PoQPqvA9WYW/jCBBB1gU7sTGPnR0Ejq6enbuPmMaeNd5cSaPS3",
+	"XNuNYUZoVaXR29eJI62sdV1QVPzghlrdYtodaAEmYTSP8Xl4iXc06qQOxVyNlYwCKH6V1G10T5cyzUsj",
+	"lHyrlRpFVADH3AslpI3pzGMJmSMRwB49P716y2yuxgf1K48ZN8zCx2jyxYSbScwM+Ao++tS4Km+uLGZc",
+	"ZwsGlLYg10ryq2JcOwawRgwk3MA3T5oJfF8YNkT7S0zp6RsEq7QYi1hODp9WllfK4YoYsJTtNVevEM9k",
+	"MBNWgokaad3qgk1GGUIA8mlUeNL9lFriaqvV+pNpALdCmwYQkiaSxnD8daWPdg6ZXtz0DzA3yHGRdWLI",
+	"ag7WgjaJN744MeCApIG/0n+H3lxzPThyX3DLpspY9s1XLJ1wzVP3NgOeTgatK37LbRohixqm6g4W6F8s",
+	"bPWSfmxo0rUlEWxX7TwWPv5aSIhKjb+g2MDZHbmHyGrnrvI5equ9tRqlFMnE1Bu7pyqDfDU8tc02gyLv",
+	"uLtRujX6bDE0L+OWM2GcfNpVOO0X5lJw7XMZergSYpnb7x1jcDKZxkzsSDxN58C0ZujNkimcz1j4NeQE",
+	"IIiq8Jvkjw7WiaKmGr/21qTtk1pyuINIQEYGw3LsFJiRStA9zJRmgBr8fZRvvkm8fa3GQr6Dv5cQM5k4",
+	"9XWmdLaSJHu62cgVkr76plw3l++T6aplxHbgo7wjwgU5wuPBBAYZIaFe5XW3TEOR83Qx7KVdPu8aorFW",
+	"KRydeEWP+xDDafjghe2/Fk+f/nXaEmVoch/NteRi5bryghPxITuIk7glU3IhOeFZfnI9OF+goOiYWT1S",
+	"rzu2a31bie3h/ejpIv3ec7Taj55JPGCwGk7ZL1aNXtlTqBoOvgu7KcFyb9bSGm5xh8LSkjdK8guIEHk+",
+	"jjD+8lBEf5eEBBymfT8t4TC7jgxxBMX0lBIKrabK2/17yRbmp4138x09RRYdE/bZ1x1avbvRC4rAbtCN",
+	"vdOU+k4+NGnxM29BYcKb+yQ0foid0ZvGaeyR7DRhunpXuc7iogaqIAx/TwZkP7Xw0ZJTA0MShxr4rVkK",
+	"tm8oJdsRNruuaMr1oEi5tzeXVoF0KpGOyxjwscAwg5c5H19NuI7IG/i1EzhCnQ+qwxDeZFZhtYxuYtVI",
+	"5NAdATzheSnyaHx0XuuTa1VS/1ilS/XbLEbxoPTkc0e8aIlipr8b+woJ6+cBWEk1oRlrLAvwr0G38ULE",
+	"Y3aHORgDGXsWBOwsYVIxHyDF5mDPWeAu7Bnj1S8jITGo+px5Hyd7Rj42qazXS4NDzc9BlSByIccHqvQp",
+	"RsS1koEpC9AGMu80/VuImFnnP40Qwr0z511lt1YhaG0GtoRJmIGxFI7ey+7Zl60bMZbclrrHdb4Kr0Sj",
+	"1LpEyKyiZlsAVQD5wkI3ShFvADLzI3QvHEH1lFSZZ8yAtbnTNCsFjLx9VSEJU07951yp2zg9jgscPwjy",
+	"0GLsMi7WE2E+pDuxVeoxGmMxaBoTCKximVrn99xNSrGQKWwZylTNV++vElRanUQNIWsX1ZH6xihtW+AH",
+	"jCp1Cg2pdSmAouB/L+GcGaDoQyFtFbIc1e8x6WH7MLJ2+N6BvhMwu5/pLG2kVq8ns/45H7buS1SueyWY",
+	"Pd2jKDRWV3zpKmOGyQrhXDd0IBctsum7Um4RXmxa44u9/2TC7yiMFSRxvm6ylA9ejpFeTxFa5clT9Gad",
+	"Pqlqb+hSsqKcFgdeTT74Nqly1M8r3z+Cms1Vedhi4BK2F/ew8L5FEuzEPAKmrmccFTBqVGmgZ1h0a/Wh",
+	"xUlWAJryfMqeMamGKptj2gM48eUcoScxqv0ZM2oK+LuZIGdx7OKclRoDjBs/o+DEU+vDy4Pg5ObwOdvS",
+	"kwN6NyoP1WkQ0SCtopnQQcf/hWFpqVEkVprCr4i69A7d0sDTSY+YLSpi1MNXflGvfyEDgrw1himdgWYH",
+	"bAQ2dSibMMdhRnP8OC65zvBTrjh9cBiOHyhoAj9q4Nk8cecg7rj/VfFb/IA+Jz3FA5aZTzlLfK7ZXynX",
+	"LGT0JltGDbuzi6O0t8DSKDFkbRSgXM6/D4COiDsTXhRA/ltBGXYUXb9WiMBQQRPXoum3gGSaPBZE65w2",
+	"hpUqu5K5Rnhk1LlvLI9SOu8nYaL1IMqmHN3wAFhh86gmqbT14VZeWRwpzZwIM2cqpRuU1rlSVNakRUxf",
+	"je1Hye9smHN562RKLBRWanmGtdvOfN1QX2qMQBmKw1C1JM1lOmExWSFeb4V2udb809TWVzGqZ0oQ1mGN",
+	"lojzpQ8j3GS7UlS+4qtfoB9nTflBv80fvKQeqG7wRrv7PuM6HuzZ0O4jSmdVlbxL2YWe8BQRtcLRhwM/",
+	"baW0LLL19VpKB0MGgqmVPr8MVdU7mNgTSmXwRK2uue4hET8qDIZ6q3KRzvdtFV6c7EHNwgtT97MLL766",
+	"vWF4I/h3YRBeBPHeLMKr4IwxSDTBmriyXkU6TQuwjfjQX9tss7/1stWMuQXTqYhTuz1yKSpcTJ08NJxj",
+	"uCZzl8xThN+vne5amUyvB2fs+PD4FL3ZQr48oS++/RQLR3KCqxNyXmG2SzTge8Q15tzX7mwSCk0NtJNv",
+	"/rlzTO0vbWVYKLK2LlUdQmo1jEL2ohTjScfwlGlwXcfImZNuEYHMGi2vpknL0dqYAY3FLzgLdtYQGCWq",
+	"OgWqtJVb36GmMmAaPRhWuaMTtMvNVYOvwnN9A4La6rjHoqUsy4FraVgocb2C8FyPYZ2d/heOEdImmOuD",
+	"bT4csJJMulXnOGP/AO0lWhGY+1KJeQTUZgryYC5gY3+qq6BuMONW2YUNM8qqVtXXirEEtw3m1ndelgsy",
+	"lFOckaeHwlxOjSUjKn7MpiJeeuJdnZm9Vxbvp3lY5k6T9mTr/qU9eXr98GiNM/ct35Yp2TXAGD6meZl1",
+	"pkq+lMnKOQY93JeLcUoakdUDx4q6VhJ8mSPDWBk9lFUJVgIc35sEuvY0kJl7uNsuS4ksM1SO3b7iX5h2",
+	"ccjGVv1ZNWrEVAeyDktasoSLigX2No5vaOEgsnXqTGO20y49SuI+Vb/6Nfv+HlLREo4SZ5VvQRslQ8lP",
+	"X+GJPOzCLgTxYd+nnEsJ+gvD1Cxq8ueG4uzXlQjjlo2VXQiVVKMRaCqWTa7dXqJpH6M/3FEKYv+CJ/Xe",
+	"hSxKaxg3lP7iDl6qcjxBSxSWEmN8zIWMiaeVGN2J9/7F88sVm1K2ppR9z8iO4Lhef2KUGMmrelW9DihE",
+	"Vvet0dLJFtlgO1C99J2vN9nz1XI65XreqarnBPLsjH3lBMGvWcol1wIMyoTs5PAp+7hQPaulpCe/hT7O",
+	"mhm/g5g9MFZ9ASO1w37qsguEfh0IyE5U5yWatD/lOUzUUotypcpXxxpVrbU4ooal60GjjUI0i0rm8+dV",
+	"ubX2KjJYKsyjT6jNVnc36sCd/UQt8eqxafDRfpNU1bg6VxD/ZYJ6qi+CpzSFdHlmHvXV9fDb96MWy8V9",
+	"/M2KNcUT0iqGJQzO2cGJz1vOuQX2NyUkaEYpQmEj3mG1rq5P+5EMlZ2E4nHblPJZ8L74bW28MDu96lvV",
+	"Fd3uore4O71EyR5JZSvBYg6WqiPWQiZ75H9M0LFdFS9cLKJY1028lliNwZeYw8e8rP0oUkMxYZki64iT",
+	"quhpEsfZIzPjReHnvZaVvw4fcsIue1R9V7u4aQhSHh4ZyzVWKLATkFh6EleJstMZ5XKba8kN43jbSr1Q",
+	"kPLf/62perg/K+R9JFWof5qEapcJc7zu8UJNxzaxvVHekYDjPlRqiJfkaRdNkX5RE4oI+Ctq9w6Rdu/o",
+	"+kC+gIXJ/ghzwVa+gIVXd+wLaI69Q4TZuy9gBZwr6/bldjuv3He4WWfX76yQhANesQU66tOzPwFEFQ/N",
+	"fWvHIFdXimgGWtwBxoNXafe1fnwvozFGBeQAtk307g6lX/hdBaU6u/nEK/7hzw0Z5g27L82+GVUeyOi7",
+	"MUs5WgacAob6SjSbrbmVoXKNsae9agE94/DJ81TMo4jmRC9cx97kcE2rr63C9P1yowUM72FAahGq/l5C",
+	"SaWslZ2ArmLrPRTx3mBwcGrFHQkbMy5IhPI59KEOEf6oS4lp4f/+b9fSSRfsEScv4ATr+DBfTMfJbRho",
+	"EsL7fNctq8p0guU8ZudsrKjI/NAdo4F8RPWysaFexh4N54yzAs1cj4PoI+S4kn1CuAzIzJxVGQQJ40NK",
+	"+V8YILmWVVVvWrDhImMvLy5fP05YnRuwICwR8PAeCy8c+f0PErQjYE5yuZh44GWhRuaBX1BTbmokI6yR",
+	"lR6KLqSVab7D7fB2fPcaBfb90lEHa6uDj+3hRxbIUplzY+PmfJn1i75uDWunChLC12ozPiCN+vUzHi1K",
+	"1paSdd/SzyrPHb68V1vRkD7Q2MokVxu6InGZDbsyRp0aMp4ybv1BWoqR6m4j68eoY5i8gyZIy2iMClqI",
+	"ZabmODXTuUfV3jorwV+/AIONiSeVQ3ZltRSgkLFndYSEdwBQ8qEvtsbGSmXe9o0Vv4kkngc9k8KGiXBj",
+	"BakYTawpYUjrwo8jTw4rUpdymQJWOI5SuiqTqLVRGAolOTke5owqKjarNchI18Gmra4DEjRrRHQp5cSN",
+	"/YtSW/XMqqZKmstsjBk78atGQMZyVkrMYPdS3IVI2crufcxO2ZfuX9zG6flYtBaau7P/W8Xai1xevLnA",
+	"AKA6auLD++ebXf1u1dGNYp2yNT3zuncrbbSkb2N56+sTaj5rOks64MVKKh//uN0Ua7rDr2QL8pbKJlTC",
+	"kQSrnc0WqyW22w21lsvWYFReujl/jBpiMzuhzj/DMr0Fe86OqzKTDMt2UUlEWmEXhVOMJY/nD7j7EFnD",
+	"jyLPhSEBwHOKk6ffHp83l4XcZAhjEYjnffCrpQ7Lsm2ZCjz7/SwBMmzGY1LSuGnx+2niXurU6FFV/n0p",
+	"uB1khimIkv2vg6sZ5PnB86t3L8+XSnVdvL1kocTzLuq6776vv69C1BrsfdVIcVwEgZAj5TOcKJvnPLT+",
+	"CWk7Q0AZCtsRn1cNhPw7VRLPYu6OGxWlBu1xKbwW5bRXFT4v14HWxvYBbJeAbposxHM73tYvb9K33exI",
+	"Q9qTTvm0yOEdt/DqX3rWxe2Q4Zi0l3Np7L8Z9k/FbVEBdPKmI0RASc6rmTfLJ7cLO6jHgY01ElstnHVW",
+	"9v06+pcyi+XBvBQ51Kk9JN/Vbbzwa/9qLGtI6WlrViLKv391NFDI8dGdr7XlKxv4Qsy54fhLFOlhfplF",
+	"S2Gyq1cXB6dff1MZpsphLlJ2C/MvDHv74sd48bdsDPqyR/VQjM6JuZ4n5Nu6hTkzBfBb4+hpHexQDrtU",
+	"JcLNeQi2ZitWOZWrRu2ddAreZQvgjv3yOje56dPhLt4VN8AoCtlc2XhGZbgEvOpdhBdBSZYJc7ui+PRN",
+	"9KHOZ32bqPlkhdI2rDooajnVkoYcJDuylnbh4g58gZPfp2QAzrU2R6iaqUHU1yl0B+NFja5B06tEzMZQ",
+	"MTOjd71GFGtzK5a6u9bDvxdTcAj+Qlo9vx+t5mUmbEWqljJBgI9C4U6iabXMDW5qX+wUWx65cXyx4S5Z",
+	"E2tqXTcwaV3frZ3UoFjbnT5d7E6PkTWemcx44Wt5eBsf/VWZdkJpxyH4Av+hEVQHes0rC+n6op4BC3Yh",
+	"Oixi1N5cqM0CDHv2uzenelCve2Pifj735ot7CtZvTLHzUOzOKULLSbftzq/GcneC5IvlP/aO4nH3Z5Uw",
+	"1uLK3BC7d69azWuck9gLdhwNgAz5TQmbclnyPGGZFiO7kZAVIeYl5EyFGTbBrc0xxmUmsl6BEc/DK1Er",
+	"YVH2c+h0IRihYf82Pq3dRKGTDb9fs85RaXhu4rGhwclLZTq2SATYVjRs5/T7cpA1cuGMhaI/aWlrItsh",
+	"hH1tl6S2CjW4yIA4jYNcd8NChZcl7juysbvvHva5BlhjZggUC0l+3p75IBamhW2pnZFS/ZeosVuDKfNm",
+	"aWsMMuKSAde5AI1FiLDQJvy95LnPBKmh2HB29L6TTqSNLgqr3aCaWXVmOD0+jjXU7YRBoex8jDHFC4t/",
+	"tJqnNmF3PEcS5/u9JCzluRhq/CY0Q0sofzhhBU9v+RgSZsRYJkzDWBis+eAzh89RGaWMdp+6zLhh1wP8",
+	"fIQp69Eg+tIWvmDVlh0ySB9Fn6C3v0UaEVeJNNEQ9uAgVZpVelSPdJg9UZVGVZ6dE4KlyHK6xLHL/8Hb",
+	"wHdQ9c5YbCfQ56VWE253M358416pr/fRtvc2cXfLonydWyYcJ3vb9Np+CW7Pu5CZEW/2Jiy70T9QwbDt",
+	"u1LcG8Qry/q57jy35BBvdFwjY13i6I6EO9DYBRKafSDfXlxdDZLBy4vL14Nk4d2oVednrDf2fALp7S6a",
+	"g4UGh0RWfdMJjBOpyqBGzOTezoMd4wvbQuv79Qxbb8WgXb/Dtu/3LBzpINcds5vgjoYQTKdctggk1LeK",
+	"+We80RSnr0t8qdIakVEo3KQctgNyqbEgVgWjhqg+CHFVitlCom4NPsUTQpuTB2DLKXUppx9rrTpt6SYy",
+	"VnEl2Bfni0uJd61zxdsFDBoDJs3FxjYZQh2Xd0gBsj2CU/wbUSE4jPYGqz22yMLbRWxmwDN3mftw5j9I",
+	"R2336Sp+2zNZQfHbD9JSjcLOYtteJD1MMNhcf7ERE9ie+FslK6xSiI88tfmcOTVMjargRSwtgUVwsJDz",
+	"RM1YzvWYCNCM3wETkY7KTeReLkHgJFA2myhfXZSqrzQjfHFUBGajRtNxi/eOcLO1I/ort14lxwu5gNXe",
+	"sJWssJA54bhbCah1/sKqkfrJukZOq0iwoVNAHXPvy5mGAEcIRbuFQaAl7JhZxTo2iO17J7rWa67RdYOX",
+	"qk4VrMLiTWd3FZoo01ILO79y96SOKEIq4gA4AZ6hV40gP2gGEtXb44X4AXyV4ipOCd9PlboVUL+PlS//",
+	"Gp6KDFB1rMebi8wVuG52SJ1YWww+fcLqLiMVlwLevbh6z1IlUQ8P5z8ph0lVmCNV0qjcadtuRanN8ZZS",
+	"rgZpeF8YZpXKzeG1vJZffknuBnP45ZcMC6ymXLIhuLuXC1JsZ5i3k2FGRs3PEnYrZJaw4A1ImCkgdbNd",
+	"S/IHHLKb8OPhUknxG5ZOuByD8TYUlECohob/5dwppxjmhekZQl7LNaOpkU8soTVTlfqQz5FiG0dpZqAN",
+	"e3L8lFyKIQbqWs64YSNuLOhD9hpG1slRSf2mugM908JCgJiPT3TDyzLPHeQuKDiWxDJBMdG3Us0k1cl3",
+	"zydeZudsyjM4KAv2L6CVH/K9mMKXX7qH3718zr766qunTEj24f3zQ3YpfbNdX3V/Gg8KPDg+OTg+wVdo",
+	"yB9LS5nLbhPmyy/RjsVuyKBxwx5hsoxPZK5cqY/drhIHIJ/Q4Oi6UQm7yfT8XSlvzq5xF3OyzwpDYqNP",
+	"YQ7fhWIo4QAI9u6XWd2xAAuJDwHk4bV87pboZVrUmv1iLzOYFgqb1R38APObs1rWvYU5jo9hbA6JhGSn",
+	"T9hEldqwsbgDcy2bKSG4AswnOF8cBBEwZDPhaBWqnJ56WL7lY8Ab4vRbU43mbXA3uZgKe8NQPMFF3dS6",
+	"6k2zN7kj2lOl4fBaXrAUf3dQUVhOn9ipdRBH+xqbTQS2dHCjpsoXOh4HlLnyaXXuaDn2qp9O+YGBgmuO",
+	"nXFAT5tmVIfKTn88YzdGWHg24Xl+cHKTXEv8+5+qLxyOYLr3DXvkrrywjxN280/LX7oDdz9goyEh2aP8",
+	"5P/kp49vDq/le5w6NAegpgUBGQzaVkHfQebAb/xy3LRSZfg/NoxxH1B2wRVWfnFaHioSzZV6mPggfw8R",
+	"R5qRH7oJ6Loqpx2pMbjjOGuQJ/fojTuKhdIdhMGO9BTcTkjRsjOFg7v/Q6vRQBewp7lDk5uPBxz/CJSJ",
+	"SsoJJXFRxrdJxmYpWuVw5oO8EkZF6BIWatAl1zLUoMPyEtlUyEP2gqcTfBHT4DLly19PgNWGcndEUz73",
+	"a/tOq5kBRJZcjTGEQrEx2IVIHGJqhIcQakfTb18YdlOF5N4QOW7yzJsmIUey2SSFf3nx/pC9DSWgcexm",
+	"gC7jhn2H3NCvFktoh2N0FPHpk6+/Zb6utAM3NhFKQZJC6nnwReEkoIPTw2MsOp97nmrOjo5ms9khx58P",
+	"lR4f+XfN0evL5y/eXL3Ad+pq2gPcl1ehK/1vcIIKdAGSF2JwNvjq8PjwqwEVi0YB44gX4gA3hH+OIR6D",
+	"RTWzaOfmHPmWO1V3XwwB0FGhL8xhVYpQKHmZYZ1UYy/eXr6nKbChFJ8Cda74Na4n1I8cedvZp2Tjk1iP",
+	"dfDpNwztLpT0PcJOj499sqD1PYGR4aa4wKO/eW8xaSYd4ilwG2gwRKFnSdjBPSJSqRKxVGhmINUQFE9q",
+	"6N8yTbXuo1BlHq1ufGyoZgVaun9LBuGeDs5C+Ud0iseC1y48rjpBS0kwkI8CSycWwiZi7DNigWq8qnDY",
+	"jVN2F9bha8VySgN69ajJeBwOu/dZvyPnfYezbrBYlFR/I0kejP1OZfOdn7c3in9a1BisLuHTCrad7Gn2",
+	"LIZw/qdzdkNYhtzATNxNxfJIUs32i3efkiYBOfpdZJ8ICXMgdWkRQd5hsbZ7I8jqHX8Sq2xIheH2fe96",
+	"7eAyG3z6DYHmhNcjuAstwaN0l1plcYOu5MVGZYfsIs9RZJRsJHJscY8Sk5OWWoiwm/IFzbiybuHT5LHc",
+	"mmdNvFG3l9B1uQ7kigobtcFgCjxnhYaR+Mh8fSMhqXN/FaTtAxmo8U3LckhNja7npPt62DVWHD9y4zYW",
+	"4O2ER/rg5PR6QP0hSDY7IinzCCtjHn/VukJTks2gZYlftSwxNpQv81yP0y2SNz6YVVsN9Vmx5gq525gz",
+	"tubhYzRA+Xt3X9KAl3gdZWxc8qPfhczg46fGZV+8on+Bxg0dPAioojLMBAg8e4VOX7r5GviIoq9XyWeA",
+	"7FGhlRq1ElOMRQE+SjD50Mnn3zz95pQJmeYlKhJOJK67z2AdWDIUYN6kL8GeGWZVwoxCVeFacomCLxqg",
+	"fDoA5e0oZUlzP8NZ2YSbCXsW0mQeHX88Pmb/8a//F398nJCS9+xaNn4/8b+PLH7QYjyxjw/ZRWUTesJK",
+	"aUVOltM7DKbBOHPeWDapHXFMe4vw2iOmXQbY0kwt2EbH9mfGtoaJPIpajTR9R3EP2TvS8FHkRnUwF4Ya",
+	"/6pzd+J3iCRT5rQElMNrS0Wcd39fV5zutZNgbxl8bvS8UdtxAy0Ph3NfBArjtJNz/8TR70ZY+HT0u7uz",
+	"S+LuSn8bob3hxGcuHSD1SUFbMXKQAWxQ4Rv7crIdj8GaumSQ0nDILq1hE2GsQoszn0f0bJrs+1C+c1+q",
+	"1/doUn2Iw48dvL9Yezps6pbwKWll0BV0/4Ctv6+RCEkGFWQxSGewHD+GhkDGMpWW053IN+uvRG9aJNDH",
+	"vfG5NyqDRcK7eOOO6oaye10AGsnSySoivHVfewJFS3mg67Z7CwetHzfUzbzxR2G6hJm3ye8Jq6v+Ke2k",
+	"/oiKR5hWEb7m1Ff+yT3Cr5EPH4HhL8G27gHpk+7JoxHyVv+zEgjrs/TWG1aqppxKktivGgBbsrasEcpC",
+	"SuDnbdpeSJLcIHGhRyns+rNHIco4dQxz1Q2yeuYvqqf/Mzg0lnazjV9j8aLcGx3q02ilz+2+DiPkOIcD",
+	"7E7XdHsEIqhG+Be6atu8F0sgeQDW/qdxdyxt/Y/xekQX8Yc5PzqgY5SGdPSE7ArZHtQh0u2KbucWqRwi",
+	"7o8J8JxaGrfpY6/oiT1SSD9DBP2uQN8JOT73VIcVXFvqFG2syHPMAISxxjogn5LB18dfPcCi3ijLDC2s",
+	"UXwYA0ZDtOcWJx/iEgdnv/5W48GkHC4hAMWD0JXAFIr1vPRHeuSz5qC4hza+iT+yEZ+KXNTmwXtfQA/a",
+	"dkMVPXD0u5ttrcPhR59wvl/wtOl4I2plvVdw9EWuN3hAv61A8chH1HTA6J/Dk58/YvuttOG3z5upmu3u",
+	"Whh82JM9+t13SN98ZerqIg8C/7YLdFcXd/mzwbmDu8G3o+92JEfk/TfuJzGa9zf+9V9Wm57xjryAEwix",
+	"3yORQ1X2W2Yhw81nFCZ1HmEVT+rLRH1hQgLhIXvuQ8u93X9VPaE8vIdCv4V0wzb70oxXodS4s4maMWFZ",
+	"6tP6zn3/puBHpShrJxu5le6dC6o7JwjBbN1t/ik8s0dQVnO03GIMGPZpL3JsdqK3rMpmTcho6rV9gIVn",
+	"BKznac3G3AI+c6620GW8ja2Fre5MYLO+okiPI+kgvC3sZfBQQGv14lddpfYJqi2ZfjIoygglJwuCcUqS",
+	"hiLnKZhDCuAvzU2o2IfhHcIwMZaO2q8S5ouiyOfLh/GZ+oMiR/1wHqGNeHYRsnT2hWaLVh0fkdiRTDa6",
+	"Jn3+ZHKl9dxDkEkP73U8fflIupDJpcaCDwO0PZPJDaB6ADL5zrfACithtwBFsycZ9ilpdiXbmrQuHeDn",
+	"SlpX0eMBSesm3NwdaW1BzShpbQ+p8ws2Xfyw4dluUe1VTbg+gKuqFaymRuXz+g6E3HWf7FeFlmPgOPWU",
+	"mB982xo/Xhcb6RVy/xlyli5u5gpH9k8so3r+FRZsYDycptPWfd/AUmaYFE2k7pD9IuyEUbJxM3e4rteP",
+	"Pa2cblynEbc5IENb3/9CjsdQoeUPcThWbZRbPYwPSxK7izQPIMy0iTG67j39J5RjIuCs7IfYhnJb82Gr",
+	"TfCF9Bc9UAg0Bc7JtnNe1WcZKyoM4UONsDRmaJEZyExECnJL3p4s0EX6c0X4/rHotfbi1ZhCKew7xxXk",
+	"cdiP9QtTtZWtSqHMKDkAravCYh8TJuwh+2WiMG03SNRNZEu5xE79vvKQsOzRk+OvHkflaffEP3Bpd7gU",
+	"Ch2sxyXsK7hzTHrjcwQkzLBki6GspZrekJwy43M2ElKYCapwKs+JClHRpamB/A4i8VBv3Zr/gSoPTXY8",
+	"P9g5srzFsptUIYhaFhOtafSH/sKwmdKZr6TjO0QLw5olOQ/ZBX2PNApL7by8uHwdaNAQsPSQLrHJ9JPj",
+	"pxEq9JZ2+A/UemgqpMGU011g1nIsmxv2H8f5UJQig1Qsx6Ks1vk+YMDTCQsPh+KrXI6pQBr2ra86HCd1",
+	"qoX3asOdyEB2i4T30Pq+Wth/But32E23JMSw889HI9qU1UoVduvQ6abE2UAW5BGSCYs9tJGlYNUqPoUN",
+	"yLJdSuufE1UeOlt1f2hiqubTbbWgKKAlD+H0AUOcdvLrSKtpwqx6nNSV5qb841tsPXzjWxA7bcb3R9OO",
+	"Hl1LspRJhemuoVExliNyZCshZwKWk9N8xh7dTIHLGwzzxnpqdSvfG3b8+PyaqhTNhAHGjW92QZ2H0Ua7",
+	"+MYh+87/FBIcsGU8pm37woqxLPr/WYKe+07dK+CO5YfjlUgWi7W1GIJ9s+JFI1hb4ZPTf+5cCKTR/bjD",
+	"yKf965W0j3vv+iX7GbrCzQWje3U1T44dDKb8I5XBPT2mv9eUxd0rufHoFnXGUm9vwxwm5jnkDItImwRr",
+	"KPqrmuPJJpi9ZZgWpuowcg9S5AlGu9O2UYa2LR3itRpHDZqRNIbXaowSDD5OFXHx4SuwB8+pwO0CPJcR",
+	"4dPWUfChJcngxWKZwUETFiaUTY9S5TaL7lU10h5xx6yLJfUrx4yB5V7kuNnSgMbKtpArOTbMqsH9IfnL",
+	"RDE+ZZc9QNiS/FVVRTmh5bOZxirZbtVOHml+GVpmMJ6LW0jYk9OnDFvCMKsUm3I5Z6EJU0SEUWMhB3tK",
+	"x3Zjv6OBH9pFvAY//JULVWh9xU1h2CtrC/SAOghf8SlcCQvPrqwW6YPfzoUclRrDXlPhUBRYK2SoeqZs",
+	"QrtmRkuIGTrQ5RrV6125HAZ/yK4sFCxXY7MgVLAJ6BYRudHkb6NwQR7oUja9z7hUVvUVjDG+6sf7CxX9",
+	"HOpV77jPzXW93GVzk/u63IE2uDkcsiVEnTBAqlmy4qy+WCgqLnJgHBvDhQ7XfFrF8AjDxkrI8aKHe6Fo",
+	"Nnojzpteb7QJVrV9seUcOr3LmG8LneyLPWj/y7i9V7vMPrDre6HRayTD0buaHintzUOEAIk/UDz8xw8T",
+	"i7lAfDu4yBdR6iFoQqupMPRcJHMJFFUWiNDIFP6kMdNtUK+sySmXKXXo3amf4mK550GgIhOnysssFif4",
+	"HJeyCzLy2x+OLAkjwOZkpuVDLLmg2BAe5qY5IWl9qPMHfOKztttVbf8i54Db21lQc7R8cFVoLO5QIW6A",
+	"LQX/C7HDRvvJB+aD1Lxxf/Ff63CgunINptZWT/B7/N7U6rhjJOBDj7AkC+ownsFgIYpDVvXg9QX7sVdH",
+	"i2eWJnggxOtUtIJWlO35GrZJER4SeyVDbaygNPeo2NCR+mzJt0NZvKXb4jNYNXZyqmwsSrOhspMVRPQB",
+	"A7kyoWJuDm14Sb1PHxIv90PefA/XB7bstJI3cgbvnbw1mlG2XbSHyWhus29hMjOaUCag4eHKpCy+E5q9",
+	"of0qmMx//c1hru/D9utvn/A3fReQnxrGHPFCHN2dIOr6aav+MmEkN0ww/dB5Nb6pvZLVV40qP41vva2/",
+	"8Y1Pw258U0mZje8asfzVd1SxufGFg9RqhsUVbvcAu5dReaBzNtPCWpBOSJtgPy2oWsiOQQL1kiI4HTYN",
+	"VRr41Kk2/z8AAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

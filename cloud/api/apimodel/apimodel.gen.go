@@ -548,7 +548,7 @@ type AuditEvent struct {
 	// Action e.g. "rollout.pause", "release.sign", "device.enroll"
 	Action string `json:"action"`
 
-	// Actor "user:NAME", "token:ID", "device:NAME" or "hub"
+	// Actor "user:NAME", "token:ID", "device:SITE/NODE" or "hub"
 	Actor   string             `json:"actor"`
 	At      time.Time          `json:"at"`
 	Details *map[string]string `json:"details,omitempty"`
@@ -689,7 +689,8 @@ type DeviceSpec struct {
 
 	// Line Production line; what disruption budgets are counted by
 	Line *string `json:"line,omitempty"`
-	Site *string `json:"site,omitempty"`
+	Node string  `json:"node"`
+	Site string  `json:"site"`
 }
 
 // DeviceState The one word the heat grid shows, the worst that holds: retired · offline (silent past
@@ -712,7 +713,7 @@ type DeviceStatus struct {
 	DesiredDigest *Digest    `json:"desiredDigest,omitempty"`
 	LastSeenAt    *time.Time `json:"lastSeenAt,omitempty"`
 
-	// Phase Current phase of the update; absent when idle
+	// Phase Phase of the trial by protocol/twin; absent when there is none under way
 	Phase *string `json:"phase,omitempty"`
 
 	// Phases Absent in lists
@@ -762,29 +763,27 @@ type EnrollmentToken struct {
 	Class     string    `json:"class"`
 	CreatedAt time.Time `json:"createdAt"`
 	CreatedBy *string   `json:"createdBy,omitempty"`
-
-	// Device Name the device will have
-	Device    string    `json:"device"`
 	ExpiresAt time.Time `json:"expiresAt"`
 	ID        string    `json:"id"`
 
 	// Labels Keys and values of letters, digits, "-", "_", "." and "/", at most 63 characters each
 	Labels *Labels              `json:"labels,omitempty"`
 	Line   *string              `json:"line,omitempty"`
-	Site   *string              `json:"site,omitempty"`
+	Node   string               `json:"node"`
+	Site   string               `json:"site"`
 	State  EnrollmentTokenState `json:"state"`
 	UsedAt *time.Time           `json:"usedAt,omitempty"`
 }
 
 // EnrollmentTokenCreate defines model for EnrollmentTokenCreate.
 type EnrollmentTokenCreate struct {
-	Class  string `json:"class"`
-	Device string `json:"device"`
+	Class string `json:"class"`
 
 	// Labels Keys and values of letters, digits, "-", "_", "." and "/", at most 63 characters each
 	Labels *Labels `json:"labels,omitempty"`
 	Line   *string `json:"line,omitempty"`
-	Site   *string `json:"site,omitempty"`
+	Node   string  `json:"node"`
+	Site   string  `json:"site"`
 
 	// TTLSeconds Default 24 hours
 	TTLSeconds *int64 `json:"ttlSeconds,omitempty"`
@@ -1128,7 +1127,7 @@ type PhaseStep struct {
 	At     *time.Time `json:"at,omitempty"`
 	Detail *string    `json:"detail,omitempty"`
 
-	// Name fetch, verify, stage, guard, load, self-test, shadow, lease, swap, confirm, roll-back
+	// Name A phase of protocol/twin in its order - fetching, verifying, guarding, loading, testing, shadowing, ready, activating, soaking, confirmed; and failed, rolled_back, dropped
 	Name  string    `json:"name"`
 	State StepState `json:"state"`
 }
@@ -1322,7 +1321,9 @@ type RolloutDevice struct {
 	// AttestedDigest "sha256:" and 64 lower-case hex digits
 	AttestedDigest *Digest `json:"attestedDigest,omitempty"`
 	Line           *string `json:"line,omitempty"`
-	Name           string  `json:"name"`
+
+	// Name "SITE/NODE"
+	Name string `json:"name"`
 
 	// OnlyChallenger Windows only the challenger flagged
 	OnlyChallenger *int64 `json:"onlyChallenger,omitempty"`
@@ -1334,7 +1335,6 @@ type RolloutDevice struct {
 	// Reason Why it failed or is excluded
 	Reason *string    `json:"reason,omitempty"`
 	Since  *time.Time `json:"since,omitempty"`
-	Site   *string    `json:"site,omitempty"`
 
 	// State pending (not offered yet) · unreachable (offered, not heard of) · updating (on its way
 	// to the trial) · shadow (challenger computes, does not act) · soaking (swapped, not
@@ -1820,6 +1820,9 @@ type Limit = int
 // Name defines model for Name.
 type Name = string
 
+// Node defines model for Node.
+type Node = string
+
 // Reason defines model for Reason.
 type Reason = string
 
@@ -1828,6 +1831,9 @@ type RequiredReason = string
 
 // Selector defines model for Selector.
 type Selector = string
+
+// Site defines model for Site.
+type Site = string
 
 // ListAPITokensParams defines parameters for ListAPITokens.
 type ListAPITokensParams struct {
@@ -1856,7 +1862,7 @@ type ListAuditEventsParams struct {
 	// Action Exact, or a prefix ending in ".", e.g. "rollout."
 	Action *string `form:"action,omitempty" json:"action,omitempty"`
 
-	// Subject Exact "Kind/name", e.g. "Rollout/r-12"
+	// Subject Exact "Kind/name", e.g. "Rollout/r-12" or "Device/hall-1/pump-03"
 	Subject *string    `form:"subject,omitempty" json:"subject,omitempty"`
 	From    *time.Time `form:"from,omitempty" json:"from,omitempty"`
 	To      *time.Time `form:"to,omitempty" json:"to,omitempty"`
@@ -2058,7 +2064,7 @@ type ListRolloutDevicesParams struct {
 
 // QuerySeriesParams defines parameters for QuerySeries.
 type QuerySeriesParams struct {
-	// Node Device name
+	// Node Device name, "SITE/NODE"
 	Node      string    `form:"node" json:"node"`
 	Signal    string    `form:"signal" json:"signal"`
 	From      time.Time `form:"from" json:"from"`

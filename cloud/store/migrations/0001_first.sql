@@ -115,6 +115,7 @@ CREATE TABLE desired (
     generation BIGINT NOT NULL,
     changed BIGINT NOT NULL,
     published INTEGER NOT NULL,
+    manifest TEXT NOT NULL,
     doc TEXT NOT NULL,
     PRIMARY KEY (site, node)
 );
@@ -150,3 +151,16 @@ CREATE TABLE idempotency (
     PRIMARY KEY (actor, key)
 );
 CREATE INDEX idempotency_created ON idempotency(created);
+
+CREATE TABLE release_counters (
+    name TEXT PRIMARY KEY,
+    counter BIGINT NOT NULL
+);
+CREATE TABLE releases (
+    digest TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    counter BIGINT NOT NULL,
+    run TEXT NOT NULL,
+    doc TEXT NOT NULL
+);
+CREATE INDEX releases_name ON releases(name, counter);

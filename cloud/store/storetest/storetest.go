@@ -10,6 +10,7 @@ import (
 	"github.com/swellfleet/swell/cloud/auth/authtest"
 	"github.com/swellfleet/swell/cloud/fleet/fleettest"
 	"github.com/swellfleet/swell/cloud/registry/registrytest"
+	"github.com/swellfleet/swell/cloud/release/releasetest"
 	"github.com/swellfleet/swell/cloud/store"
 )
 
@@ -17,6 +18,7 @@ import (
 func Exercise(t *testing.T, open func(*testing.T) *store.DB) {
 	t.Run("people", func(t *testing.T) { authtest.Exercise(t, open(t).Auth()) })
 	t.Run("devices", func(t *testing.T) { fleettest.Exercise(t, open(t).Fleet()) })
+	t.Run("releases", func(t *testing.T) { releasetest.Exercise(t, open(t).Releases()) })
 	t.Run("models", func(t *testing.T) { registrytest.Exercise(t, open(t).Registry()) })
 	t.Run("objects", func(t *testing.T) { exerciseObjects(t, open(t)) })
 	t.Run("answers", func(t *testing.T) { exerciseAnswers(t, open(t)) })
