@@ -204,6 +204,9 @@ func (c Config) Validate() error {
 		if c.Source.Kind == "replay" && c.Source.Replay.Path == "" {
 			bad("source.replay.path is empty: name the CSV file to play")
 		}
+		if err := c.Source.Synthetic.Validate(); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if c.HeartbeatS < 0 || c.Telemetry.BlockS < 0 || c.Telemetry.BlockRows < 0 || c.Spool.MaxMiB < 0 || c.Spool.SyncS < 0 || c.Pipeline.MaxGapS < 0 {
 		bad("heartbeat_s, telemetry.block_rows, telemetry.block_s, spool.* and pipeline.max_gap_s may not be negative")
@@ -266,9 +269,7 @@ func (c Config) withDefaults() Config {
 			*n.v = n.d
 		}
 	}
-	if c.Status == "" {
-		c.Status = "127.0.0.1:7450"
-	}
+	c.Status = c.StatusAddress()
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -282,6 +283,14 @@ func (c Config) withDefaults() Config {
 		c.StateDir = filepath.Clean(c.StateDir)
 	}
 	return c
+}
+
+// StatusAddress is where the status page is, or "off".
+func (c Config) StatusAddress() string {
+	if c.Status == "" {
+		return "127.0.0.1:7450"
+	}
+	return c.Status
 }
 
 // seconds turns a configured number of seconds into a duration.

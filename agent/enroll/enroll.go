@@ -30,6 +30,7 @@ import (
 	"io/fs"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -69,8 +70,9 @@ const (
 )
 
 const (
-	maxAnswer  = 64 << 10 // of the EST server
-	retryAfter = time.Minute
+	maxAnswer   = 64 << 10 // of the EST server
+	retryAfter  = time.Minute
+	dialTimeout = 20 * time.Second
 )
 
 // Identity is a device's key, certificate and trust in its hub. Its methods may
@@ -227,8 +229,13 @@ func (i *Identity) TLS() *tls.Config {
 func (i *Identity) Client() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig:       i.TLS(),
-			TLSHandshakeTimeout:   15 * time.Second,
+			// Asked at each connection: the CA may become known, and the
+			// certificate change, while the client lives.
+			DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				return (&tls.Dialer{Config: i.TLS()}).DialContext(ctx, network, address)
+			},
 			ResponseHeaderTimeout: 30 * time.Second,
 			IdleConnTimeout:       30 * time.Second,
 			MaxConnsPerHost:       4,

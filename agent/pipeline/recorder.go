@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"math"
+	"sync"
 	"time"
 
 	"github.com/swellfleet/swell/agent/source"
@@ -12,14 +13,14 @@ import (
 // has its rows, when Flush says so, and where rows or times do not follow on
 // each other.
 //
-// Rows and Verdict come from the pipeline's goroutine, Flush from any; the
-// pipeline's lock is not enough, so the owner serializes by calling Flush
-// between batches.
+// Its methods may be called from any goroutine.
 type Recorder struct {
-	config   RecorderConfig
+	config  RecorderConfig
+	columns []source.Channel
+
+	mu       sync.Mutex
 	raw      open
 	verdicts open
-	columns  []source.Channel
 }
 
 // RecorderConfig says how blocks are cut.
@@ -27,8 +28,8 @@ type RecorderConfig struct {
 	Channels []source.Channel
 	RateHz   float64 // nominal rate of the raw stream; 0: none
 	MaxRows  int     // of a block
-	// Emit takes a finished block over. nextRow is the index after the last raw
-	// row that it covers.
+	// Emit takes a finished block over; it is not called twice at once. nextRow
+	// is the index after the last raw row that the block covers.
 	Emit func(b *telemetry.Block, nextRow uint64)
 }
 
@@ -62,6 +63,8 @@ func NewRecorder(c RecorderConfig) *Recorder {
 
 // Rows implements Sink.
 func (r *Recorder) Rows(first uint64, rows source.Rows) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for i, at := range rows.Times {
 		row := first + uint64(i)
 		o := &r.raw
@@ -87,6 +90,8 @@ func (r *Recorder) Rows(first uint64, rows source.Rows) {
 
 // Verdict implements Sink.
 func (r *Recorder) Verdict(v Verdict) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	o := &r.verdicts
 	is := shape{v.Stride, v.Shadowed}
 	if o.block != nil && (is != o.shape || v.Row != o.next || !o.follows(v.At)) {
@@ -135,20 +140,10 @@ func bit(b bool) float32 {
 
 // Flush closes what is open.
 func (r *Recorder) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.close(&r.raw)
 	r.close(&r.verdicts)
-}
-
-// Age is how long ago, in rows' time, the oldest open row was taken: nothing
-// newer than at is open.
-func (r *Recorder) Age(at int64) time.Duration {
-	var age int64
-	for _, o := range []*open{&r.raw, &r.verdicts} {
-		if o.block != nil {
-			age = max(age, at-o.block.T0)
-		}
-	}
-	return time.Duration(age)
 }
 
 func (o *open) begin(s telemetry.Stream, row uint64, at int64, rateHz float64, signals int) {

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/pipeline"
+	"github.com/swellfleet/swell/agent/update"
+	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/twin"
+)
+
+// Names on the disk.
+const (
+	journalFile = "update/journal.json"
+	recordFile  = "record.json"
+	spoolFolder = "spool"
+)
+
+const (
+	maxJournalBytes = 1 << 20
+	maxRecordBytes  = 64 << 10
+)
+
+// record is what an agent remembers of its own work across restarts. It is
+// saved at every heartbeat; a power cut costs the counts since then.
+type record struct {
+	Schema  int               `json:"schema"` // 1
+	Stream  pipeline.Counters `json:"stream"`
+	Dropped uint64            `json:"dropped"` // blocks the spool lost
+	// Champion counts what the release that acts has done.
+	Champion tally `json:"champion"`
+}
+
+// tally is the work of one champion over restarts.
+type tally struct {
+	Manifest  artifact.Digest `json:"manifest"`
+	Since     time.Time       `json:"since"`
+	Windows   uint64          `json:"windows"`
+	Flagged   uint64          `json:"flagged"`
+	NonFinite uint64          `json:"non_finite"`
+
+	seen pipeline.Watch // counts already added
+}
+
+// add brings the tally up to date with what the pipeline has counted.
+func (t *tally) add(w pipeline.Watch, now time.Time) {
+	if w.Release.Manifest == "" {
+		return
+	}
+	if t.Manifest != w.Release.Manifest {
+		*t = tally{Manifest: w.Release.Manifest, Since: now.UTC()}
+	}
+	if w.Windows < t.seen.Windows { // it was champion before, in this run
+		t.seen = pipeline.Watch{}
+	}
+	t.Windows += w.Windows - t.seen.Windows
+	t.Flagged += w.Flagged - t.seen.Flagged
+	t.NonFinite += w.NonFinite - t.seen.NonFinite
+	t.seen = w
+}
+
+func (t *tally) running(w pipeline.Watch) *twin.Running {
+	if w.Release.Manifest == "" {
+		return nil
+	}
+	return &twin.Running{
+		Name: w.Release.Name, Counter: w.Release.Counter, Manifest: w.Release.Manifest, Model: w.Release.Model,
+		Since: t.Since, Windows: t.Windows, Flagged: t.Flagged, NonFinite: t.NonFinite,
+		LatencyP99Ms: w.LatencyP99Ms, Threshold: w.Threshold,
+	}
+}
+
+// loadRecord returns an empty record where there is none that can be read:
+// counters are no reason not to work.
+func loadRecord(d disk.FS) (record, error) {
+	r := record{Schema: 1}
+	b, err := disk.ReadFile(d, recordFile, maxRecordBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		return record{Schema: 1}, fmt.Errorf("read %s: %w", recordFile, err)
+	}
+	return r, nil
+}
+
+// loadJournal returns nil where there is none. One that cannot be read is an
+// error: without it the device does not know what it may run.
+func loadJournal(d disk.FS) (*update.Journal, error) {
+	b, err := disk.ReadFile(d, journalFile, maxJournalBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var j update.Journal
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&j); err != nil {
+		return nil, fmt.Errorf("read %s: %w", journalFile, err)
+	}
+	return &j, nil
+}
+
+func saveJSON(d disk.FS, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return disk.WriteAtomic(d, name, b)
+}

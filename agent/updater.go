@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/swellfleet/swell/agent/apply"
+	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/pipeline"
+	"github.com/swellfleet/swell/agent/update"
+	"github.com/swellfleet/swell/protocol/twin"
+)
+
+// updater is the shell round the update machine: it feeds events in, saves the
+// journal, starts actions and hands on what is to be reported, in the order the
+// machine wants.
+type updater struct {
+	machine  *update.Machine
+	applier  *apply.Applier
+	pipeline *pipeline.Pipeline
+	disk     disk.FS
+	now      func() time.Time
+	log      *slog.Logger
+	events   chan update.Event
+	report   func()        // asks for a report
+	alive    func()        // says that the loop turns
+	resumed  chan struct{} // closed when the champion of the last run acts, or none is to
+
+	mu      sync.Mutex
+	status  update.Status
+	saveErr error // nil: the journal on the disk is the machine's
+}
+
+const (
+	eventQueue   = 64
+	observeEvery = 200 * time.Millisecond
+)
+
+func (u *updater) offer(ctx context.Context, d twin.Desired) { u.send(ctx, update.Offered{Doc: d}) }
+
+func (u *updater) send(ctx context.Context, e update.Event) {
+	select {
+	case u.events <- e:
+	case <-ctx.Done():
+	}
+}
+
+// read returns the machine's status as of its newest step, and why its journal
+// could not be saved.
+func (u *updater) read() (update.Status, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status, u.saveErr
+}
+
+// run drives the machine until ctx ends.
+func (u *updater) run(ctx context.Context) {
+	began := time.Now()
+	step := func(e update.Event) {
+		u.machine.Step(update.Moment{Wall: u.now(), Mono: time.Since(began), Draw: rand.Float64()}, e)
+	}
+	observe := time.NewTicker(observeEvery)
+	defer observe.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	step(update.Booted{})
+	starting := true
+	for {
+		wake := u.advance(ctx)
+		if starting && u.settled() {
+			starting = false
+			close(u.resumed)
+		}
+		if wake > 0 {
+			timer.Reset(max(wake-time.Since(began), time.Millisecond))
+		}
+		u.alive()
+		select {
+		case <-ctx.Done():
+			u.applier.Wait()
+			return
+		case e := <-u.events:
+			step(e)
+		case <-timer.C:
+			step(update.Tick{})
+		case <-observe.C:
+			step(observed(u.pipeline.Watch()))
+		}
+	}
+}
+
+// settled says whether the champion the journal names acts by now, or cannot.
+func (u *updater) settled() bool {
+	s, _ := u.read()
+	if s.Champion == nil {
+		return true
+	}
+	_, ok := u.pipeline.Acting()
+	if ok {
+		return true
+	}
+	for _, c := range s.Conditions {
+		if c.Type == "NoModel" {
+			return true // rows are recorded all the same
+		}
+	}
+	return false
+}
+
+// advance performs what the machine asks for and returns when to tick, in
+// running time; 0: never.
+func (u *updater) advance(ctx context.Context) time.Duration {
+	for {
+		r := u.machine.Ready()
+		u.publish(nil)
+		if r.Save == nil && len(r.Do) == 0 && !r.Report {
+			return r.Wake
+		}
+		if r.Save != nil {
+			if err := saveJSON(u.disk, journalFile, r.Save); err != nil {
+				// Nothing may be done that the journal does not know of. The
+				// next observation comes soon and tries again.
+				u.publish(fmt.Errorf("save the update journal: %w", err))
+				u.report()
+				return 0
+			}
+		}
+		u.machine.Advance()
+		for _, a := range r.Do {
+			u.log.Debug("update step", "step", string(a.Kind), "release", a.Release.Manifest.Short())
+			u.applier.Do(ctx, a, func(e update.Event) { u.send(ctx, e) })
+		}
+		if r.Report {
+			u.report()
+		}
+	}
+}
+
+func (u *updater) publish(saveErr error) {
+	s := u.machine.Status()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t, was := s.Trial, u.status.Trial; t != nil && (was == nil || was.Phase != t.Phase || was.Manifest != t.Manifest) {
+		u.log.Info("update", "release", fmt.Sprintf("%s-%d", t.Name, t.Counter), "phase", string(t.Phase), "code", string(t.Code), "reason", t.Reason)
+	}
+	u.status, u.saveErr = s, saveErr
+}
+
+func observed(w pipeline.Watch) update.Observed {
+	return update.Observed{
+		Champion: w.Release.Manifest, Due: w.Due, Windows: w.Windows, Flagged: w.Flagged, NonFinite: w.NonFinite,
+		LatencyP99Ms: w.LatencyP99Ms, Shadow: w.Shadow,
+	}
+}
