@@ -64,16 +64,22 @@ func elementSize(t DataType) int64 {
 	return 0
 }
 
-// count multiplies dimensions. It fails on a negative one and above 2^40, far over every limit.
+// count multiplies dimensions. It fails on a negative one, on more than maxRank of them and above maxCount
+// values, far over every limit.
 func count(dims []int64) (int64, error) {
+	const maxRank, maxCount = 16, 1 << 40
+	if len(dims) > maxRank {
+		return 0, fmt.Errorf("it has %d dimensions: at most %d are allowed", len(dims), maxRank)
+	}
 	n := int64(1)
 	for _, d := range dims {
-		if d < 0 || d > 1<<40 {
+		if d < 0 {
 			return 0, fmt.Errorf("dimension %d is out of range", d)
 		}
-		if n *= d; n > 1<<40 {
+		if d > 0 && n > maxCount/d {
 			return 0, fmt.Errorf("shape %v is too large", dims)
 		}
+		n *= d
 	}
 	return n, nil
 }

@@ -1,0 +1,411 @@
+package zoo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/swellfleet/swell/models/contract"
+	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/models/runtime"
+)
+
+func need(t *testing.T) {
+	t.Helper()
+	if _, err := runtime.Library(""); err != nil {
+		t.Skip(err)
+	}
+}
+
+// machine makes rows of a made-up pump at 1 Hz: a load that swings, a pressure and a flow that follow it, a
+// temperature that follows slowly, and a switch that never moves.
+func machine(device string, seed uint64, rows int) Series {
+	r := rand.New(rand.NewPCG(seed, 2))
+	s := Series{Device: device, Values: make([][]float32, 4)}
+	temperature := 40.0
+	for i := range rows {
+		load := 1 + 0.3*math.Sin(float64(i)/37) + 0.1*math.Sin(float64(i)/5)
+		temperature += (30 + 20*load - temperature) / 200
+		for c, v := range []float64{
+			2*load + 0.02*r.NormFloat64(),
+			150*load + 2*r.NormFloat64(),
+			temperature + 0.05*r.NormFloat64(),
+			24,
+		} {
+			s.Values[c] = append(s.Values[c], float32(v))
+		}
+		s.Times = append(s.Times, int64(i)*int64(time.Second))
+	}
+	return s
+}
+
+var machineChannels = []contract.Channel{{Name: "pressure", Unit: "bar"}, {Name: "flow", Unit: "L/min"}, {Name: "temperature", Unit: "Cel"}, {Name: "supply", Unit: "V"}}
+
+func normal(rows int) Dataset {
+	return Dataset{Channels: machineChannels, SampleRateHz: 1, Series: []Series{machine("a", 1, rows), machine("b", 2, rows)}}
+}
+
+func fitted(t *testing.T, kind string, d Dataset, c Config) *Fitted {
+	t.Helper()
+	need(t)
+	f, err := Fit(context.Background(), kind, d, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func session(t *testing.T, f *Fitted) *runtime.Session {
+	t.Helper()
+	s, err := runtime.Load(f.ONNX, runtime.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// flagged runs f over every window of s and returns the share that was flagged.
+func flagged(t *testing.T, m *runtime.Session, s Series) float64 {
+	t.Helper()
+	var r runtime.Result
+	n, hits := 0, 0
+	for end := m.Contract().Window; end <= s.Rows(); end++ {
+		if err := m.Score(s.AppendWindow(nil, end, m.Contract().Window), &r); err != nil {
+			t.Fatal(err)
+		}
+		n++
+		if r.Anomaly {
+			hits++
+		}
+		if r.Anomaly != !(r.Score <= 1) {
+			t.Fatalf("score %v, anomaly %v: the threshold is not 1", r.Score, r.Anomaly)
+		}
+	}
+	return float64(hits) / float64(n)
+}
+
+func TestEachKind(t *testing.T) {
+	for _, kind := range Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			f := fitted(t, kind, normal(1500), Config{DatasetDigest: "sha256:d", ParentModel: "sha256:p"})
+			m := session(t, f)
+			if c := m.Contract(); c.Kind != kind || c.Window != 24 || c.DatasetDigest != "sha256:d" || c.ParentModel != "sha256:p" || len(c.Channels) != 4 {
+				t.Errorf("contract is %+v", c)
+			}
+			if _, err := json.Marshal(f.Card); err != nil {
+				t.Errorf("card: %v", err)
+			}
+			if share := flagged(t, m, machine("c", 3, 1500)); share > 0.005 {
+				t.Errorf("flags %.2f %% of another machine's normal operation", 100*share)
+			}
+			for fault, c := range map[string]struct {
+				channel int
+				change  func(v float32, i int) float32
+			}{
+				"a leak: pressure falls while flow stays": {0, func(v float32, _ int) float32 { return v - 0.3 }},
+				"a frozen flow sensor":                    {1, func(float32, int) float32 { return 150 }},
+				"a noisy pressure sensor":                 {0, func(v float32, i int) float32 { return v + 0.3*float32(i%2) }},
+				"a supply that never moved drops":         {3, func(v float32, _ int) float32 { return v - 4 }},
+			} {
+				s := machine("c", 3, 600)
+				for i, v := range s.Values[c.channel] {
+					s.Values[c.channel][i] = c.change(v, i)
+				}
+				if share := flagged(t, m, s); share < 0.5 {
+					t.Errorf("%s: only %.0f %% of windows are flagged", fault, 100*share)
+				}
+				var r runtime.Result
+				if err := m.Score(s.AppendWindow(nil, 500, 24), &r); err != nil {
+					t.Fatal(err)
+				}
+				worst := 0
+				for i, v := range r.ChannelScore {
+					if v > r.ChannelScore[worst] {
+						worst = i
+					}
+				}
+				// Pressure and flow explain each other, so either may be blamed for the other.
+				if c.channel == 3 && worst != 3 {
+					t.Errorf("%s: blamed on %s: %v", fault, machineChannels[worst].Name, r.ChannelScore)
+				}
+			}
+		})
+	}
+}
+
+func TestFittingAgainGivesTheSameBytes(t *testing.T) {
+	for _, kind := range Kinds() {
+		a, b := fitted(t, kind, normal(300), Config{Steps: 50}), fitted(t, kind, normal(300), Config{Steps: 50})
+		if !bytes.Equal(a.ONNX, b.ONNX) {
+			t.Errorf("%s: two fits differ", kind)
+		}
+	}
+	if a, b := fitted(t, DenseAE, normal(300), Config{Steps: 50}), fitted(t, DenseAE, normal(300), Config{Steps: 50, Seed: 1}); bytes.Equal(a.ONNX, b.ONNX) {
+		t.Error("another seed gives the same autoencoder")
+	}
+}
+
+func TestNaNOnTheDeviceAlarms(t *testing.T) {
+	for _, kind := range Kinds() {
+		m := session(t, fitted(t, kind, normal(300), Config{Steps: 50}))
+		w := machine("c", 3, 24).AppendWindow(nil, 24, 24)
+		w[30] = float32(math.NaN())
+		var r runtime.Result
+		if err := m.Score(w, &r); err != nil || !r.Anomaly {
+			t.Errorf("%s: %+v, %v", kind, r, err)
+		}
+	}
+}
+
+func TestDataThatCannotBeLearnedFrom(t *testing.T) {
+	change := func(f func(*Dataset)) Dataset {
+		d := normal(300)
+		f(&d)
+		return d
+	}
+	for name, c := range map[string]struct {
+		data Dataset
+		want string
+	}{
+		"nothing":              {Dataset{}, "no channels"},
+		"no series":            {Dataset{Channels: machineChannels}, "no series"},
+		"empty series":         {Dataset{Channels: machineChannels, Series: []Series{{Device: "a", Values: make([][]float32, 4)}}}, "only 0 patterns"},
+		"short series":         {Dataset{Channels: machineChannels, Series: []Series{machine("a", 1, 40)}}, "only 26 patterns"},
+		"NaN":                  {change(func(d *Dataset) { d.Series[1].Values[2][7] = float32(math.NaN()) }), `device b: channel "temperature" is NaN in row 7`},
+		"infinity":             {change(func(d *Dataset) { d.Series[0].Values[0][0] = float32(math.Inf(1)) }), "is +Inf in row 0"},
+		"a channel too few":    {change(func(d *Dataset) { d.Series[0].Values = d.Series[0].Values[1:] }), "device a has 3 channels"},
+		"a ragged channel":     {change(func(d *Dataset) { d.Series[0].Values[2] = d.Series[0].Values[2][1:] }), "has 299 rows"},
+		"times of other rows":  {change(func(d *Dataset) { d.Series[0].Times = d.Series[0].Times[1:] }), "299 times for 300 rows"},
+		"a gap after each row": {change(func(d *Dataset) { stretch(d, 1) }), "only 0 patterns"},
+		"gaps between windows": {change(func(d *Dataset) { stretch(d, 20) }), "held-out windows of 24 samples"},
+		"nothing ever moves": {change(func(d *Dataset) {
+			for _, s := range d.Series {
+				for _, v := range s.Values {
+					for i := range v {
+						v[i] = 5
+					}
+				}
+			}
+		}), "no channel moves"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			need(t)
+			_, err := Fit(context.Background(), PCA, c.data, Config{})
+			if !errors.Is(err, ErrData) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v does not say %q", err, c.want)
+			}
+		})
+	}
+}
+
+// stretch puts a gap of a minute after every n rows.
+func stretch(d *Dataset, n int) {
+	for _, s := range d.Series {
+		for i := range s.Times {
+			s.Times[i] += int64(i/n) * int64(time.Minute)
+		}
+	}
+}
+
+func TestConfigurationsThatCannotBeUsed(t *testing.T) {
+	for name, c := range map[string]struct {
+		kind   string
+		config Config
+		want   string
+	}{
+		"unknown kind":         {"forest", Config{}, "unknown kind"},
+		"negative pattern":     {PCA, Config{Pattern: -1}, "pattern is -1"},
+		"two thresholds":       {PCA, Config{Margin: 2, FalseAlarmsPerDay: 1}, "none beside false alarms"},
+		"quantile of one":      {PCA, Config{Quantile: 1}, "quantile is 1"},
+		"too many features":    {PCA, Config{Pattern: 1024}, "4096 features"},
+		"a code without waist": {DenseAE, Config{Hidden: []int{20}}, "must be narrower"},
+		"a layer of nothing":   {DenseAE, Config{Hidden: []int{8, 0}}, "hidden is 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			need(t)
+			if _, err := Fit(context.Background(), c.kind, normal(300), c.config); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v does not say %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestFalseAlarmsPerDayNeedARate(t *testing.T) {
+	need(t)
+	d := normal(300)
+	d.SampleRateHz = 0
+	if _, err := Fit(context.Background(), PCA, d, Config{FalseAlarmsPerDay: 1}); err == nil || !strings.Contains(err.Error(), "sample rate") {
+		t.Error(err)
+	}
+}
+
+func TestFewerWantedFalseAlarmsRaiseTheThreshold(t *testing.T) {
+	last := math.Inf(1)
+	w := machine("c", 3, 24).AppendWindow(nil, 24, 24)
+	for _, perDay := range []float64{2000, 200, 10, 1, 0.1} {
+		m := session(t, fitted(t, PCA, normal(2000), Config{FalseAlarmsPerDay: perDay}))
+		var r runtime.Result
+		if err := m.Score(w, &r); err != nil {
+			t.Fatal(err)
+		}
+		if float64(r.Score) >= last {
+			t.Errorf("%g a day: the score is %g of the threshold, not less than %g before", perDay, r.Score, last)
+		}
+		last = float64(r.Score)
+	}
+}
+
+func TestFitStopsWhenCancelled(t *testing.T) {
+	need(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Fit(ctx, DenseAE, normal(300), Config{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestGoldenVectorsHoldOnLoadAndFailOnAnotherModel(t *testing.T) {
+	f := fitted(t, PCA, normal(600), Config{})
+	s := machine("c", 3, 600)
+	var windows [][]float32
+	for end := 24; end <= 600; end += 48 {
+		w := s.AppendWindow(nil, end, 24)
+		windows = append(windows, w)
+		bad := append([]float32(nil), w...)
+		bad[0] += 5
+		windows = append(windows, bad)
+	}
+	g, err := Golden(f, windows, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(g.Windows) < len(windows)-2 || len(g.Scores) != len(g.Windows) || len(g.Flags) != len(g.Windows) {
+		t.Fatalf("%d of %d windows, %d scores, %d flags", len(g.Windows), len(windows), len(g.Scores), len(g.Flags))
+	}
+	check := func(m *runtime.Session) (failed int) {
+		var r runtime.Result
+		for i, w := range g.Windows {
+			if err := m.Score(w, &r); err != nil {
+				t.Fatal(err)
+			}
+			if g.Check(i, r.Score, r.Anomaly) != nil {
+				failed++
+			}
+		}
+		return failed
+	}
+	if n := check(session(t, f)); n != 0 {
+		t.Errorf("%d golden vectors fail on their own model", n)
+	}
+	if n := check(session(t, fitted(t, PCA, normal(600), Config{Margin: 1.9}))); n != len(g.Windows) {
+		t.Errorf("only %d of %d golden vectors notice another model", n, len(g.Windows))
+	}
+}
+
+func TestSpans(t *testing.T) {
+	times := func(seconds ...int64) []int64 {
+		for i := range seconds {
+			seconds[i] *= int64(time.Second)
+		}
+		return seconds
+	}
+	for name, c := range map[string]struct {
+		times []int64
+		rate  float64
+		gap   float64
+		want  []Span
+	}{
+		"without times":               {nil, 1, 3, []Span{{0, 6}}},
+		"without gaps":                {times(0, 1, 2, 3, 4, 5), 1, 3, []Span{{0, 6}}},
+		"a step just small enough":    {times(0, 1, 4, 5, 6, 7), 1, 3, []Span{{0, 6}}},
+		"a gap":                       {times(0, 1, 5, 6, 7, 8), 1, 3, []Span{{0, 2}, {2, 6}}},
+		"a gap that may be spanned":   {times(0, 1, 500, 501, 502, 503), 1, -1, []Span{{0, 6}}},
+		"time going backwards":        {times(0, 1, 2, 0, 1, 2), 1, 3, []Span{{0, 3}, {3, 6}}},
+		"a rate taken from the steps": {times(0, 10, 20, 30, 90, 100), 0, 3, []Span{{0, 4}, {4, 6}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Series{Times: c.times, Values: [][]float32{make([]float32, 6)}}.Spans(c.rate, c.gap)
+			if len(got) != len(c.want) {
+				t.Fatalf("got %v, want %v", got, c.want)
+			}
+			for i := range got {
+				if got[i] != c.want[i] {
+					t.Fatalf("got %v, want %v", got, c.want)
+				}
+			}
+		})
+	}
+}
+
+func TestSpansCoverEveryRowOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		times := rapid.SliceOfN(rapid.Int64Range(0, 1e12), 1, 50).Draw(t, "times")
+		s := Series{Times: times, Values: [][]float32{make([]float32, len(times))}}
+		next := 0
+		for _, span := range s.Spans(rapid.SampledFrom([]float64{0, 1, 1000}).Draw(t, "rate"), rapid.Float64Range(-1, 10).Draw(t, "gap")) {
+			if span.From != next || span.To <= span.From {
+				t.Fatalf("span %v begins at %d, not %d", span, span.From, next)
+			}
+			next = span.To
+		}
+		if next != len(times) {
+			t.Fatalf("spans end at row %d of %d", next, len(times))
+		}
+	})
+}
+
+func TestExportsPassTheOnnxChecker(t *testing.T) {
+	const python = "/usr/bin/python3" // Debian's, which has Debian's onnx
+	if err := exec.Command(python, "-c", "import onnx").Run(); err != nil {
+		t.Skip("the ONNX checker is not here: install the Debian package python3-onnx")
+	}
+	for _, kind := range Kinds() {
+		f := fitted(t, kind, normal(300), Config{Steps: 50})
+		if _, err := onnx.Check(f.ONNX, onnx.Limits{}); err != nil {
+			t.Error(err)
+		}
+		path := filepath.Join(t.TempDir(), "model.onnx")
+		if err := os.WriteFile(path, f.ONNX, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(python, "-c", "import onnx,sys; onnx.checker.check_model(onnx.load(sys.argv[1]), full_check=True)", path).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v: %s", kind, err, out)
+		}
+	}
+}
+
+func BenchmarkScore(b *testing.B) {
+	for _, kind := range Kinds() {
+		b.Run(kind, func(b *testing.B) {
+			f, err := Fit(context.Background(), kind, normal(300), Config{Steps: 50})
+			if err != nil {
+				b.Skip(err)
+			}
+			m, err := runtime.Load(f.ONNX, runtime.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer m.Close()
+			w, r := machine("c", 3, 24).AppendWindow(nil, 24, 24), runtime.Result{}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := m.Score(w, &r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
