@@ -1,6 +1,13 @@
 package rollout
 
-import "github.com/swellfleet/swell/protocol/artifact"
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/twin"
+)
 
 // Evidence is what one device's shadow has shown about one release. It is made
 // of integers that add up over devices in any order, and does not depend on
@@ -27,4 +34,126 @@ type Evidence struct {
 type Bin struct {
 	Cell int16  `json:"c"`
 	N    uint64 `json:"n"`
+}
+
+// steps is how many cells of equal width lie between a score of 0 and 1. 24
+// has the divisors that small counts make, so that most scores fall on an edge.
+const steps = 24
+
+// cellOf returns the cell of the score (a−b)/(a+b): even cells are the edges
+// k/steps themselves, odd ones lie between two edges.
+func cellOf(a, b uint32) int16 {
+	if a+b == 0 {
+		return 0
+	}
+	num, den := steps*(int64(a)-int64(b)), int64(a)+int64(b)
+	q, rem := num/den, num%den
+	if rem < 0 {
+		q--
+	}
+	if rem == 0 {
+		return int16(2 * q)
+	}
+	return int16(2*q + 1)
+}
+
+// low and high bound the scores of a cell.
+func low(cell int16) float64  { return float64(cell>>1) / steps }
+func high(cell int16) float64 { return float64((cell+1)>>1) / steps }
+
+// add counts n windows in a cell.
+func (e *Evidence) add(cell int16, n uint64) {
+	i, ok := slices.BinarySearchFunc(e.Bins, cell, func(b Bin, c int16) int { return cmp.Compare(b.Cell, c) })
+	if !ok {
+		e.Bins = slices.Insert(e.Bins, i, Bin{Cell: cell})
+	}
+	e.Bins[i].N += n
+}
+
+// merge adds what another device has shown.
+func (e *Evidence) merge(o Evidence) {
+	e.Windows += o.Windows
+	e.Items += o.Items
+	e.A += o.A
+	e.B += o.B
+	e.Missed += o.Missed
+	for _, b := range o.Bins {
+		e.add(b.Cell, b.N)
+	}
+}
+
+// take returns the evidence with the counting windows of a report added. The
+// newest window counts once, however often it is reported.
+func (e Evidence) take(manifest artifact.Digest, epoch string, s *twin.Shadow) Evidence {
+	if e.Manifest != manifest {
+		e = Evidence{Manifest: manifest}
+	}
+	if s == nil {
+		return e
+	}
+	if e.Epoch != epoch {
+		e.Epoch, e.Next = epoch, 0
+	}
+	e.Bins = slices.Clone(e.Bins)
+	if s.Index > e.Next {
+		e = Evidence{Manifest: manifest, Epoch: epoch, Next: s.Index, Missed: e.Missed + s.Index - e.Next}
+	}
+	for i, w := range s.Windows {
+		if s.Index+uint64(i) < e.Next {
+			continue
+		}
+		e.Next = s.Index + uint64(i) + 1
+		if w.Items == 0 {
+			continue
+		}
+		// Counts that cannot be are not believed.
+		if uint64(w.OnlyChallenger)+uint64(w.OnlyChampion) > uint64(w.Items) {
+			e = Evidence{Manifest: manifest, Epoch: epoch, Next: e.Next, Missed: e.Missed + 1}
+			continue
+		}
+		e.Windows++
+		e.Items += uint64(w.Items)
+		e.A += uint64(w.OnlyChallenger)
+		e.B += uint64(w.OnlyChampion)
+		e.add(cellOf(w.OnlyChallenger, w.OnlyChampion), 1)
+	}
+	return e
+}
+
+// bets are the shares of the largest possible stake that the e-processes play
+// side by side. Each is a test martingale under its null hypothesis, and so is
+// their mean; fixed stakes make the value independent of the order of windows.
+var bets = [...]float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4}
+
+// eValues returns the e-values against two hypotheses about the mean score:
+// harm against "at most m", safe against "at least m". Each may be compared
+// with 1/α at any time and as often as one likes (Ville's inequality; betting
+// after Waudby-Smith and Ramdas 2023).
+//
+// A window in which neither model alone flagged anything says nothing about
+// the ratio of flags, so harm leaves it out; it is a window of agreement, so
+// safe counts it. Scores inside a cell are taken at the edge that speaks
+// against the e-value.
+func (e Evidence) eValues(m float64) (harm, safe float64) {
+	var h, s [len(bets)]float64
+	for _, b := range e.Bins {
+		n := float64(b.N)
+		for i, f := range bets {
+			if b.Cell != 0 {
+				h[i] += n * math.Log1p(f/(1+m)*(low(b.Cell)-m))
+			}
+			s[i] += n * math.Log1p(f/(1-m)*(m-high(b.Cell)))
+		}
+	}
+	return meanExp(h[:]), meanExp(s[:])
+}
+
+// meanExp returns the mean of exp(x), at most math.MaxFloat64.
+func meanExp(x []float64) float64 {
+	top := slices.Max(x)
+	var sum float64
+	for _, v := range x {
+		sum += math.Exp(v - top)
+	}
+	return min(math.Exp(min(top, 700))*sum/float64(len(x)), math.MaxFloat64)
 }

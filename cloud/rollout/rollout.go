@@ -126,9 +126,6 @@ type Rollout struct {
 	Waves []WaveTimes `json:"waves,omitempty"` // one per wave reached
 	// Approvals are people's approvals, oldest first.
 	Approvals []Approval `json:"approvals,omitempty"`
-	// Request is what a person asked for last and Decide has not yet taken in.
-	// nil: nothing.
-	Request *Request `json:"request,omitempty"`
 	// End is the state a rollout that rolls back will end in.
 	End State `json:"end,omitempty"`
 
@@ -145,6 +142,7 @@ type WaveTimes struct {
 	Started time.Time `json:"started,omitzero"` // its devices were offered the release
 	Cleared time.Time `json:"cleared,omitzero"` // the gates before activation passed
 	Passed  time.Time `json:"passed,omitzero"`
+	PausedS float64   `json:"paused_s,omitempty"` // time spent paused, which its deadline does not count
 	// Size is how many devices were drawn into it.
 	Size int `json:"size"`
 	// Gates are the newest verdicts.
@@ -167,11 +165,11 @@ const (
 	Pause   Action = "pause"
 	Resume  Action = "resume"
 	Abort   Action = "abort"
-	Promote Action = "promote" // end the wave on its way as passed; see Rollout.Ask
+	Promote Action = "promote" // the wave after this one takes all that are left; every gate still has to pass
 	Approve Action = "approve"
 )
 
-// Request is a person's wish, taken in by the next Decide.
+// Request is a person's wish; see Ask.
 type Request struct {
 	Action Action    `json:"action"`
 	By     string    `json:"by"`
@@ -233,6 +231,7 @@ type Trial struct {
 	Code         twin.Code       `json:"code,omitempty"`
 	Reason       string          `json:"reason,omitempty"`
 	Lease        string          `json:"lease,omitempty"`
+	Shadowed     uint64          `json:"shadowed,omitempty"`   // windows scored in the shadow
 	Windows      uint64          `json:"windows,omitempty"`    // scored while it soaks
 	NonFinite    uint64          `json:"non_finite,omitempty"` // in the shadow and the soak
 	LatencyP99Ms float64         `json:"latency_p99_ms,omitempty"`
@@ -262,6 +261,12 @@ type Record struct {
 	// when it ends; zero: revoked or never given.
 	Lease      int       `json:"lease,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// Revoked says that the lease was taken back. The device may not know yet,
+	// so it counts against the budget until LeaseUntil.
+	Revoked bool `json:"revoked,omitempty"`
+	// Paired says that the device had a champion to compare with when it was
+	// offered the release.
+	Paired bool `json:"paired,omitempty"`
 	// ScoredBefore and LostBefore are the device's window counters when it was
 	// offered the release.
 	ScoredBefore uint64 `json:"scored_before,omitempty"`

@@ -1,0 +1,229 @@
+package rollout
+
+import (
+	"fmt"
+	"math"
+)
+
+// tally is what the gates look at: sums over the devices of one wave. It is
+// built by adding devices in any order.
+type tally struct {
+	devices                 int // drawn
+	started, done, failures int // of those not excluded
+	unresolved              int // started or reachable, and neither done nor a failure
+	away                    int // offered, not heard of, not connected
+	paired                  int // had a champion to compare with
+	ready                   int // wait for a lease
+	evidence                Evidence
+	windows, nonFinite      uint64 // scored by the release, in shadow and soak
+	latencyDevices          int
+	latencyMs               float64 // worst p99
+	scoredSince, lostSince  uint64
+}
+
+func newVerdict(g Gate, cmp string, n int64, unit string) Verdict {
+	return Verdict{Gate: g.Name, Result: Inconclusive, Applies: true, Comparison: cmp, Threshold: *g.Threshold, N: n, NUnit: unit}
+}
+
+// evaluate asks one gate about one wave. g has its defaults.
+func evaluate(r Rollout, p Policy, g Gate, t *tally) Verdict {
+	switch g.Name {
+	case GateSuccess:
+		return success(g, t)
+	case GateShadow:
+		return shadow(r, p, g, t)
+	case GateNonFinite:
+		v := newVerdict(g, "<=", int64(t.windows), "windows")
+		return share(v, g, t.nonFinite, t.windows, "scores of the release were not finite")
+	case GateOutput:
+		v := newVerdict(g, "<=", int64(t.scoredSince+t.lostSince), "windows")
+		return share(v, g, t.lostSince, t.scoredSince+t.lostSince, "windows were lost since the release was offered")
+	case GateLatency:
+		v := newVerdict(g, "<=", int64(t.latencyDevices), "devices")
+		v.Unit = "ms"
+		if t.latencyDevices == 0 {
+			v.Reason = "no device has measured the release's latency yet"
+			return v
+		}
+		v.Value = &t.latencyMs
+		switch {
+		case !(t.latencyMs <= v.Threshold):
+			v.Result, v.Reason = Fail, fmt.Sprintf("the slowest device's p99 is %.3g ms, allowed are %.3g ms", t.latencyMs, v.Threshold)
+		case v.N < g.MinN:
+			v.Reason = fmt.Sprintf("%d of at least %d devices have measured it", v.N, g.MinN)
+		default:
+			v.Result, v.Reason = Pass, fmt.Sprintf("the slowest of %d devices has a p99 of %.3g ms, allowed are %.3g ms", v.N, t.latencyMs, v.Threshold)
+		}
+		return v
+	}
+	return Verdict{Gate: g.Name, Result: Inconclusive, Applies: true, Reason: fmt.Sprintf("this hub does not know the gate %q", g.Name)}
+}
+
+// share judges bad of n against a threshold. No data is no pass.
+func share(v Verdict, g Gate, bad, n uint64, what string) Verdict {
+	if n == 0 {
+		v.Reason = "no windows yet"
+		return v
+	}
+	x := float64(bad) / float64(n)
+	v.Value = &x
+	v.Reason = fmt.Sprintf("%d of %d %s, allowed is a share of %.3g", bad, n, what, v.Threshold)
+	switch {
+	case !(x <= v.Threshold) && (v.N >= g.MinN || v.Threshold == 0):
+		v.Result = Fail
+	case v.N < g.MinN:
+		v.Reason = fmt.Sprintf("%d of at least %d windows seen; %s", n, g.MinN, v.Reason)
+	default:
+		v.Result = Pass
+	}
+	return v
+}
+
+// success judges done over started. What is still on its way counts neither
+// way for PASS; FAIL comes as soon as no outcome of it could lead to PASS.
+func success(g Gate, t *tally) Verdict {
+	v := newVerdict(g, ">=", int64(t.started), "devices")
+	if t.started == 0 {
+		v.Reason = "no device has started yet"
+		return v
+	}
+	n := t.done + t.failures
+	if n > 0 {
+		x := float64(t.done) / float64(n)
+		lo, hi := bounds(t.done, n, alphaOr(g.Alpha, 0.05))
+		v.Value, v.Low, v.High = &x, &lo, &hi
+	}
+	holds := func(done, n int) bool {
+		if g.Alpha > 0 {
+			lo, _ := bounds(done, n, g.Alpha)
+			return lo >= v.Threshold
+		}
+		return float64(done) >= v.Threshold*float64(n)-1e-9
+	}
+	says := fmt.Sprintf("%d of %d devices that ended are done, %d failed, %d on their way", t.done, n, t.failures, t.unresolved+t.away)
+	best := n + t.unresolved + t.away
+	switch {
+	case t.failures > 0 && !holds(best-t.failures, best):
+		v.Result, v.Reason = Fail, says+fmt.Sprintf("; a share of %.3g cannot be reached any more", v.Threshold)
+	case n == 0:
+		v.Reason = says
+	case int64(n) < g.MinN:
+		v.Reason = fmt.Sprintf("%s; at least %d have to end", says, g.MinN)
+	case t.done > 0 && holds(t.done, n):
+		v.Result, v.Reason = Pass, says
+	default:
+		v.Reason = fmt.Sprintf("%s; %.3g is not shown yet", says, v.Threshold)
+	}
+	return v
+}
+
+func alphaOr(a, def float64) float64 {
+	if a > 0 {
+		return a
+	}
+	return def
+}
+
+// MaxExpected caps the ratio of flags that a release may announce for itself:
+// no announcement turns the shadow gate off.
+const MaxExpected = 2
+
+// shadow judges challenger against champion on the same windows, beside what
+// the trainer expects.
+func shadow(r Rollout, p Policy, g Gate, t *tally) Verdict {
+	v := newVerdict(g, "<=", int64(t.evidence.Windows), "windows")
+	if p.ShadowS == 0 || t.paired == 0 {
+		v.Applies = false
+		v.Reason = "not applicable: no device of this wave has a champion to compare with; the other gates decide"
+		if p.ShadowS == 0 {
+			v.Reason = "not applicable: the policy asks for no shadow; the other gates decide"
+		}
+		return v
+	}
+	expected := 1.0
+	if e := r.Release.Expected; e != nil && e.FlagShareChampion > 0 && e.FlagShareChallenger > e.FlagShareChampion {
+		// Expecting fewer flags does not make "as many" a harm.
+		expected = min(e.FlagShareChallenger/e.FlagShareChampion, MaxExpected)
+	}
+	ratio := v.Threshold * expected
+	m := (ratio - 1) / (ratio + 1)
+	e := t.evidence
+	if e.B > 0 {
+		x := float64(e.A) / float64(e.B)
+		v.Value = &x
+	}
+	v.Threshold = ratio
+	v.EHarm, v.ESafe = e.eValues(m)
+	limit := 1 / g.Alpha
+	says := fmt.Sprintf("the challenger alone flagged %d, the champion alone %d of %d windows on %d devices; e-value for harm %.3g, for no worse than ×%.3g %.3g, needed %.0f",
+		e.A, e.B, e.Items, t.paired, v.EHarm, ratio, v.ESafe, limit)
+	if expected > 1 {
+		says += fmt.Sprintf("; ×%.2f was expected by the trainer", expected)
+	}
+	switch {
+	case e.Windows == 0:
+		v.EHarm, v.ESafe = 1, 1
+		v.Reason = "no counting window has come in yet"
+		if e.Missed > 0 {
+			v.Reason = fmt.Sprintf("%d counting windows were missed; evidence begins anew", e.Missed)
+		}
+	case v.EHarm >= limit:
+		v.Result, v.Reason = Fail, says
+	case v.N < g.MinN:
+		v.Reason = fmt.Sprintf("%d of at least %d counting windows; %s", v.N, g.MinN, says)
+	case v.ESafe >= limit:
+		v.Result, v.Reason = Pass, says
+	default:
+		v.Reason = says
+	}
+	return v
+}
+
+// bounds returns the one-sided Clopper–Pearson bounds at 1−alpha for k of n.
+func bounds(k, n int, alpha float64) (lo, hi float64) {
+	lo, hi = 0, 1
+	if k > 0 {
+		lo = bisect(func(p float64) bool { return tail(k, n, p) >= alpha })
+	}
+	if k < n {
+		hi = 1 - bisect(func(q float64) bool { return tail(n-k, n, q) >= alpha })
+	}
+	return lo, hi
+}
+
+// bisect returns the smallest p in [0, 1] for which above holds; above is
+// monotone.
+func bisect(above func(float64) bool) float64 {
+	a, b := 0.0, 1.0
+	for range 60 {
+		if c := (a + b) / 2; above(c) {
+			b = c
+		} else {
+			a = c
+		}
+	}
+	return a
+}
+
+// tail returns P(X ≥ k) for X binomial with n and p, by the logarithms of its
+// terms.
+func tail(k, n int, p float64) float64 {
+	switch {
+	case p <= 0:
+		return 0
+	case p >= 1:
+		return 1
+	}
+	ln, _ := math.Lgamma(float64(n + 1))
+	var sum float64
+	for i := k; i <= n; i++ {
+		li, _ := math.Lgamma(float64(i + 1))
+		lr, _ := math.Lgamma(float64(n - i + 1))
+		term := math.Exp(ln - li - lr + float64(i)*math.Log(p) + float64(n-i)*math.Log1p(-p))
+		sum += term
+		if term < sum*1e-17 && float64(i) > float64(n)*p {
+			break
+		}
+	}
+	return min(sum, 1)
+}
