@@ -169,16 +169,16 @@ func (e *env) versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version of swellctl and of the hub", Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprintf(e.out, "swellctl %s\n", e.version)
-			h, err := e.hub()
-			if err != nil {
-				return nil // no hub is configured: nothing more to say
-			}
 			var v map[string]any
-			if err := h.get(c.Context(), "/version", nil, &v); err != nil {
-				fmt.Fprintf(e.err, "hub %s does not answer: %v\n", h.name, err)
-				return nil
+			h, err := e.hub()
+			if err == nil {
+				err = h.get(c.Context(), "/version", nil, &v)
 			}
-			fmt.Fprintf(e.out, "hub %v\n", v["version"])
+			if err != nil { // not an error of this command: it has said its own
+				fmt.Fprintf(e.err, "the hub's version is not known: %v\n", err)
+			} else {
+				fmt.Fprintf(e.out, "hub %v\n", v["version"])
+			}
 			return nil
 		},
 	}

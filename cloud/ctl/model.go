@@ -35,12 +35,12 @@ func (e *env) modelList() *cobra.Command {
 			}
 			ctx, cancel := e.within(c.Context())
 			defer cancel()
-			k, path := versions, ""
+			k, path := versions, "/models/"
 			if len(a) == 0 {
 				k, _ = kindOf("models")
 				path = k.path
 			} else {
-				path = "/models/" + url.PathEscape(a[0]) + "/versions"
+				path += url.PathEscape(a[0]) + "/versions"
 			}
 			items, err := h.list(ctx, path, nil)
 			if err != nil {

@@ -103,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		e.closeDB()
 		return nil, fmt.Errorf("start workflow engine: %w", err)
 	}
-	e.queue, err = dbos.RegisterQueue(c, queueName, dbos.WithWorkerConcurrency(cfg.Concurrency), dbos.WithPriorityEnabled(),
+	e.queue, err = dbos.RegisterQueue(c, queueName, dbos.WithWorkerConcurrency(cfg.Concurrency),
 		dbos.WithQueueBasePollingInterval(200*time.Millisecond))
 	if err != nil {
 		e.Close()

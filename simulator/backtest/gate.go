@@ -1,0 +1,92 @@
+package backtest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/swellfleet/swell/agent/source"
+)
+
+// gate plays a recording up to a row, waits there until it is opened, and
+// plays the rest: first the rows to learn from, then those to judge.
+type gate struct {
+	source.Source
+	at    uint64 // rows before it pass at once
+	shift int64  // ns added to every time, so that an old recording is recent
+
+	open chan struct{} // closed when the rest may pass
+	once *sync.Once
+	held *source.Rows // the part of a batch that waits
+	row  uint64
+	// rows counts what was delivered and ended says whether the recording has;
+	// both guarded by mu.
+	mu    sync.Mutex
+	rows  uint64
+	ended bool
+}
+
+func newGate(s source.Source, at uint64, shift int64) *gate {
+	return &gate{Source: s, at: at, shift: shift, open: make(chan struct{}), once: &sync.Once{}}
+}
+
+// Open lets the rest pass.
+func (g *gate) OpenGate() { g.once.Do(func() { close(g.open) }) }
+
+// Next implements source.Source.
+func (g *gate) Next(ctx context.Context) (source.Rows, error) {
+	var rows source.Rows
+	if g.held != nil {
+		rows, g.held = *g.held, nil
+	} else {
+		var err error
+		if rows, err = g.Source.Next(ctx); err != nil {
+			if errors.Is(err, io.EOF) {
+				g.mu.Lock()
+				g.ended = true
+				g.mu.Unlock()
+				// The device stays: what it found is still on its way.
+				<-ctx.Done()
+				return source.Rows{}, ctx.Err()
+			}
+			return source.Rows{}, err
+		}
+		for i := range rows.Times {
+			rows.Times[i] += g.shift
+		}
+	}
+	if rows.First < g.at && rows.First+uint64(rows.Len()) > g.at {
+		cut := int(g.at - rows.First)
+		rest := slice(rows, cut, rows.Len())
+		g.held = &rest
+		rows = slice(rows, 0, cut)
+	}
+	if rows.First >= g.at {
+		select {
+		case <-g.open:
+		case <-ctx.Done():
+			return source.Rows{}, ctx.Err()
+		}
+	}
+	g.mu.Lock()
+	g.rows += uint64(rows.Len())
+	g.mu.Unlock()
+	return rows, nil
+}
+
+// slice copies rows from..to: the source may reuse what it handed out.
+func slice(r source.Rows, from, to int) source.Rows {
+	out := source.Rows{First: r.First + uint64(from), Times: append([]int64(nil), r.Times[from:to]...)}
+	for _, v := range r.Values {
+		out.Values = append(out.Values, append([]float32(nil), v[from:to]...))
+	}
+	return out
+}
+
+// delivered returns how many rows passed and whether the recording has ended.
+func (g *gate) delivered() (uint64, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.rows, g.ended
+}
