@@ -3,6 +3,7 @@ import hooks from "eslint-plugin-react-hooks";
 import tseslint from "typescript-eslint";
 
 // The UI kit can be changed only if it is imported in one place.
+/** @type {import("eslint").Linter.RulesRecord} */
 const kit = {
   "no-restricted-imports": [
     "error",
@@ -24,5 +25,5 @@ export default tseslint.config(
     },
   },
   { files: ["src/ui/**"], rules: { "no-restricted-imports": "off" } },
-  { files: ["e2e/**", "*.js", "*.ts"], languageOptions: { globals: { console: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", setTimeout: "readonly", setInterval: "readonly", clearInterval: "readonly", document: "readonly", window: "readonly", localStorage: "readonly" } } },
+  { files: ["e2e/**", "public/**", "*.js", "*.ts"], languageOptions: { globals: { console: "readonly", process: "readonly", URL: "readonly", Buffer: "readonly", setTimeout: "readonly", setInterval: "readonly", clearInterval: "readonly", document: "readonly", window: "readonly", fetch: "readonly", getComputedStyle: "readonly" } } },
 );

@@ -1,0 +1,247 @@
+import { useMutation, useQuery } from "@tanstack/react-query";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { ask, client, type Schemas } from "../api/client";
+import { modelVersion } from "../api/queries";
+import { absolute, bytes, count, many, num, percent, short } from "../lib/format";
+import { Graph, type Box } from "../parts/Graph";
+import { runMarks, severityMarks, verdictMarks, versionMarks } from "../parts/marks";
+import { Digest, Facts, Failure, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
+import table from "../parts/parts.module.css";
+import { Shape, StateMark } from "../parts/StateMark";
+import { Button } from "../ui/controls";
+import css from "./pages.module.css";
+
+type Version = Schemas["ModelVersion"];
+
+export function ModelVersionPage() {
+  const { name, counter } = useParams({ from: "/models/$name/$counter" });
+  const query = useQuery(modelVersion(name, Number(counter)));
+  return (
+    <Loaded query={query}>
+      {(v) => (
+        <>
+          <Head title={v.spec.release.id} trail={<><Link to="/models">Models</Link> / </>} sentence={sentence(v)} alarm={versionMarks[v.status.state]?.alarm ?? 0} />
+          <div className={css.columns} data-split="2-1">
+            <div className={css.stack}>
+              <Panel title="Lineage" aside="where it came from and where it went">
+                <LineageGraph version={v} />
+              </Panel>
+              <Panel title="Metrics" aside="against the release it replaces, on the same data" flush>
+                <Metrics metrics={v.status.metrics} />
+              </Panel>
+              <Panel title="Model card">{v.spec.card ? <p className={css.card}>{v.spec.card}</p> : <Nothing>None was written.</Nothing>}</Panel>
+              <Files version={v} />
+            </div>
+            <div className={css.stack}>
+              <Panel title="Version" aside={<StateMark state={v.status.state} marks={versionMarks} />}>
+                <Facts
+                  facts={[
+                    ["Digest", <Digest of={v.spec.release.digest} />],
+                    ["Detector", v.spec.detector],
+                    ["Classes", v.spec.classes.join(", ")],
+                    ["Threshold", num(v.spec.threshold)],
+                    ["Expected to flag", percent(v.spec.expectedFlagShare)],
+                    ["Parent flagged", percent(v.spec.parentFlagShare)],
+                    ["Released", <When at={v.metadata.createdAt} />],
+                  ]}
+                />
+              </Panel>
+              <Panel title="Where it runs" aside={<Link to="/fleet" search={{ selector: `release=${v.spec.release.id}` }}>show devices</Link>}>
+                <Facts
+                  facts={[
+                    ["As champion", count(v.status.runsOn?.champion)],
+                    ["On trial", count(v.status.runsOn?.challenger)],
+                    ["Kept as last good", count(v.status.runsOn?.lastGood)],
+                  ]}
+                />
+              </Panel>
+              <Signatures version={v} />
+            </div>
+          </div>
+        </>
+      )}
+    </Loaded>
+  );
+}
+
+function sentence(v: Version): string {
+  const on = v.status.runsOn?.champion ?? 0;
+  const f1 = v.status.metrics.find((m) => m.name === "f1" && !m.slice);
+  const better = f1?.champion !== undefined ? `, F1 ${num(f1.value)} against ${num(f1.champion)} before` : "";
+  const mark = versionMarks[v.status.state]?.label ?? v.status.state;
+  return `${mark[0]!.toUpperCase()}${mark.slice(1)}; champion on ${many(on, "device")}${better}.`;
+}
+
+function LineageGraph({ version: v }: { version: Version }) {
+  const navigate = useNavigate();
+  const l = v.spec.lineage;
+  const boxes: Box[] = [];
+  if (l.snapshot) boxes.push({ id: "data", after: [], title: "data", line: `${short(l.snapshot)}${l.segments !== undefined ? ` · ${many(l.segments, "segment")}` : ""}` });
+  if (l.config || l.code) boxes.push({ id: "config", after: [], title: "code and config", line: [l.code, l.config && short(l.config)].filter(Boolean).join(" · ") });
+  if (l.parent) {
+    const p = l.parent;
+    boxes.push({ id: "parent", after: [], title: p.id, line: "parent", onClick: () => void navigate({ to: "/models/$name/$counter", params: { name: p.name, counter: String(p.counter) } }) });
+  }
+  if (l.run) {
+    const run = l.run;
+    boxes.push({ id: "run", after: ["data", "config", "parent"], title: run, line: l.seed === undefined ? "training run" : `seed ${l.seed}`, mark: runMarks.released, onClick: () => void navigate({ to: "/training/$name", params: { name: run } }) });
+  }
+  boxes.push({ id: "version", after: ["run", "parent", ...(l.run ? [] : ["data", "config"])].filter((a) => a !== "parent" || !l.run), title: v.spec.release.id, line: many(v.status.signatures.length, "signature"), selected: true });
+  for (const r of v.status.rollouts ?? []) boxes.push({ id: `rollout ${r}`, after: ["version"], title: r, line: "rollout", onClick: () => void navigate({ to: "/rollouts/$name", params: { name: r } }) });
+  return (
+    <>
+      <Graph boxes={boxes} label="Lineage" />
+      {(l.from || l.devices !== undefined) && (
+        <Facts
+          wide
+          facts={[
+            ["Data from", l.from && absolute(l.from)],
+            ["to", l.to && absolute(l.to)],
+            ["Devices in it", count(l.devices)],
+          ]}
+        />
+      )}
+    </>
+  );
+}
+
+function Metrics({ metrics }: { metrics: Schemas["Metric"][] }) {
+  if (metrics.length === 0) return <Nothing>None were recorded.</Nothing>;
+  return (
+    <Scroll label="Metrics">
+      <table className={table.table}>
+        <thead>
+          <tr>
+            <th scope="col">Metric</th>
+            <th scope="col">On</th>
+            <th scope="col" data-num>
+              This version
+            </th>
+            <th scope="col" data-num>
+              Parent
+            </th>
+            <th scope="col" data-num>
+              Change
+            </th>
+            <th scope="col" data-num>
+              n
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {metrics.map((m) => (
+            <tr key={`${m.name} ${m.slice ?? ""}`}>
+              <th scope="row">{m.name.replaceAll("_", " ")}</th>
+              <td>{m.slice ?? "all"}</td>
+              <td data-num>
+                {num(m.value)} {m.unit ?? ""}
+              </td>
+              <td data-num>
+                {num(m.champion)} {m.champion === undefined ? "" : (m.unit ?? "")}
+              </td>
+              <td data-num>{m.champion === undefined ? "–" : `${m.value >= m.champion ? "+" : "−"}${num(Math.abs(m.value - m.champion))}`}</td>
+              <td data-num>{count(m.n)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
+
+function Signatures({ version: v }: { version: Version }) {
+  const path = { name: v.spec.release.name, counter: v.spec.release.counter };
+  const verify = useMutation({ mutationFn: () => ask(client.POST("/models/{name}/versions/{counter}/actions/verify", { params: { path } })) });
+  return (
+    <Panel
+      title="Signatures"
+      aside={
+        <Button busy={verify.isPending} onClick={() => verify.mutate()}>
+          Verify now
+        </Button>
+      }
+    >
+      {v.status.signatures.length === 0 && <Nothing>It is not signed. No agent will load it.</Nothing>}
+      <ul className={css.checks}>
+        {v.status.signatures.map((s) => (
+          <li key={`${s.form} ${s.keyId}`}>
+            <Shape mark={severityMarks.info} />
+            <span>{s.form}</span>
+            <small>
+              {s.signer ?? "key"} <Digest of={s.keyId} />
+              {s.ledgerIndex !== undefined && (
+                <>
+                  {" · "}
+                  <Link to="/audit/$index" params={{ index: String(s.ledgerIndex) }}>
+                    ledger {count(s.ledgerIndex)}
+                  </Link>
+                </>
+              )}
+            </small>
+          </li>
+        ))}
+      </ul>
+      <div aria-live="polite">
+        {verify.error && <Failure error={verify.error} />}
+        {verify.data && (
+          <>
+            <p className={css.verdict}>
+              <Shape mark={verify.data.ok ? verdictMarks.PASS : verdictMarks.FAIL} />
+              {verify.data.ok ? "Every check held." : "A check failed. Agents refuse this version."}
+            </p>
+            <ul className={css.checks}>
+              {verify.data.checks.map((c) => (
+                <li key={c.name}>
+                  <Shape mark={c.ok ? verdictMarks.PASS : verdictMarks.FAIL} />
+                  <span>{c.name}</span>
+                  <small>{c.message}</small>
+                </li>
+              ))}
+            </ul>
+            {verify.data.command && (
+              <>
+                <p>The same, outside the hub:</p>
+                <pre className={css.terminal} tabIndex={0}>
+                  {verify.data.command}
+                </pre>
+              </>
+            )}
+          </>
+        )}
+      </div>
+    </Panel>
+  );
+}
+
+function Files({ version: v }: { version: Version }) {
+  return (
+    <Panel title="Files" flush>
+      <Scroll label="Files">
+        <table className={table.table}>
+          <thead>
+            <tr>
+              <th scope="col">Path</th>
+              <th scope="col">Role</th>
+              <th scope="col" data-num>
+                Size
+              </th>
+              <th scope="col">Digest</th>
+            </tr>
+          </thead>
+          <tbody>
+            {v.spec.files.map((f) => (
+              <tr key={f.path}>
+                <th scope="row">{f.path}</th>
+                <td>{f.role}</td>
+                <td data-num>{bytes(f.size)}</td>
+                <td>
+                  <Digest of={f.digest} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroll>
+    </Panel>
+  );
+}

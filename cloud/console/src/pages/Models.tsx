@@ -1,0 +1,111 @@
+import { useQueries, useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import type { Schemas } from "../api/client";
+import { modelVersions, models } from "../api/queries";
+import { count, many, num } from "../lib/format";
+import { versionMarks } from "../parts/marks";
+import { Digest, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
+import table from "../parts/parts.module.css";
+import { StateMark } from "../parts/StateMark";
+import css from "./pages.module.css";
+
+type Version = Schemas["ModelVersion"];
+
+export function ModelsPage() {
+  const query = useQuery(models());
+  const versions = useQueries({ queries: (query.data ?? []).map((m) => modelVersions(m.metadata.name)) });
+  return (
+    <Loaded query={query}>
+      {(families) => (
+        <>
+          <Head title="Models" sentence={sentence(families)} />
+          <div className={css.stack}>
+            {families.length === 0 && (
+              <Panel>
+                <Nothing>No model has been released yet. The first night trains one.</Nothing>
+              </Panel>
+            )}
+            {families.map((m, i) => (
+              <Panel key={m.metadata.name} title={m.metadata.name} flush aside={<span>{[m.spec.description, m.spec.classes?.length ? `for ${m.spec.classes.join(", ")}` : undefined].filter(Boolean).join(" · ")}</span>}>
+                {versions[i] && <Loaded query={versions[i]}>{(list) => <Versions list={list} />}</Loaded>}
+              </Panel>
+            ))}
+          </div>
+        </>
+      )}
+    </Loaded>
+  );
+}
+
+function sentence(families: Schemas["Model"][]): string {
+  const promoted = families.flatMap((m) => (m.status.promoted ? [m.status.promoted.id] : []));
+  if (families.length === 0) return "No model has been released yet.";
+  if (promoted.length === 0) return `${many(families.length, "model family", "model families")}; none is promoted yet.`;
+  return promoted.length <= 3 ? `Promoted: ${promoted.join(", ")}.` : `${count(promoted.length)} of ${count(families.length)} model families have a promoted version.`;
+}
+
+const headline = ["f1", "far", "mar"];
+
+function Versions({ list }: { list: Version[] }) {
+  if (list.length === 0) return <Nothing>No version yet.</Nothing>;
+  const metric = (v: Version, name: string) => v.status.metrics.find((m) => m.name === name && !m.slice)?.value;
+  const shown = headline.filter((h) => list.some((v) => metric(v, h) !== undefined));
+  return (
+    <Scroll label="Versions">
+      <table className={table.table}>
+        <thead>
+          <tr>
+            <th scope="col">Version</th>
+            <th scope="col">State</th>
+            <th scope="col">Detector</th>
+            {shown.map((h) => (
+              <th key={h} scope="col" data-num>
+                {h.toUpperCase()}
+              </th>
+            ))}
+            <th scope="col" data-num>
+              Champion on
+            </th>
+            <th scope="col" data-num>
+              On trial on
+            </th>
+            <th scope="col" data-num>
+              Signatures
+            </th>
+            <th scope="col">Digest</th>
+            <th scope="col">Released</th>
+          </tr>
+        </thead>
+        <tbody>
+          {list.map((v) => (
+            <tr key={v.metadata.name}>
+              <th scope="row">
+                <Link to="/models/$name/$counter" params={{ name: v.spec.release.name, counter: String(v.spec.release.counter) }}>
+                  {v.spec.release.id}
+                </Link>
+              </th>
+              <td>
+                <StateMark state={v.status.state} marks={versionMarks} />
+              </td>
+              <td>{v.spec.detector ?? "–"}</td>
+              {shown.map((h) => (
+                <td key={h} data-num>
+                  {num(metric(v, h))}
+                </td>
+              ))}
+              <td data-num>{count(v.status.runsOn?.champion)}</td>
+              <td data-num>{count(v.status.runsOn?.challenger)}</td>
+              <td data-num>{count(v.status.signatures.length)}</td>
+              <td>
+                <Digest of={v.spec.release.digest} />
+              </td>
+              <td>
+                <When at={v.metadata.createdAt} />
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}

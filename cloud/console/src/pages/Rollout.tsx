@@ -1,0 +1,317 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { useMemo, useState } from "react";
+import { forbidden, useSession } from "../app/session";
+import { ask, client, type Schemas } from "../api/client";
+import { rollout, rolloutDecisions, rolloutDevices } from "../api/queries";
+import { absolute, between, count, many, seconds } from "../lib/format";
+import { ProgressBar } from "../parts/Bar";
+import { GateTable } from "../parts/GateTable";
+import { HeatGrid } from "../parts/HeatGrid";
+import { rolloutDeviceMarks, rolloutMarks, waveMarks } from "../parts/marks";
+import { Digest, Facts, Head, Loaded, Nothing, Panel, When } from "../parts/page";
+import { ReasonDialog, type Action } from "../parts/ReasonDialog";
+import { StateMark } from "../parts/StateMark";
+import { VirtualTable, type Column } from "../parts/VirtualTable";
+import { Button, Segmented } from "../ui/controls";
+import { useNow } from "../ui/useNow";
+import css from "./pages.module.css";
+import { ended } from "./Rollouts";
+
+type Rollout = Schemas["Rollout"];
+
+export function RolloutPage() {
+  const { name } = useParams({ from: "/rollouts/$name" });
+  const query = useQuery(rollout(name));
+  const [picked, setPicked] = useState<number>();
+  return (
+    <Loaded query={query}>
+      {(r) => {
+        const wave = picked ?? r.status.currentWave ?? lastBegun(r);
+        const shown = r.status.waves[wave];
+        return (
+          <>
+            <Head title={r.metadata.name} trail={<><Link to="/rollouts">Rollouts</Link> / </>} sentence={`${r.spec.release.id}: ${r.status.message}`} alarm={rolloutMarks[r.status.state]?.alarm ?? 0}>
+              <Actions rollout={r} />
+            </Head>
+            <div className={css.columns} data-split="3-1">
+              <div className={css.stack}>
+                <Panel title="Waves" aside={<StateMark state={r.status.state} marks={rolloutMarks} />}>
+                  <Waves rollout={r} shown={wave} onPick={setPicked} />
+                </Panel>
+                <Panel title={shown ? `Gates of wave ${wave + 1}, ${shown.name}` : "Gates"} flush aside={shown && <StateMark state={shown.state} marks={waveMarks} />}>
+                  <GateTable gates={shown?.gates ?? []} caption="Gates with value, threshold, count and verdict" />
+                </Panel>
+                <Devices name={name} waves={r.status.waves} />
+                <Decisions name={name} />
+              </div>
+              <div className={css.stack}>
+                <Panel title="Impact on production">
+                  <Facts
+                    facts={[
+                      ["Production stopped", seconds(r.status.productionStoppedSeconds)],
+                      ["Windows scored meanwhile", count(r.status.windowsScored)],
+                      ["Windows lost", count(r.status.windowsLost)],
+                    ]}
+                  />
+                </Panel>
+                <Panel title="Rollout">
+                  <Facts
+                    facts={[
+                      ["Release", <Link to="/models/$name/$counter" params={{ name: r.spec.release.name, counter: String(r.spec.release.counter) }}>{r.spec.release.id}</Link>],
+                      ["Digest", <Digest of={r.spec.release.digest} />],
+                      ["Rolls back to", r.status.rollbackTo?.id],
+                      ["Policy", r.spec.policy],
+                      ["Fleet", r.spec.policySpec?.selector || (r.spec.policySpec ? "every device" : undefined)],
+                      ["Started by", r.spec.startedBy],
+                      ["Reason", r.spec.reason],
+                      ["Started", <When at={r.status.startedAt} />],
+                      ["Took", <Took rollout={r} />],
+                      ["Looks again", ended(r.status.state) ? undefined : <When at={r.status.wakeAt} />],
+                    ]}
+                  />
+                </Panel>
+                {r.spec.policySpec?.budgets && r.spec.policySpec.budgets.length > 0 && (
+                  <Panel title="Disruption budget">
+                    <Facts facts={r.spec.policySpec.budgets.map((b) => [`per ${b.groupBy}`, `at most ${b.maxUnavailable} disturbed${b.minAvailable ? `, at least ${b.minAvailable} available` : ""}`])} />
+                  </Panel>
+                )}
+              </div>
+            </div>
+          </>
+        );
+      }}
+    </Loaded>
+  );
+}
+
+function lastBegun(r: Rollout): number {
+  const i = r.status.waves.findLastIndex((w) => w.state !== "waiting" && w.state !== "skipped");
+  return Math.max(0, i);
+}
+
+function Took({ rollout: r }: { rollout: Rollout }) {
+  return <>{between(r.status.startedAt, r.status.endedAt, useNow())}</>;
+}
+
+function Waves({ rollout: r, shown, onPick }: { rollout: Rollout; shown: number; onPick: (i: number) => void }) {
+  const now = useNow();
+  if (r.status.waves.length === 0) return <Nothing>Planned when the rollout begins.</Nothing>;
+  return (
+    <div className={css.waves} role="group" aria-label="Waves">
+      {r.status.waves.map((w, i) => (
+        <button key={w.name} type="button" className={css.wave} aria-pressed={i === shown} onClick={() => onPick(i)}>
+          <span className={css.waveHead}>
+            <b>
+              {i + 1} {w.name}
+            </b>
+            <StateMark state={w.state} marks={waveMarks} />
+          </span>
+          <ProgressBar counts={w.counts} />
+          <small>
+            {count(w.counts.done)} of {many(w.counts.devices, "device")}
+            {w.counts.failed > 0 && `, ${count(w.counts.failed)} failed`}
+          </small>
+          <small>{waveTime(w, now)}</small>
+        </button>
+      ))}
+    </div>
+  );
+}
+
+/** What a wave waits for, or how long it took. */
+export function waveTime(w: Schemas["Wave"], now: number): string {
+  const needed = (w.approvalsNeeded ?? 0) - (w.approvals?.length ?? 0);
+  if (needed > 0 && w.state === "waiting") return `needs ${needed} ${needed === 1 ? "approval" : "approvals"}`;
+  if (w.state === "soaking" && w.soakUntil) {
+    const left = (Date.parse(w.soakUntil) - now) / 1000;
+    return left > 0 ? `soaks ${seconds(left)} more` : "soaked, waits for its gates";
+  }
+  if (w.endedAt) return `took ${between(w.startedAt, w.endedAt, now)}`;
+  if (w.startedAt) return `for ${between(w.startedAt, undefined, now)}`;
+  return w.soakSeconds ? `soak ${seconds(w.soakSeconds)}` : "not begun";
+}
+
+type Verb = "pause" | "resume" | "abort" | "promote" | "approve";
+
+/** What may be done in a state; what the hub would refuse anyway is not offered. */
+export function verbs(r: Rollout): Verb[] {
+  const s = r.status.state;
+  if (ended(s)) return [];
+  if (s === "rolling-back") return ["abort"];
+  const out: Verb[] = [];
+  if (s === "waiting" || r.status.waves.some((w) => w.state === "waiting" && (w.approvalsNeeded ?? 0) > (w.approvals?.length ?? 0) && s !== "queued" && r.status.currentWave === r.status.waves.indexOf(w))) out.push("approve");
+  if (s === "held") {
+    const gates = r.status.currentWave === undefined ? [] : (r.status.waves[r.status.currentWave]?.gates ?? []);
+    if (gates.some((g) => g.verdict === "INCONCLUSIVE") && gates.every((g) => g.verdict !== "FAIL")) out.push("promote");
+  }
+  out.push(s === "paused" ? "resume" : "pause", "abort");
+  return out;
+}
+
+const wording: Record<Verb, { button: string; effect: string; needs: Schemas["Role"]; danger?: boolean }> = {
+  pause: { button: "Pause", effect: "Nothing new is assigned. Devices under way finish or roll back by themselves.", needs: "operator" },
+  resume: { button: "Resume", effect: "The rollout goes on where it stands.", needs: "operator" },
+  abort: { button: "Abort", effect: "The rollout ends. Devices that took the release return to the last promoted one; production goes on meanwhile.", needs: "operator", danger: true },
+  promote: { button: "Promote", effect: "The current wave passes on your word although a gate is inconclusive. A gate that says FAIL cannot be overruled.", needs: "approver" },
+  approve: { button: "Approve", effect: "Your approval is counted for the wave that waits for it.", needs: "approver" },
+};
+
+function Actions({ rollout: r }: { rollout: Rollout }) {
+  const { role } = useSession();
+  const queries = useQueryClient();
+  const [action, setAction] = useState<Action>();
+  const name = r.metadata.name;
+  const run = async (verb: Verb, reason: string) => {
+    const init = { params: { path: { name }, query: { reason } } };
+    const calls = {
+      pause: () => client.POST("/rollouts/{name}/actions/pause", init),
+      resume: () => client.POST("/rollouts/{name}/actions/resume", init),
+      abort: () => client.POST("/rollouts/{name}/actions/abort", init),
+      promote: () => client.POST("/rollouts/{name}/actions/promote", init),
+      approve: () => client.POST("/rollouts/{name}/actions/approve", init),
+    };
+    const after = await ask<Rollout>(calls[verb]());
+    queries.setQueryData(rollout(name).queryKey, after);
+    await queries.invalidateQueries({ queryKey: ["Rollout"] });
+  };
+  return (
+    <>
+      {verbs(r).map((v) => {
+        const w = wording[v];
+        const why = forbidden(role, w.needs);
+        return (
+          <Button
+            key={v}
+            tone={v === "approve" ? "main" : "quiet"}
+            disabled={why !== undefined}
+            why={why}
+            onClick={() => why === undefined && setAction({ title: `${w.button} ${name}`, effect: w.effect, button: `${w.button} rollout`, danger: w.danger, run: (reason) => run(v, reason) })}
+          >
+            {w.button}
+          </Button>
+        );
+      })}
+      <ReasonDialog action={action} onClose={() => setAction(undefined)} />
+    </>
+  );
+}
+
+type RD = Schemas["RolloutDevice"];
+
+function Devices({ name, waves }: { name: string; waves: Schemas["Wave"][] }) {
+  const query = useQuery(rolloutDevices(name));
+  const navigate = useNavigate();
+  const [view, setView] = useState<"grid" | "table">("grid");
+  const [by, setBy] = useState<"line" | "wave">("line");
+  const waveName = (i: number) => (i < 0 ? "late or excluded" : `${i + 1} ${waves[i]?.name ?? ""}`);
+  const items = useMemo(
+    () =>
+      (query.data ?? []).map((d) => ({
+        id: d.name,
+        group: by === "wave" ? (d.wave < 0 ? "no wave" : `wave ${d.wave + 1}`) : (d.line ?? d.name.split("/")[0]!),
+        state: d.state,
+        title: [rolloutDeviceMarks[d.state]?.label ?? d.state, d.phase?.replaceAll("_", " "), d.wave >= 0 ? `wave ${d.wave + 1}` : undefined, d.reason].filter(Boolean).join(" · "),
+      })),
+    [query.data, by],
+  );
+  const columns: Column<RD>[] = [
+    { title: "Device", width: "minmax(130px, 1.2fr)", cell: (d) => <DeviceLink name={d.name} /> },
+    { title: "State", width: "110px", cell: (d) => <StateMark state={d.state} marks={rolloutDeviceMarks} /> },
+    { title: "Wave", width: "100px", cell: (d) => waveName(d.wave) },
+    { title: "Line", width: "70px", cell: (d) => d.line ?? "–" },
+    { title: "Attested", width: "110px", cell: (d) => <Digest of={d.attestedDigest} /> },
+    { title: "Both scored", width: "84px", number: true, cell: (d) => count(d.windows) },
+    { title: "Only challenger", width: "104px", number: true, cell: (d) => count(d.onlyChallenger) },
+    { title: "Only champion", width: "100px", number: true, cell: (d) => count(d.onlyChampion) },
+    { title: "Why", width: "minmax(120px, 2fr)", cell: (d) => <span title={d.reason}>{d.reason ?? "–"}</span> },
+  ];
+  return (
+    <Panel
+      title="Devices"
+      aside={
+        <>
+          {view === "grid" && <Segmented label="Rows" value={by} onChange={setBy} options={[{ value: "line", label: "By line" }, { value: "wave", label: "By wave" }]} />}
+          <Segmented label="View" value={view} onChange={setView} options={[{ value: "grid", label: "Grid" }, { value: "table", label: "Table" }]} />
+        </>
+      }
+    >
+      <Loaded query={query}>
+        {(all) =>
+          all.length === 0 ? (
+            <Nothing>No device is part of it yet.</Nothing>
+          ) : view === "grid" ? (
+            <HeatGrid items={items} marks={rolloutDeviceMarks} onOpen={(id) => void navigate(deviceRoute(id))} />
+          ) : (
+            <VirtualTable label="Devices of the rollout" rows={all} columns={columns} rowKey={(d) => d.name} />
+          )
+        }
+      </Loaded>
+    </Panel>
+  );
+}
+
+function deviceRoute(name: string) {
+  const [site = "", node = ""] = name.split("/");
+  return { to: "/fleet/$site/$node", params: { site, node } } as const;
+}
+
+function DeviceLink({ name }: { name: string }) {
+  return <Link {...deviceRoute(name)}>{name}</Link>;
+}
+
+function Decisions({ name }: { name: string }) {
+  const query = useQuery(rolloutDecisions(name));
+  return (
+    <Panel title="Why: the decisions" aside="newest first, each with the evidence it was made on" flush>
+      <Loaded query={query}>
+        {({ items }) =>
+          items.length === 0 ? (
+            <Nothing>Nothing has been decided yet.</Nothing>
+          ) : (
+            <ol className={css.log}>
+              {items.map((d) => (
+                <li key={d.id}>
+                  <time dateTime={d.at} title={absolute(d.at)}>
+                    {absolute(d.at).slice(11)}
+                  </time>
+                  <StateMark state={d.state} marks={rolloutMarks} />
+                  <div>
+                    {d.summary}
+                    {d.reasons && d.reasons.length > 0 && (
+                      <ul className={css.why}>
+                        {d.reasons.map((r) => (
+                          <li key={r}>{r}</li>
+                        ))}
+                      </ul>
+                    )}
+                    <details>
+                      <summary>Evidence</summary>
+                      <Facts
+                        wide
+                        facts={[
+                          ["By", d.actor ?? "the planner"],
+                          ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
+                          ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
+                          ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
+                          ["Snapshot", <Digest of={d.snapshotDigest} />],
+                          ["Looks again", d.wakeAt && absolute(d.wakeAt)],
+                        ]}
+                      />
+                      {d.gates.length > 0 && <GateTable gates={d.gates} caption={`Gates as they stood at ${absolute(d.at)}`} />}
+                      {d.evidence && (
+                        <pre className={css.evidence} tabIndex={0}>
+                          {JSON.stringify({ ...d.evidence, assigned: d.assigned, revoked: d.revoked }, null, 2)}
+                        </pre>
+                      )}
+                    </details>
+                  </div>
+                </li>
+              ))}
+            </ol>
+          )
+        }
+      </Loaded>
+    </Panel>
+  );
+}
