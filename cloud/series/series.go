@@ -75,6 +75,8 @@ type Query struct {
 
 	// MaxPoints asks for at most so many buckets per signal, each with the
 	// least, greatest and mean value and the count. 0 asks for the raw rows.
+	// When a bucket is a second or longer, its edges (and From and To) are moved
+	// outwards to whole seconds, since rollups know no finer.
 	MaxPoints int
 	// MaxRows bounds the raw rows of an answer with MaxPoints 0: the newest are
 	// left out and Result.Truncated is set. 0 means DefaultMaxRows.
@@ -106,7 +108,7 @@ type SignalInfo struct {
 	Name   string
 	Unit   string
 	Kind   Kind
-	From   int64 // ns since 1970 UTC of the oldest and newest row still held
+	From   int64 // ns since 1970 UTC of the oldest and newest row of the stream still held
 	To     int64
 }
 
@@ -133,6 +135,9 @@ var (
 	// ErrClosed means that the store was closed, or stopped itself after a disk
 	// error that left it unable to promise anything.
 	ErrClosed = errors.New("series store is closed")
+	// ErrRejected means that the store will never take these batches, however
+	// often it is asked.
+	ErrRejected = errors.New("the store refused the batches")
 	// ErrRollupsOnly means that the store holds no raw rows.
 	ErrRollupsOnly = errors.New("this series store holds rollups only: ask for MaxPoints, or read the segments")
 )

@@ -127,7 +127,7 @@ func regularOffset(i int, rateHz float64) int64 {
 
 // maxSpan bounds how far the last row may lie from T0; it keeps row times and
 // query ranges free of overflow.
-const maxSpan = int64(366 * 24 * time.Hour)
+const maxSpan = int64(24 * time.Hour)
 
 // Validate says what is wrong with b; Append and Decode both insist on it.
 func (b *Block) Validate() error {
@@ -176,7 +176,7 @@ func (b *Block) Validate() error {
 	if b.First > math.MaxInt64-MaxRows {
 		return fmt.Errorf("block first row %d is beyond what a device can count", b.First)
 	}
-	if b.T0 > math.MaxInt64-maxSpan || b.T0 < math.MinInt64+maxSpan {
+	if b.T0 > math.MaxInt64-2*maxSpan || b.T0 < math.MinInt64+2*maxSpan {
 		return fmt.Errorf("block time %d ns is out of range", b.T0)
 	}
 	return b.validTimes(rows)
@@ -188,7 +188,7 @@ func (b *Block) validTimes(rows int) error {
 			return fmt.Errorf("block rate %v Hz: want more than 0 and at most 1e9, or offsets", b.RateHz)
 		}
 		if float64(rows)/b.RateHz*1e9 > float64(maxSpan) {
-			return fmt.Errorf("block of %d rows at %v Hz spans more than a year", rows, b.RateHz)
+			return fmt.Errorf("block of %d rows at %v Hz spans more than a day", rows, b.RateHz)
 		}
 		return nil
 	}
@@ -197,7 +197,7 @@ func (b *Block) validTimes(rows int) error {
 	}
 	for i, o := range b.Offsets {
 		if o < 0 || o > maxSpan || i > 0 && o < b.Offsets[i-1] {
-			return fmt.Errorf("block offset %d (%d ns) does not rise within a year from the first row", i, o)
+			return fmt.Errorf("block offset %d (%d ns) does not rise within a day of the first row", i, o)
 		}
 	}
 	return nil

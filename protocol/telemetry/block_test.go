@@ -277,7 +277,7 @@ func TestBadBlocksAreRefusedByName(t *testing.T) {
 		{"control in a name", func(b *Block) { b.Signals[0].Name = "a\n" }, "control"},
 		{"no rate", func(b *Block) { b.RateHz = 0 }, "rate"},
 		{"NaN rate", func(b *Block) { b.RateHz = math.NaN() }, "rate"},
-		{"centuries", func(b *Block) { b.RateHz = 1e-9 }, "year"},
+		{"centuries", func(b *Block) { b.RateHz = 1e-6 }, "day"},
 		{"offsets go back", func(b *Block) { b.Offsets = []int64{5, 4} }, "rise"},
 		{"offsets missing", func(b *Block) { b.Offsets = []int64{5} }, "offsets"},
 		{"negative scale", func(b *Block) { b.Signals[0].Scale = -1 }, "scale"},

@@ -309,7 +309,7 @@ func appendOffsets(dst []int64, p []byte) ([]int64, error) {
 			return dst, fmt.Errorf("%s: more than %d", headOffsets, MaxRows)
 		}
 		if step > uint64(maxSpan) || sum+step > uint64(maxSpan) {
-			return dst, fmt.Errorf("%s: more than a year", headOffsets)
+			return dst, fmt.Errorf("%s: more than a day", headOffsets)
 		}
 		sum += step
 		dst = append(dst, int64(sum))
