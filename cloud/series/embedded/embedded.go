@@ -574,7 +574,7 @@ func (s *Store) trim(before int64, rollups bool) error {
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	for sid, span := range streams {
-		cut := before - min(span, before-math.MinInt64) // a block that begins before cut ends before it too
+		cut := max(before, math.MinInt64+span) - span // a block that begins before cut ends before the time asked for
 		if t, ok, err := s.oldestHead(sid); err != nil {
 			return fmt.Errorf("trim series: %w", err)
 		} else if ok {
