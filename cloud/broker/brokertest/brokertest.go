@@ -134,7 +134,8 @@ func Exercise(t *testing.T, open func(t *testing.T) Fixture) {
 			gone := make(chan struct{})
 			lost = gone
 			return x.device(t, id, func(o *mqtt.ClientOptions) {
-				o.SetAutoReconnect(false).SetConnectionLostHandler(func(mqtt.Client, error) { close(gone) })
+				// Publish blocks for 30 s on a connection that just broke, unless told.
+				o.SetAutoReconnect(false).SetWriteTimeout(100 * time.Millisecond).SetConnectionLostHandler(func(mqtt.Client, error) { close(gone) })
 			})
 		}
 		dev := connect()

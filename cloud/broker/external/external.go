@@ -241,6 +241,7 @@ func (b *Broker) connect(ctx context.Context) (*link, error) {
 		SetAutoAckDisabled(true).
 		SetKeepAlive(b.cfg.KeepAlive).
 		SetConnectTimeout(b.cfg.Timeout).
+		SetWriteTimeout(b.cfg.Timeout). // without one, publishing blocks on a connection that just broke
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { b.receive(l, m) }).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { l.fail(err) })
 	if b.cfg.TLS != nil {
