@@ -3,8 +3,11 @@ package evaluate
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,10 +33,7 @@ type skabFile struct {
 // skab loads the labelled files, or skips the test.
 func skab(t *testing.T) ([]contract.Channel, []skabFile) {
 	t.Helper()
-	root := os.Getenv("SWELL_DATA")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared", "data")
-	}
+	root := skabRoot()
 	var paths []string
 	for _, group := range []string{"valve1", "valve2", "other"} {
 		found, _ := filepath.Glob(filepath.Join(root, "skab-dev", "data", group, "*.csv"))
@@ -104,6 +104,8 @@ func TestSKAB(t *testing.T) {
 			pooled := map[string]*Confusion{}
 			var all Confusion
 			seconds := 0.0
+			var predictions strings.Builder
+			predictions.WriteString("file,row,pred\n")
 			for _, f := range files {
 				// The files have holes of minutes and every row needs a verdict, so windows may span them.
 				config := zoo.Config{MaxGap: -1}
@@ -114,7 +116,7 @@ func TestSKAB(t *testing.T) {
 					t.Fatalf("%s: %v", f.name, err)
 				}
 				seconds += fitted.TrainSeconds
-				c := judge(t, fitted, f)
+				c := judge(t, fitted, f, &predictions)
 				group, _, _ := strings.Cut(f.name, "/")
 				if pooled[group] == nil {
 					pooled[group] = &Confusion{}
@@ -122,6 +124,7 @@ func TestSKAB(t *testing.T) {
 				pooled[group].Add(c)
 				all.Add(c)
 			}
+			oracle(t, predictions.String(), all)
 			for _, group := range slices.Sorted(maps.Keys(pooled)) {
 				c := pooled[group]
 				t.Logf("%-8s %-7s F1 %.3f  FAR %4.1f %%  MAR %4.1f %%", kind, group, c.F1(), c.FAR(), c.MAR())
@@ -135,8 +138,8 @@ func TestSKAB(t *testing.T) {
 	}
 }
 
-// judge scores every test row of f.
-func judge(t *testing.T, fitted *zoo.Fitted, f skabFile) (c Confusion) {
+// judge scores every test row of f and writes its verdicts down.
+func judge(t *testing.T, fitted *zoo.Fitted, f skabFile, predictions *strings.Builder) (c Confusion) {
 	t.Helper()
 	s, err := runtime.Load(fitted.ONNX, runtime.Options{})
 	if err != nil {
@@ -152,6 +155,46 @@ func judge(t *testing.T, fitted *zoo.Fitted, f skabFile) (c Confusion) {
 	}
 	for _, v := range verdicts {
 		c.Count(f.truth[v.Row], v.Flag)
+		pred := 0
+		if v.Flag {
+			pred = 1
+		}
+		fmt.Fprintf(predictions, "%s,%d,%d\n", f.name, v.Row, pred)
 	}
 	return c
+}
+
+// oracle compares our counts with those of the scorer that comes with the data.
+func oracle(t *testing.T, predictions string, want Confusion) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Log("not compared with skab_score.py: install the Debian package python3")
+		return
+	}
+	file := filepath.Join(t.TempDir(), "pred.csv")
+	if err := os.WriteFile(file, []byte(predictions), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(skabRoot(), "skab-dev")
+	out, err := exec.Command(python, filepath.Join(dir, "skab_score.py"), "--data", filepath.Join(dir, "data"), "--pred", file).Output()
+	if err != nil {
+		t.Fatalf("skab_score.py: %v", err)
+	}
+	var report struct {
+		Outlier struct{ TP, TN, FP, FN int } `json:"outlier"`
+	}
+	if err := json.Unmarshal(out, &report); err != nil {
+		t.Fatalf("skab_score.py: %v", err)
+	}
+	if got := Confusion(report.Outlier); got != want {
+		t.Errorf("skab_score.py counts %+v, we %+v", got, want)
+	}
+}
+
+func skabRoot() string {
+	if root := os.Getenv("SWELL_DATA"); root != "" {
+		return root
+	}
+	return filepath.Join("..", "..", "..", "shared", "data")
 }
