@@ -93,7 +93,7 @@ function Proof({ proof }: { proof: Schemas["InclusionProof"] }) {
           </li>
         ))}
       </ol>
-      <p>The last hash must be the root in the signed checkpoint. Nothing the hub says about the entry is believed without it.</p>
+      <p className={css.note}>The last hash must be the root in the signed checkpoint. Nothing the hub says about the entry is believed without it.</p>
     </>
   );
 }

@@ -46,7 +46,7 @@ export function DevicePage() {
                 />
                 <Conditions conditions={d.status.conditions} />
               </Panel>
-              <Panel title="Slots">
+              <Panel title="Slots" flush>
                 <Slots slots={d.status.slots ?? []} />
               </Panel>
               <Timeline site={site} node={node} />
@@ -71,7 +71,7 @@ export function sentence(d: Device): string {
   if (!s.connected) return `Offline; last known to run ${runs}.`;
   const bad = s.conditions.find((c) => c.status === "True" && c.severity && c.severity !== "info");
   if (bad && (s.state === "failed" || s.state === "degraded")) return bad.message;
-  if (s.phase) return `Runs ${runs}; a trial is ${s.phase.replaceAll("_", " ")}.`;
+  if (s.phase) return `Runs ${runs}; its trial is at “${s.phase.replaceAll("_", " ")}”.`;
   if (s.attestedDigest && s.desiredDigest && s.attestedDigest !== s.desiredDigest) return `Runs ${runs}, which is not what is desired.`;
   return s.attestedDigest ? `Runs ${runs}, attested.` : `Connected; nothing attested yet.`;
 }
@@ -145,7 +145,7 @@ function Slots({ slots }: { slots: Schemas["Slot"][] }) {
           {slots.map((s) => (
             <tr key={s.role}>
               <th scope="row">{s.role}</th>
-              <td>{s.release?.id ?? <Digest of={s.digest} />}</td>
+              <td data-nowrap>{s.release?.id ?? <Digest of={s.digest} />}</td>
               <td>{s.loadedDigest ? <Digest of={s.loadedDigest} /> : "no"}</td>
               <td>
                 <When at={s.since} />

@@ -76,8 +76,8 @@ function LineageGraph({ version: v }: { version: Version }) {
   const navigate = useNavigate();
   const l = v.spec.lineage;
   const boxes: Box[] = [];
-  if (l.snapshot) boxes.push({ id: "data", after: [], title: "data", line: `${short(l.snapshot)}${l.segments !== undefined ? ` · ${many(l.segments, "segment")}` : ""}` });
-  if (l.config || l.code) boxes.push({ id: "config", after: [], title: "code and config", line: [l.code, l.config && short(l.config)].filter(Boolean).join(" · ") });
+  if (l.snapshot) boxes.push({ id: "data", after: [], title: "data", line: l.segments === undefined ? short(l.snapshot) : many(l.segments, "segment") });
+  if (l.config || l.code) boxes.push({ id: "config", after: [], title: "code and config", line: l.code ?? (l.config && short(l.config)) });
   if (l.parent) {
     const p = l.parent;
     boxes.push({ id: "parent", after: [], title: p.id, line: "parent", onClick: () => void navigate({ to: "/models/$name/$counter", params: { name: p.name, counter: String(p.counter) } }) });
@@ -98,6 +98,8 @@ function LineageGraph({ version: v }: { version: Version }) {
             ["Data from", l.from && absolute(l.from)],
             ["to", l.to && absolute(l.to)],
             ["Devices in it", count(l.devices)],
+            ["Snapshot", <Digest of={l.snapshot} />],
+            ["Configuration", <Digest of={l.config} />],
           ]}
         />
       )}
@@ -200,7 +202,7 @@ function Signatures({ version: v }: { version: Version }) {
             </ul>
             {verify.data.command && (
               <>
-                <p>The same, outside the hub:</p>
+                <p className={css.note}>The same, outside the hub:</p>
                 <pre className={css.terminal} tabIndex={0}>
                   {verify.data.command}
                 </pre>

@@ -109,20 +109,16 @@ export function ToObject({ kind, name, children }: { kind: string; name: string;
 }
 
 function Going({ rollout: r }: { rollout: Schemas["Rollout"] }) {
-  const wave = r.status.currentWave === undefined ? undefined : r.status.waves[r.status.currentWave];
   return (
     <div className={css.going}>
-      <div>
+      <div className={css.goingHead}>
         <Link to="/rollouts/$name" params={{ name: r.metadata.name }}>
           {r.spec.release.id}
         </Link>
         <StateMark state={r.status.state} marks={rolloutMarks} />
       </div>
       <ProgressBar counts={r.status.counts} />
-      <p>
-        {wave && `Wave ${r.status.currentWave! + 1} of ${r.status.waves.length}. `}
-        {r.status.message}
-      </p>
+      <p>{r.status.message}</p>
     </div>
   );
 }

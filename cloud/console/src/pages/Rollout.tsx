@@ -285,27 +285,27 @@ function Decisions({ name }: { name: string }) {
                         ))}
                       </ul>
                     )}
-                    <details>
-                      <summary>Evidence</summary>
-                      <Facts
-                        wide
-                        facts={[
-                          ["By", d.actor ?? "the planner"],
-                          ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
-                          ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
-                          ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
-                          ["Snapshot", <Digest of={d.snapshotDigest} />],
-                          ["Looks again", d.wakeAt && absolute(d.wakeAt)],
-                        ]}
-                      />
-                      {d.gates.length > 0 && <GateTable gates={d.gates} caption={`Gates as they stood at ${absolute(d.at)}`} />}
-                      {d.evidence && (
-                        <pre className={css.evidence} tabIndex={0}>
-                          {JSON.stringify({ ...d.evidence, assigned: d.assigned, revoked: d.revoked }, null, 2)}
-                        </pre>
-                      )}
-                    </details>
                   </div>
+                  <details>
+                    <summary>Evidence</summary>
+                    <Facts
+                      wide
+                      facts={[
+                        ["By", d.actor ?? "the planner"],
+                        ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
+                        ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
+                        ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
+                        ["Snapshot", <Digest of={d.snapshotDigest} />],
+                        ["Looks again", d.wakeAt && absolute(d.wakeAt)],
+                      ]}
+                    />
+                    {d.gates.length > 0 && <GateTable gates={d.gates} caption={`Gates as they stood at ${absolute(d.at)}`} />}
+                    {d.evidence && (
+                      <pre className={css.evidence} tabIndex={0}>
+                        {JSON.stringify({ ...d.evidence, assigned: d.assigned, revoked: d.revoked }, null, 2)}
+                      </pre>
+                    )}
+                  </details>
                 </li>
               ))}
             </ol>

@@ -13,13 +13,13 @@ import { useNow } from "../ui/useNow";
 type Rollout = Schemas["Rollout"];
 
 const columns: Column<Rollout>[] = [
-  { title: "Rollout", width: "minmax(130px, 1fr)", cell: (r) => <Link to="/rollouts/$name" params={{ name: r.metadata.name }}>{r.metadata.name}</Link> },
-  { title: "Release", width: "minmax(120px, 1fr)", cell: (r) => r.spec.release.id },
-  { title: "State", width: "140px", cell: (r) => <StateMark state={r.status.state} marks={rolloutMarks} /> },
+  { title: "Rollout", width: "minmax(80px, 0.6fr)", cell: (r) => <Link to="/rollouts/$name" params={{ name: r.metadata.name }}>{r.metadata.name}</Link> },
+  { title: "Release", width: "minmax(120px, 0.7fr)", cell: (r) => r.spec.release.id },
+  { title: "State", width: "124px", cell: (r) => <StateMark state={r.status.state} marks={rolloutMarks} /> },
   { title: "Wave", width: "60px", number: true, cell: (r) => (r.status.currentWave === undefined ? "–" : `${r.status.currentWave + 1} / ${r.status.waves.length}`) },
   { title: "Devices", width: "90px", number: true, cell: (r) => `${count(r.status.counts.done)} / ${count(r.status.counts.devices)}` },
   { title: "Progress", width: "120px", cell: (r) => <ProgressBar counts={r.status.counts} /> },
-  { title: "Where it stands", width: "minmax(200px, 3fr)", cell: (r) => <span title={r.status.message}>{r.status.message}</span> },
+  { title: "Where it stands", width: "minmax(240px, 4fr)", cell: (r) => <span title={r.status.message}>{r.status.message}</span> },
   { title: "Took", width: "96px", number: true, cell: (r) => <Took rollout={r} /> },
   { title: "Started", width: "90px", number: true, cell: (r) => <When at={r.status.startedAt ?? r.metadata.createdAt} /> },
 ];

@@ -4,7 +4,7 @@ import { useState } from "react";
 import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
 import { trainingRun } from "../api/queries";
-import { absolute, between, count, num, seconds, short } from "../lib/format";
+import { absolute, between, count, many, num, seconds, short } from "../lib/format";
 import { GateTable } from "../parts/GateTable";
 import { Graph } from "../parts/Graph";
 import { runMarks, severityMarks, stepMarks, strange } from "../parts/marks";
@@ -29,6 +29,9 @@ export function TrainingRunPage() {
           <Head title={r.metadata.name} trail={<><Link to="/training">Training</Link> / </>} sentence={sentence([r])} alarm={runMarks[r.status.state]?.alarm ?? 0}>
             <Cancel run={r} />
           </Head>
+          <div className={css.above}>
+            <Steps run={r} />
+          </div>
           <div className={css.columns} data-split="3-1">
             <div className={css.stack}>
               {r.status.refusals.length > 0 && (
@@ -42,7 +45,6 @@ export function TrainingRunPage() {
                   </ul>
                 </Panel>
               )}
-              <Steps run={r} />
               <Panel title="Quality gates" flush>
                 <GateTable gates={r.status.gates} caption="Quality gates of the run" />
               </Panel>
@@ -84,7 +86,7 @@ function Steps({ run }: { run: Run }) {
   const now = useNow();
   const steps = run.status.steps;
   const [picked, setPicked] = useState<string>();
-  const shown = steps.find((s) => s.name === picked) ?? steps.find((s) => s.state === "failed" || s.state === "refused") ?? steps.findLast((s) => s.state === "running" || s.state === "done");
+  const shown = steps.find((s) => s.name === picked) ?? steps.find((s) => s.state === "failed" || s.state === "refused") ?? steps.find((s) => s.state === "running") ?? steps.find((s) => s.name === "evaluate" && s.state === "done") ?? steps.findLast((s) => s.state === "done");
   const timeOf = (s: Schemas["TrainingStep"]) => (s.cached ? "cached" : s.startedAt ? between(s.startedAt, s.endedAt, now) : s.state === "skipped" ? "skipped" : "");
   return (
     <Panel title="Steps">
@@ -96,9 +98,10 @@ function Steps({ run }: { run: Run }) {
           boxes={steps.map((s) => ({
             id: s.name,
             after: s.after,
-            title: s.name,
+            // "train/pca" is one of the competing steps of "train".
+            title: s.name.split("/").at(-1)!,
             mark: stepMarks[s.state] ?? strange(s.state),
-            line: timeOf(s),
+            line: [s.name.includes("/") ? s.name.split("/")[0] : "", timeOf(s)].filter(Boolean).join(" · "),
             onClick: () => setPicked(s.name),
             selected: s === shown,
           }))}
@@ -161,7 +164,7 @@ function Data({ data }: { data: Schemas["DataUse"] | undefined }) {
       {data.dropped.length > 0 && (
         <>
           <h3 className={css.dropHead}>Dropped, and why</h3>
-          <Facts facts={data.dropped.map((d) => [d.reason, `${count(d.windows)}${d.devices === undefined ? "" : ` on ${count(d.devices)}`}`])} />
+          <Facts facts={data.dropped.map((d) => [d.reason, `${count(d.windows)}${d.devices === undefined ? "" : ` · ${many(d.devices, "device")}`}`])} />
         </>
       )}
     </Panel>

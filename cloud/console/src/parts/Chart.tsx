@@ -2,7 +2,7 @@ import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import type { Schemas } from "../api/client";
-import { num } from "../lib/format";
+import { absolute, num } from "../lib/format";
 import { useScheme } from "../ui/Provider";
 import { useWidth } from "../ui/useWidth";
 import css from "./parts.module.css";
@@ -56,8 +56,8 @@ export function Chart({ series, from, to, threshold, sync }: { series: Schemas["
         ],
         bands: [{ series: [3, 2], fill: of("band") }],
         axes: [
-          { ...axis, size: 26 },
-          { ...axis, size: 56, values: (_, v) => v.map((x) => num(x)) },
+          { ...axis, size: 26, values: (_, ticks) => clock(ticks, now.current.to - now.current.from) },
+          { ...axis, size: 56, space: 24, values: (_, v) => v.map((x) => num(x)) },
         ],
         hooks: {
           drawClear: [
@@ -118,6 +118,14 @@ export function Chart({ series, from, to, threshold, sync }: { series: Schemas["
       <div ref={host} role="img" aria-label={label} />
     </div>
   );
+}
+
+/** Labels of the time axis, as fine as the span asks for. */
+export function clock(ticks: number[], spanMs: number): string[] {
+  return ticks.map((t) => {
+    const at = absolute(t * 1000);
+    return spanMs > 36 * 3_600_000 ? at.slice(5, 10) + (spanMs < 5 * 86_400_000 ? ` ${at.slice(11, 16)}` : "") : spanMs > 600_000 ? at.slice(11, 16) : at.slice(11);
+  });
 }
 
 /** Columns as uPlot wants them; where there is a hole in time, the line is broken. */

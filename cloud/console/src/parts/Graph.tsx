@@ -1,5 +1,6 @@
 import type { ReactNode } from "react";
 import { place, type GraphNode } from "../lib/layers";
+import { useWidth } from "../ui/useWidth";
 import type { Mark } from "./marks";
 import css from "./parts.module.css";
 import { Shape } from "./StateMark";
@@ -12,14 +13,18 @@ export interface Box extends GraphNode {
   selected?: boolean;
 }
 
-const W = 148;
 const H = 46;
-const GAP_X = 26;
+const GAP_X = 20;
 const GAP_Y = 10;
 
-/** A small directed graph from left to right: the steps of a night, or a lineage. */
+/**
+ * A small directed graph from left to right: the steps of a night, or a lineage.
+ * It takes the width there is and scrolls only when its boxes would be too narrow to read.
+ */
 export function Graph({ boxes, label }: { boxes: Box[]; label: string }) {
   const { placed, columns, rows } = place(boxes);
+  const [ref, width] = useWidth<HTMLDivElement>();
+  const W = Math.max(92, Math.min(176, Math.floor((width - 4 + GAP_X) / Math.max(1, columns)) - GAP_X));
   const height = rows * (H + GAP_Y) - GAP_Y;
   const perColumn = new Map<number, number>();
   for (const p of placed.values()) perColumn.set(p.column, (perColumn.get(p.column) ?? 0) + 1);
@@ -29,7 +34,7 @@ export function Graph({ boxes, label }: { boxes: Box[]; label: string }) {
     return { x: p.column * (W + GAP_X), y: (height - own) / 2 + p.row * (H + GAP_Y) };
   };
   return (
-    <div className={css.graphScroll} tabIndex={0} role="region" aria-label={label}>
+    <div ref={ref} className={css.graphScroll} tabIndex={0} role="region" aria-label={label}>
       <div className={css.graph} style={{ width: columns * (W + GAP_X) - GAP_X, height }}>
         <svg width="100%" height="100%" aria-hidden="true">
           {boxes.flatMap((b) =>
@@ -53,7 +58,7 @@ export function Graph({ boxes, label }: { boxes: Box[]; label: string }) {
               <>
                 <span className={css.boxTitle}>
                   {b.mark && <Shape mark={b.mark} />}
-                  <span>{b.title}</span>
+                  <span title={b.title}>{b.title}</span>
                 </span>
                 <span className={css.boxLine}>{b.line}</span>
               </>

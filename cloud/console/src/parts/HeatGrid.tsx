@@ -53,7 +53,7 @@ export function HeatGrid({ items, marks, onOpen }: { items: HeatItem[]; marks: R
       ctx.fillText(count(g.count), GUTTER - 14, g.y + l.pitch / 2 - 1);
       ctx.textAlign = "left";
     }
-    const inner = l.pitch - (l.pitch > 12 ? 5 : 2);
+    const inner = l.pitch - (l.pitch > 24 ? 8 : l.pitch > 12 ? 5 : 2);
     const paths = new Map<string, Path2D>();
     for (const cell of l.cells) {
       const m = marks[cell.item.state] ?? strange(cell.item.state);

@@ -24,8 +24,9 @@ export interface Layout {
   gutter: number;
 }
 
-/** Cells shrink as the fleet grows, from 22 to 8 pixels. */
+/** Cells shrink as the fleet grows, from 30 to 8 pixels. */
 function pitchFor(n: number): number {
+  if (n <= 60) return 30;
   if (n <= 200) return 22;
   if (n <= 1000) return 16;
   if (n <= 4000) return 11;

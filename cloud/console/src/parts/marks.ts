@@ -66,7 +66,8 @@ export const rolloutMarks: Record<Schemas["RolloutState"], Mark> = {
   "rolling-back": mark("rolling back", "devices return to the last promoted release", 2, { d: DIAMOND, stroke: "red-fill" }),
   promoted: mark("promoted", "finished well", 0, { d: "M1.6 6.4 4.8 9.6 10.6 2.6", stroke: "n4" }),
   aborted: mark("aborted", "ended by a person", 0, { d: circle, stroke: "n3" }, { d: CROSS, stroke: "n3" }),
-  failed: mark("failed", "a gate said FAIL; rolled back", 2, { d: DIAMOND, fill: "red-fill" }),
+  // The hub has taken it back already: worth a look, nothing to be done at once.
+  failed: mark("failed", "a gate said FAIL; rolled back", 1, { d: TRIANGLE, fill: "amber-fill" }),
   superseded: mark("superseded", "a newer release took its place", 0, { d: circle, stroke: "n2" }, { d: "M3.6 6h4.8", stroke: "n2" }),
 };
 
@@ -112,7 +113,7 @@ export const severityMarks: Record<Schemas["Severity"], Mark> = {
 
 export const versionMarks: Record<Schemas["ModelVersionState"], Mark> = {
   blessed: mark("released", "signed, not rolled out yet", 0, { d: circle, stroke: "n3" }),
-  "rolling-out": rolloutMarks.running,
+  "rolling-out": mark("rolling out", "a rollout of it is under way", 0, ...rolloutMarks.running.strokes),
   promoted: rolloutMarks.promoted,
   superseded: rolloutMarks.superseded,
   rejected: mark("rejected", "its rollout failed or was aborted", 1, { d: TRIANGLE, fill: "amber-fill" }),
