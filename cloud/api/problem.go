@@ -20,6 +20,7 @@ import (
 	"github.com/swellfleet/swell/cloud/enroll"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/store"
 )
 
@@ -136,7 +137,9 @@ func asProblem(err error) problem {
 		return problem{status: http.StatusConflict, name: "exists", detail: err.Error()}
 	case is(fleet.ErrChanged, store.ErrChanged, dispatch.ErrConflict):
 		return problem{status: http.StatusConflict, name: "changed", detail: err.Error() + ": read it again and repeat your change"}
-	case is(auth.ErrLastAdmin, enroll.ErrTokenUsed):
+	case is(rollout.ErrOwnApproval):
+		return problem{status: http.StatusForbidden, name: "role", detail: err.Error()}
+	case is(auth.ErrLastAdmin, enroll.ErrTokenUsed, rollout.ErrNotNow):
 		return conflict(err.Error())
 	case is(fleet.ErrFull, fleet.ErrBusy, fleet.ErrClosed):
 		return problem{status: http.StatusServiceUnavailable, name: "unavailable", detail: err.Error(), retry: 5}

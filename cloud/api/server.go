@@ -17,6 +17,7 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apigen"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/auth"
+	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/enroll"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/ledger"
@@ -74,33 +75,26 @@ type Proposal struct {
 
 // Rollouts starts and steers rollouts and tells of them.
 type Rollouts interface {
+	// Rollouts lists all, newest first.
 	Rollouts(ctx context.Context) ([]rollout.Rollout, error)
-	// Load returns a rollout with the decision it rests on now. ErrNotFound.
+	// Load returns a rollout with its devices; dispatch.ErrNotFound.
 	Load(ctx context.Context, name string) (RolloutView, error)
-	Decisions(ctx context.Context, name string, before uint64, limit int) ([]DecisionView, error)
+	Decisions(ctx context.Context, name string, before uint64, limit int) ([]dispatch.Stored, error)
+	// Propose starts a rollout, or with DryRun says how it would start.
 	Propose(ctx context.Context, p Proposal) (RolloutView, error)
+	// Ask takes in a person's request, or with dry says what would follow.
 	Ask(ctx context.Context, name string, r rollout.Request, dry bool) (RolloutView, error)
 	Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, error)
 }
 
-// RolloutView is a rollout with what its devices do.
+// RolloutView is a rollout with its devices at one moment: now for one that is
+// going, the last decision for one that has ended.
 type RolloutView struct {
 	Rollout rollout.Rollout
 	Version uint64
-	Counts  rollout.Counts
-	Records map[topic.ID]rollout.Record
-	Wake    time.Time // zero: when something happens
-}
-
-// DecisionView is one stored decision.
-type DecisionView struct {
-	ID       uint64
-	At       time.Time
-	Before   rollout.State
-	Actor    string
-	Decision rollout.Decision
-	Evidence any // marshals to a JSON object; what the decision rested on
-	Snapshot artifact.Digest
+	Devices []rollout.Device // with their records
+	At      time.Time
+	Wake    time.Time // when the planner looks again at the latest; zero: when something happens
 }
 
 // Releases knows what was released.

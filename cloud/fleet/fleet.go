@@ -91,6 +91,26 @@ func (d *Device) Retired() bool { return !d.RetiredAt.IsZero() }
 // Heard says whether the device has ever reported.
 func (d *Device) Heard() bool { return !d.Report.Received.IsZero() }
 
+// HoldLabel keeps rollouts off a device that carries it.
+const HoldLabel = "hold"
+
+// Facts returns what the planner looks at, without the planner's own record.
+func (d *Device) Facts() rollout.Device {
+	f := rollout.Device{ID: d.ID, Class: d.Class, Evidence: d.Evidence}
+	if d.Heard() {
+		f = rollout.Fold(f, d.Report.Doc, d.Report.Received)
+	}
+	// The class a device was enrolled as counts, not what it says of itself.
+	if d.Class != "" {
+		f.Class = d.Class
+	}
+	f.Labels = d.All()
+	f.Labels["site"], f.Labels["class"] = d.ID.Site, string(f.Class)
+	f.Connected = d.Connected && d.State != Offline
+	_, f.Held = d.Label(HoldLabel)
+	return f
+}
+
 // State is the one word a device is shown by: the worst that holds.
 type State string
 

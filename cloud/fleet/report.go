@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 )
@@ -256,6 +257,7 @@ func (r *Registry) fold(d *Device, p pending) (entries []Entry, important bool) 
 	}
 	entries = differences(p.id, p.at, old, doc)
 	important = len(entries) > 0 || old.Generation != doc.Generation || !d.Connected || shadowGrew(old, doc)
+	d.Evidence = rollout.Fold(rollout.Device{Evidence: d.Evidence}, *doc, p.at).Evidence
 	d.Report = Report{Received: p.at, Doc: *doc}
 	d.LastSeen = p.at
 	d.Connected = true

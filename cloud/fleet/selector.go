@@ -10,7 +10,7 @@ import (
 // Selector chooses devices by labels: comma-separated terms that must all
 // hold. The zero value chooses all.
 //
-//	site=hall-1         the value is this
+//	site=hall-1         the value is this; line=l1|l2: one of these
 //	site!=hall-1        it is not, or the device has no such label
 //	retired             the device has the label
 //	!retired            it has not
@@ -96,17 +96,26 @@ func parseTerm(s string) (term, error) {
 		return t, t.validate(s)
 	}
 	if key, value, ok := strings.Cut(s, "!="); ok {
-		t := term{key: strings.TrimSpace(key), values: []string{strings.TrimSpace(value)}, not: true}
+		t := term{key: strings.TrimSpace(key), values: alternatives(value), not: true}
 		return t, t.validate(s)
 	}
 	if key, value, ok := strings.Cut(s, "="); ok {
 		value = strings.TrimPrefix(value, "=") // a==b is what a programmer types
-		t := term{key: strings.TrimSpace(key), values: []string{strings.TrimSpace(value)}}
+		t := term{key: strings.TrimSpace(key), values: alternatives(value)}
 		return t, t.validate(s)
 	}
 	key, not := strings.CutPrefix(s, "!")
 	t := term{key: strings.TrimSpace(key), not: not}
 	return t, t.validate(s)
+}
+
+// alternatives splits "l1|l2", which package rollout reads in the same way.
+func alternatives(s string) []string {
+	out := strings.Split(s, "|")
+	for i := range out {
+		out[i] = strings.TrimSpace(out[i])
+	}
+	return out
 }
 
 func (t term) validate(s string) error {

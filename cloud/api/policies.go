@@ -1,0 +1,223 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/swellfleet/swell/cloud/api/apigen"
+	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/store"
+)
+
+// RolloutPolicyKind is the kind under which rollout policies are stored.
+const RolloutPolicyKind = "RolloutPolicy"
+
+// RolloutPolicy is a rollout policy as stored: the fleet and how a release may
+// move through it.
+type RolloutPolicy struct {
+	Selector string         `json:"selector" yaml:"selector"`             // the fleet; empty is every device
+	Seed     uint64         `json:"seed,omitempty" yaml:"seed,omitempty"` // draws the canaries; 0 derives it from the release
+	Policy   rollout.Policy `json:"policy" yaml:"policy"`
+}
+
+// ReadRolloutPolicy reads what is stored under RolloutPolicyKind.
+func ReadRolloutPolicy(o store.Object) (RolloutPolicy, error) {
+	var p RolloutPolicy
+	if err := json.Unmarshal(o.Doc, &p); err != nil {
+		return p, fmt.Errorf("read rollout policy %s: %w", o.Name, err)
+	}
+	return p, nil
+}
+
+// Validate says what makes the policy unusable.
+func (p RolloutPolicy) Validate() error {
+	_, err := fleet.ParseSelector(p.Selector)
+	return errors.Join(err, p.Policy.Validate())
+}
+
+// defaultShadowS is how long a challenger runs beside the champion under a
+// policy that has a shadow gate and says nothing more.
+const defaultShadowS = 600
+
+// spec writes the policy as in the contract.
+func (p RolloutPolicy) spec() apimodel.RolloutPolicySpec {
+	out := apimodel.RolloutPolicySpec{Selector: p.Selector, Waves: []apimodel.WaveSpec{}, LeaseSeconds: some(p.Policy.LeaseS), Seed: some(int64(p.Seed))}
+	soak := p.Policy.SoakS
+	for _, w := range p.Policy.Waves {
+		out.Waves = append(out.Waves, apimodel.WaveSpec{
+			Name: w.Name, Devices: some(int64(w.Devices)), Share: some(w.Share), SoakSeconds: &soak, DeadlineSeconds: some(w.DeadlineS), Approvals: some(w.Approvals),
+		})
+	}
+	if len(p.Policy.Budgets) > 0 {
+		list := []apimodel.Budget{}
+		for _, b := range p.Policy.Budgets {
+			list = append(list, apimodel.Budget{GroupBy: b.GroupBy, MaxUnavailable: b.MaxUnavailable, MinAvailable: some(b.MinAvailable)})
+		}
+		out.Budgets = &list
+	}
+	if len(p.Policy.Gates) > 0 {
+		list := []apimodel.GateSpec{}
+		for _, g := range p.Policy.Gates {
+			list = append(list, apimodel.GateSpec{Name: string(g.Name), Threshold: g.Threshold, MinN: some(g.MinN), Alpha: some(g.Alpha)})
+		}
+		out.Gates = &list
+	}
+	return out
+}
+
+// apply lays a spec of the contract over the policy. What the contract does
+// not name stays as it is.
+func (p RolloutPolicy) apply(name string, s apimodel.RolloutPolicySpec, fresh bool) (RolloutPolicy, error) {
+	p.Selector, p.Seed = s.Selector, uint64(value(s.Seed))
+	p.Policy.Name, p.Policy.LeaseS = name, value(s.LeaseSeconds)
+	old := p.Policy.Waves
+	p.Policy.Waves, p.Policy.Budgets, p.Policy.Gates = nil, nil, nil
+	for i, w := range s.Waves {
+		wave := rollout.Wave{Name: w.Name, Devices: int(value(w.Devices)), Share: value(w.Share), DeadlineS: value(w.DeadlineSeconds), Approvals: value(w.Approvals)}
+		for _, o := range old {
+			if o.Name == w.Name {
+				wave.Selector = o.Selector
+			}
+		}
+		p.Policy.Waves = append(p.Policy.Waves, wave)
+		if w.SoakSeconds == nil {
+			continue
+		}
+		if i > 0 && s.Waves[0].SoakSeconds != nil && *w.SoakSeconds != *s.Waves[0].SoakSeconds {
+			field := "spec.waves[" + strconv.Itoa(i) + "].soakSeconds"
+			return p, invalid("every wave soaks equally long: give each the same soakSeconds", apimodel.FieldError{Field: field, Message: "differs from the first wave's"})
+		}
+		p.Policy.SoakS = *w.SoakSeconds
+	}
+	for _, b := range value(s.Budgets) {
+		p.Policy.Budgets = append(p.Policy.Budgets, rollout.Budget{GroupBy: b.GroupBy, MaxUnavailable: b.MaxUnavailable, MinAvailable: value(b.MinAvailable)})
+	}
+	shadow := len(value(s.Gates)) == 0 // the default gates have one
+	for _, g := range value(s.Gates) {
+		p.Policy.Gates = append(p.Policy.Gates, rollout.Gate{Name: rollout.GateName(g.Name), Threshold: g.Threshold, MinN: value(g.MinN), Alpha: value(g.Alpha)})
+		shadow = shadow || rollout.GateName(g.Name) == rollout.GateShadow
+	}
+	if fresh && shadow {
+		p.Policy.ShadowS = defaultShadowS
+	}
+	if err := p.Validate(); err != nil {
+		return p, invalid(err.Error(), apimodel.FieldError{Field: "spec", Message: err.Error()})
+	}
+	return p, nil
+}
+
+func (s *Server) policyObject(o store.Object, p RolloutPolicy) apimodel.RolloutPolicy {
+	st := apimodel.RolloutPolicyStatus{Conditions: []apimodel.Condition{}}
+	if sel, err := fleet.ParseSelector(p.Selector); err == nil {
+		n := int64(0)
+		s.cfg.Fleet.All(func(d *fleet.Device) bool {
+			if !d.Retired() && sel.Match(d) {
+				n++
+			}
+			return true
+		})
+		st.Devices = &n
+	}
+	return apimodel.RolloutPolicy{
+		APIVersion: apiVersion, Kind: RolloutPolicyKind,
+		Metadata: apimodel.ObjectMeta{Name: o.Name, ResourceVersion: some(version(o.Version)), CreatedAt: at(o.Created), UpdatedAt: at(o.Updated)},
+		Spec:     p.spec(), Status: &st,
+	}
+}
+
+// ListRolloutPolicies lists policies by name.
+func (s *Server) ListRolloutPolicies(ctx context.Context, r apigen.ListRolloutPoliciesRequestObject) (apigen.ListRolloutPoliciesResponseObject, error) {
+	after, err := placeOf(r.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	limit := limitOf(r.Params.Limit)
+	list, err := s.cfg.Store.Objects(ctx, RolloutPolicyKind, after, limit+1)
+	if err != nil {
+		return nil, err
+	}
+	list, next := page(list, limit, func(o store.Object) string { return o.Name })
+	out := apimodel.RolloutPolicyList{Items: make([]apimodel.RolloutPolicy, len(list)), NextCursor: next}
+	for i, o := range list {
+		p, err := ReadRolloutPolicy(o)
+		if err != nil {
+			return nil, err
+		}
+		out.Items[i] = s.policyObject(o, p)
+	}
+	return apigen.ListRolloutPolicies200JSONResponse(out), nil
+}
+
+// GetRolloutPolicy shows a policy.
+func (s *Server) GetRolloutPolicy(ctx context.Context, r apigen.GetRolloutPolicyRequestObject) (apigen.GetRolloutPolicyResponseObject, error) {
+	o, err := s.cfg.Store.Object(ctx, RolloutPolicyKind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ReadRolloutPolicy(o)
+	return apigen.GetRolloutPolicy200JSONResponse(s.policyObject(o, p)), err
+}
+
+// ApplyRolloutPolicy creates or replaces a policy.
+func (s *Server) ApplyRolloutPolicy(ctx context.Context, r apigen.ApplyRolloutPolicyRequestObject) (apigen.ApplyRolloutPolicyResponseObject, error) {
+	if err := named(RolloutPolicyKind, r.Name, r.Body.Kind, r.Body.Metadata.Name); err != nil {
+		return nil, err
+	}
+	want, err := versionOf(r.Body.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	old, err := s.cfg.Store.Object(ctx, RolloutPolicyKind, r.Name)
+	fresh := errors.Is(err, store.ErrNotFound)
+	if err != nil && !fresh {
+		return nil, err
+	}
+	if want != 0 && want != old.Version {
+		return nil, store.ErrChanged
+	}
+	var p RolloutPolicy
+	if !fresh {
+		if p, err = ReadRolloutPolicy(old); err != nil {
+			return nil, err
+		}
+	}
+	if p, err = p.apply(r.Name, r.Body.Spec, fresh); err != nil {
+		return nil, err
+	}
+	doc, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	now := s.cfg.Now()
+	o := store.Object{Kind: RolloutPolicyKind, Name: r.Name, Version: old.Version, Created: old.Created, Updated: now, Doc: doc}
+	if fresh {
+		o.Created = now
+	}
+	if !value(r.Params.DryRun) {
+		if err := s.audit(ctx, "rollout-policy.apply", "RolloutPolicy/"+r.Name, value(r.Params.Reason), nil); err != nil {
+			return nil, err
+		}
+		if o, err = s.cfg.Store.PutObject(ctx, o, now); err != nil {
+			return nil, err
+		}
+		s.cfg.Stream.Publish(Change{Kind: RolloutPolicyKind, Name: r.Name})
+	}
+	return apigen.ApplyRolloutPolicy200JSONResponse(s.policyObject(o, p)), nil
+}
+
+// versionOf reads the resourceVersion of an applied object; 0 without one.
+func versionOf(m apimodel.ObjectMeta) (uint64, error) {
+	if value(m.ResourceVersion) == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(*m.ResourceVersion, 10, 64)
+	if err != nil {
+		return 0, invalid("the resourceVersion is not one of this hub's", apimodel.FieldError{Field: "metadata.resourceVersion", Message: "unreadable"})
+	}
+	return n, nil
+}
