@@ -317,7 +317,10 @@ func (a *Agent) closeDisk() error {
 // connect enrols when there is no certificate, then keeps it fresh and keeps
 // the connection up.
 func (a *Agent) connect(ctx context.Context) {
-	for failures := 0; a.config.Uplink == nil && !a.identity.Enrolled(); failures++ {
+	// With an uplink of the embedding program's own, a certificate may not be
+	// needed at all; a token says that it is.
+	identified := a.config.Uplink == nil || a.config.Hub.Token != ""
+	for failures := 0; identified && !a.identity.Enrolled(); failures++ {
 		err := a.identity.Enroll(ctx)
 		if err == nil {
 			a.config.Log.Info("enrolled")
@@ -333,7 +336,7 @@ func (a *Agent) connect(ctx context.Context) {
 		}
 	}
 	var renewals sync.WaitGroup
-	if a.config.Uplink == nil {
+	if identified {
 		renewals.Go(func() { a.identity.Run(ctx) })
 	}
 	if err := a.uplink.Run(ctx, a); err != nil && ctx.Err() == nil {

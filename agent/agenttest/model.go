@@ -1,0 +1,127 @@
+// Package agenttest is a world for an agent under test: models of known
+// behaviour, a signer of releases, and a hub in memory with an HTTPS server, an
+// EST server and a broker that can go away, lose and refuse.
+//
+// It is imported by tests only. The real hub and broker meet the agent in the
+// simulator.
+package agenttest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/swellfleet/swell/models/contract"
+	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/protocol/artifact"
+)
+
+// Model describes a model whose score is Gain times the mean of the absolute
+// values of its window. The zero value reads signal-1 and signal-2 in windows of 8
+// with stride 1, gain 1, and flags scores above 1.
+type Model struct {
+	Channels  []string
+	Window    int
+	Stride    int
+	Gain      float32
+	Threshold float32
+	NaN       bool   // every score is NaN
+	Broken    bool   // passes the graph checks and fails in the runtime
+	Note      string // only makes the bytes differ
+	Hidden    int    // >0: an autoencoder of this width instead, for load
+}
+
+func (m Model) withDefaults() Model {
+	if len(m.Channels) == 0 {
+		m.Channels = []string{"signal-1", "signal-2"}
+	}
+	if m.Window == 0 {
+		m.Window = 8
+	}
+	if m.Stride == 0 {
+		m.Stride = 1
+	}
+	if m.Gain == 0 {
+		m.Gain = 1
+	}
+	if m.Threshold == 0 {
+		m.Threshold = 1
+	}
+	return m
+}
+
+// ONNX returns the model's bytes. It panics on a description that makes none.
+func (m Model) ONNX() []byte {
+	m = m.withDefaults()
+	c := contract.Contract{Kind: "test", Window: m.Window, Stride: m.Stride, SampleRateHz: 10, Threshold: float64(m.Threshold), TrainingConfig: m.Note}
+	for _, n := range m.Channels {
+		c.Channels = append(c.Channels, contract.Channel{Name: n})
+	}
+	b := &onnx.Builder{}
+	x := b.Input(contract.Window, onnx.Float, onnx.Batch, int64(len(m.Channels)), int64(m.Window))
+	var size string
+	if m.Hidden > 0 {
+		size = m.autoencoder(b, x)
+	} else {
+		size = b.Node("Abs", []string{x})
+		size = b.Node("ReduceMean", []string{size}, onnx.Ints("axes", 1, 2), onnx.Int("keepdims", 0))
+	}
+	gain := m.Gain
+	if m.NaN {
+		size, gain = b.Node("Sqrt", []string{b.Node("Sub", []string{b.Node("Neg", []string{size}), b.Scalar(1)})}), 1
+	}
+	b.NodeTo([]string{contract.Score}, "Mul", []string{size, b.Scalar(gain)})
+	calm := b.Node("LessOrEqual", []string{contract.Score, b.Scalar(m.Threshold)})
+	b.NodeTo([]string{contract.Anomaly}, "Not", []string{calm})
+	b.Output(contract.Score, onnx.Float, onnx.Batch)
+	b.Output(contract.Anomaly, onnx.Bool, onnx.Batch)
+	p, err := onnx.Marshal("test", b.Graph(), c.Metadata())
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// autoencoder reconstructs the window through Hidden values and returns the
+// mean squared error.
+func (m Model) autoencoder(b *onnx.Builder, x string) string {
+	cells := len(m.Channels) * m.Window
+	r := rand.New(rand.NewPCG(1, 2))
+	layer := func(in string, rows, cols int) string {
+		w := make([]float32, rows*cols)
+		for i := range w {
+			w[i] = float32(r.NormFloat64()) / float32(rows)
+		}
+		name := fmt.Sprintf("w%d", r.Uint32())
+		return b.Node("Gemm", []string{in, b.Floats(name, w, int64(rows), int64(cols)), b.Floats(name+"b", make([]float32, cols), int64(cols))})
+	}
+	flat := b.Node("Flatten", []string{x}, onnx.Int("axis", 1))
+	h := b.Node("Tanh", []string{layer(flat, cells, m.Hidden)})
+	h = b.Node("Tanh", []string{layer(h, m.Hidden, m.Hidden/4)})
+	h = b.Node("Tanh", []string{layer(h, m.Hidden/4, m.Hidden)})
+	d := b.Node("Sub", []string{layer(h, m.Hidden, cells), flat})
+	d = b.Node("Mul", []string{d, d})
+	return b.Node("ReduceMean", []string{d}, onnx.Ints("axes", 1), onnx.Int("keepdims", 0))
+}
+
+// Golden returns golden vectors that the model fulfils: for windows of one
+// value. It is not for autoencoders.
+func (m Model) Golden() []byte {
+	m = m.withDefaults()
+	g := artifact.Golden{Channels: len(m.Channels), Window: m.Window, AbsTol: 1e-5, RelTol: 1e-4}
+	for _, v := range []float32{0, 0.5, -2, 3} {
+		w := make([]float32, g.Channels*g.Window)
+		for i := range w {
+			w[i] = v
+		}
+		score := max(v, -v) * m.Gain
+		g.Windows = append(g.Windows, w)
+		g.Scores = append(g.Scores, score)
+		g.Flags = append(g.Flags, score > m.Threshold)
+	}
+	b, err := json.Marshal(g)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
