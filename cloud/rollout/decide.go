@@ -64,6 +64,7 @@ type decider struct {
 
 	devices []Device // a copy, sorted by ID
 	stands  []Standing
+	away    []bool              // counts against its groups' budgets
 	groups  []map[string]*group // one map for each budget
 	changes map[int]*Change     // by index of the device
 	gates   []Verdict
@@ -86,6 +87,7 @@ func (d *decider) fold(s Snapshot) {
 		return cmp.Or(strings.Compare(a.ID.Site, b.ID.Site), strings.Compare(a.ID.Node, b.ID.Node))
 	})
 	d.stands = make([]Standing, len(d.devices))
+	d.away = make([]bool, len(d.devices))
 	d.groups = make([]map[string]*group, len(d.p.Budgets))
 	for i := range d.groups {
 		d.groups[i] = map[string]*group{}
@@ -93,7 +95,7 @@ func (d *decider) fold(s Snapshot) {
 	for i := range d.devices {
 		dev := &d.devices[i]
 		d.stands[i] = stand(d.r, d.p, dev, d.now)
-		away := d.r.unavailable(d.p, dev, d.now)
+		d.away[i] = d.r.unavailable(d.p, dev, d.now)
 		for b, budget := range d.p.Budgets {
 			name := dev.Labels[budget.GroupBy]
 			g := d.groups[b][name]
@@ -102,7 +104,7 @@ func (d *decider) fold(s Snapshot) {
 				d.groups[b][name] = g
 			}
 			g.size++
-			if away {
+			if d.away[i] {
 				g.unavailable++
 			}
 		}
@@ -120,8 +122,8 @@ func (d *decider) wakeForSilence(dev *Device, i int) {
 	if l := dev.Record.LeaseUntil; !l.IsZero() {
 		d.wakeAt(l)
 		d.wakeAt(l.Add(seconds(d.p.GraceS) + time.Millisecond))
-		d.wakeAt(dev.SeenAt.Add(seconds(d.p.LeaseS+d.p.GraceS) + time.Millisecond))
 	}
+	d.wakeAt(dev.SeenAt.Add(seconds(d.p.LeaseS+d.p.GraceS) + time.Millisecond))
 	d.wakeAt(dev.Record.Deadline.Add(seconds(d.p.GraceS) + time.Millisecond))
 }
 
@@ -277,13 +279,6 @@ func (d *decider) wave() (passed bool) {
 	if late {
 		d.fail("wave %s did not pass by %s: %d done, %d failed, %d on their way, %d not reached; %s", name, clock(deadline), t.done, t.failures, t.unresolved, t.away, strings.Join(waits, "; "))
 		return false
-	}
-	// A pause moves the deadline; tell the devices that are still on their way.
-	for k := range d.devices {
-		rec := d.devices[k].Record
-		if rec.Wave == i+1 && rec.Offer == OfferRelease && rec.Deadline.Before(deadline) && !d.stands[k].State.failure() && d.stands[k].State != DeviceDone {
-			d.change(k, ChangeOffer, "the wave's deadline moved", func(r *Record) { r.Deadline = deadline })
-		}
 	}
 	switch {
 	case !clear && t.ready > 0 && t.ready == t.unresolved || t.unresolved == 0:
@@ -505,7 +500,7 @@ func (d *decider) grant(i int, why string) {
 func (d *decider) take(i int) string {
 	dev := &d.devices[i]
 	cost := 1
-	if d.r.unavailable(d.p, dev, d.now) {
+	if d.away[i] {
 		cost = 0
 	}
 	for b, budget := range d.p.Budgets {
@@ -517,6 +512,7 @@ func (d *decider) take(i int) string {
 	for b, budget := range d.p.Budgets {
 		d.groups[b][dev.Labels[budget.GroupBy]].unavailable += cost
 	}
+	d.away[i] = true
 	return ""
 }
 
@@ -547,6 +543,15 @@ func (d *decider) pause() {
 		return
 	}
 	d.revoke("the rollout is paused")
+	// Devices on their way must not run into their deadline because of it.
+	for i := range d.devices {
+		rec := d.devices[i].Record
+		if st := d.stands[i].State; rec.Offer == OfferRelease && st != DeviceDone && !st.failure() && rec.Deadline.Before(end) {
+			d.change(i, ChangeOffer, "the pause moves its deadline", func(r *Record) {
+				r.Deadline = end.Add(rec.Deadline.Sub(rec.OfferedAt))
+			})
+		}
+	}
 	d.say("paused: %s", d.r.Reason)
 	d.wakeAt(end)
 }
@@ -623,6 +628,7 @@ func (d *decider) callBack() {
 			continue
 		}
 		mine := dev.Trial.Rollout == d.r.Name && dev.Trial.Manifest == d.r.Release.Manifest && dev.Trial.Mode != twin.ModeRollback
+		leased := d.r.leased(d.p, dev, d.now)
 		acts := dev.Champion.Manifest == d.r.Release.Manifest || mine && (dev.Trial.Phase == twin.PhaseActivating || dev.Trial.Phase == twin.PhaseSoaking)
 		switch {
 		case rec.Offer == OfferRelease && !acts, rec.Offer == OfferRelease && d.r.Previous == nil:
@@ -632,13 +638,13 @@ func (d *decider) callBack() {
 			}
 			d.change(i, ChangeWithdraw, why, func(r *Record) {
 				r.Offer = OfferWithdrawn
-				r.Revoked = !r.LeaseUntil.IsZero()
+				d.endLease(r, leased)
 			})
 		case (rec.Offer == OfferRelease || rec.Offer == OfferWithdrawn) && acts && d.r.Previous != nil:
 			d.change(i, ChangeRollback, fmt.Sprintf("goes back to %s-%d", d.r.Previous.Name, d.r.Previous.Counter), func(r *Record) {
 				r.Offer = OfferRollback
 				r.OfferedAt, r.Deadline = d.now, d.now.Add(seconds(d.p.RollbackS))
-				r.Revoked = d.now.Before(r.LeaseUntil)
+				d.endLease(r, leased)
 			})
 		}
 	}
@@ -672,6 +678,15 @@ func (d *decider) callBack() {
 			continue
 		}
 		d.grant(i, "may go back now")
+	}
+}
+
+// endLease takes a lease back: one that may be in use is remembered until it
+// has surely ended, one that was used up is forgotten.
+func (d *decider) endLease(r *Record, leased bool) {
+	r.Revoked = leased && !r.LeaseUntil.IsZero()
+	if !leased {
+		r.LeaseUntil = time.Time{}
 	}
 }
 

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -21,41 +22,39 @@ func mix(seed uint64, words ...string) uint64 {
 	return h ^ h>>31
 }
 
-// order puts devices into the order in which waves draw them: every stratum
-// (combination of the labels) gives one before any gives a second, then each
-// gives in proportion to its size; within a stratum and between equals the
-// seed decides. The first n of it are a stratified sample for every n.
-func order(seed uint64, stratify []string, ds []*Device) []*Device {
+// order puts devices into the order in which waves draw them. The first label
+// divides them into groups; every group gives one before any gives a second,
+// then each gives in proportion to its size, and within a group the next label
+// does the same. Between equals the seed decides. So the first n are a
+// stratified sample for every n.
+func order(seed uint64, labels []string, ds []*Device) []*Device {
 	type place struct {
-		d       *Device
-		stratum string
-		key     float64 // rank in its stratum over the stratum's size
-		draw    uint64
+		d    *Device
+		key  float64 // rank in its group over the group's size
+		draw uint64
 	}
 	places := make([]place, 0, len(ds))
-	size := map[string]int{}
-	for _, d := range ds {
-		var b strings.Builder
-		for _, l := range stratify {
-			b.WriteString(d.Labels[l])
-			b.WriteByte(0)
+	put := func(group []*Device) {
+		for i, d := range group {
+			places = append(places, place{d, float64(i) / float64(len(group)), mix(seed, d.ID.Site, d.ID.Node)})
 		}
-		p := place{d: d, stratum: b.String(), draw: mix(seed, d.ID.Site, d.ID.Node)}
-		size[p.stratum]++
-		places = append(places, p)
 	}
-	byDraw := func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.draw, b.draw), strings.Compare(a.d.ID.Site, b.d.ID.Site), strings.Compare(a.d.ID.Node, b.d.ID.Node))
+	if len(labels) == 0 {
+		for _, d := range ds {
+			put([]*Device{d})
+		}
+	} else {
+		groups := map[string][]*Device{}
+		for _, d := range ds {
+			groups[d.Labels[labels[0]]] = append(groups[d.Labels[labels[0]]], d)
+		}
+		for _, name := range slices.Sorted(maps.Keys(groups)) {
+			put(order(seed, labels[1:], groups[name]))
+		}
 	}
-	slices.SortFunc(places, byDraw)
-	rank := map[string]int{}
-	for i := range places {
-		p := &places[i]
-		p.key = float64(rank[p.stratum]) / float64(size[p.stratum])
-		rank[p.stratum]++
-	}
-	slices.SortStableFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), byDraw(a, b))
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.draw, b.draw),
+			strings.Compare(a.d.ID.Site, b.d.ID.Site), strings.Compare(a.d.ID.Node, b.d.ID.Node))
 	})
 	out := make([]*Device, len(places))
 	for i, p := range places {

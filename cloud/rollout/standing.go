@@ -103,7 +103,7 @@ func stand(r Rollout, p Policy, d *Device, now time.Time) Standing {
 		return Standing{DeviceFailed, d.Trial.Reason}
 	case !rec.LeaseUntil.IsZero() && !d.SeenAt.After(rec.LeaseUntil) && now.After(rec.LeaseUntil.Add(grace)) && !p.fresh(d, now):
 		return Standing{DeviceSilent, fmt.Sprintf("silent since %s, its lease ended at %s", clock(d.SeenAt), clock(rec.LeaseUntil))}
-	case !rec.LeaseUntil.IsZero() && now.After(d.SeenAt.Add(seconds(p.LeaseS)+grace)):
+	case now.After(d.SeenAt.Add(seconds(p.LeaseS) + grace)): // as long as a lease would have lasted
 		return Standing{DeviceSilent, fmt.Sprintf("silent since %s", clock(d.SeenAt))}
 	case now.After(rec.Deadline.Add(grace)):
 		return Standing{DeviceFailed, fmt.Sprintf("still %s at its deadline", ph)}
