@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,43 +162,95 @@ func TestTheStockCosignCommandAcceptsAReleaseOfflineAndRefusesAFlippedByte(t *te
 		t.Fatal(err)
 	}
 	dir := h.download(t, r)
-	verify := func(bundle, predicate, file string) error {
-		cmd := exec.CommandContext(t.Context(), cli, "verify-blob-attestation", "--key", trust.PublicKeyFile, "--bundle", bundle,
-			"--trusted-root", trust.TrustedRootFile, "--offline", "--type", predicate, file)
+	commands := documented(t, "cosign verify-blob-attestation")
+	if len(commands) != 3 {
+		t.Fatalf("docs/verify.md has %d cosign commands", len(commands))
+	}
+	run := func(command string) error {
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", command)
 		cmd.Dir = dir
 		// An unreachable proxy shows that nothing is asked of the network.
-		cmd.Env = append(os.Environ(), "HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1", "HOME="+t.TempDir())
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return errors.Join(err, errors.New(string(out)))
+		cmd.Env = append(os.Environ(), "MODEL=pump/model.onnx", "PATH="+filepath.Dir(cli)+":"+os.Getenv("PATH"),
+			"HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1", "HOME="+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil
 	}
-	for _, c := range []struct{ name, bundle, predicate, file string }{
-		{"the release", trust.SignatureFile, trust.PredicateRelease, trust.DigestsFile},
-		{"lineage of the pump model", trust.LineageFile, trust.PredicateLineage, "pump/model.onnx"},
-		{"lineage of the gearbox model", trust.LineageFile, trust.PredicateLineage, "gearbox/model.onnx"},
-		{"provenance of the pump model", trust.SLSAFile, "slsaprovenance1", "pump/model.onnx"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if err := verify(c.bundle, c.predicate, c.file); err != nil {
-				t.Fatalf("refused: %v", err)
-			}
-			path := filepath.Join(dir, c.file)
-			good, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			bad := bytes.Clone(good)
-			bad[len(bad)/2] ^= 1
-			if err := os.WriteFile(path, bad, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			defer os.WriteFile(path, good, 0o644)
-			if err := verify(c.bundle, c.predicate, c.file); err == nil {
-				t.Fatal("a flipped byte was accepted")
-			}
-		})
+	for _, command := range commands {
+		file := trust.DigestsFile
+		if strings.HasSuffix(command, `"$MODEL"`) {
+			file = "pump/model.onnx"
+		}
+		if err := run(command); err != nil {
+			t.Errorf("refused: %s: %v", command, err)
+		}
+		path := filepath.Join(dir, file)
+		good, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := bytes.Clone(good)
+		bad[len(bad)/2] ^= 1
+		if err := os.WriteFile(path, bad, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := run(command); err == nil {
+			t.Errorf("accepted with a byte of %s flipped: %s", file, command)
+		}
+		if err := os.WriteFile(path, good, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run(strings.ReplaceAll(commands[1], "$MODEL", "gearbox/model.onnx")); err != nil {
+		t.Errorf("lineage of the other variant's model: %v", err)
+	}
+}
+
+// documented returns the shell blocks of docs/verify.md that start with prefix.
+func documented(t *testing.T, prefix string) []string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/verify.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for i, block := range strings.Split(string(page), "```") {
+		block, ok := strings.CutPrefix(block, "sh\n")
+		if i%2 == 1 && ok && strings.HasPrefix(block, prefix) {
+			found = append(found, strings.TrimSpace(block))
+		}
+	}
+	return found
+}
+
+func TestTheDocumentedDigestCheckNamesEveryFile(t *testing.T) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Skip("jq is not installed (Debian package jq)")
+	}
+	h := newHouse(t)
+	r, err := h.builder.Build(t.Context(), twoVariants())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := h.download(t, r)
+	command := documented(t, "jq -r .dsseEnvelope")
+	if len(command) != 1 {
+		t.Fatalf("docs/verify.md has %d digest checks", len(command))
+	}
+	check := func() ([]byte, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command[0])
+		cmd.Dir = dir
+		return cmd.CombinedOutput()
+	}
+	if out, err := check(); err != nil || strings.Count(string(out), ": OK") != 6 {
+		t.Errorf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "card.txt"), []byte("another card"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(); err == nil {
+		t.Errorf("a changed file was accepted: %s", out)
 	}
 }
 
