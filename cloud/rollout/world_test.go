@@ -3,7 +3,6 @@ package rollout_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"testing"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
@@ -13,9 +12,16 @@ import (
 
 var t0 = time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
 
+// tester is what *testing.T and *rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // world plays the devices of one rollout at the level of their reports.
 type world struct {
-	t       testing.TB
+	t       tester
 	r       rollout.Rollout
 	devices []rollout.Device
 	now     time.Time
@@ -30,7 +36,7 @@ type world struct {
 }
 
 // newWorld has n devices on lines, running release 1, and release 2 to roll out.
-func newWorld(t testing.TB, n, lines int, p rollout.Policy) *world {
+func newWorld(t tester, n, lines int, p rollout.Policy) *world {
 	old := rollouttest.Release(1)
 	w := &world{t: t, now: t0, rng: rand.New(rand.NewPCG(1, 2)), devices: rollouttest.Fleet(n, lines, &old, t0)}
 	w.r = rollout.Rollout{Name: "r-2", Release: rollouttest.Release(2), Previous: &old, Policy: p, Author: "night", Seed: 7, Created: t0}
