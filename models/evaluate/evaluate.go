@@ -86,14 +86,6 @@ func (c *Confusion) Count(anomalous, flagged bool) {
 	}
 }
 
-// Add adds the counts of o.
-func (c *Confusion) Add(o Confusion) {
-	c.TP += o.TP
-	c.TN += o.TN
-	c.FP += o.FP
-	c.FN += o.FN
-}
-
 // F1 is the harmonic mean of precision and recall; 0 when nothing was there to find or to say.
 func (c Confusion) F1() float64 { return ratio(float64(c.TP), float64(c.TP)+float64(c.FP+c.FN)/2) }
 

@@ -41,7 +41,7 @@ const (
 // Batch as a dimension stands for the batch, whose size is chosen when the model runs.
 const Batch int64 = -1
 
-// Attr is an attribute of a node. Make it with Int, Ints or FloatAttr.
+// Attr is an attribute of a node. Make it with Int or Ints.
 type Attr struct{ pb *onnxpb.AttributeProto }
 
 // Int makes an integer attribute.
@@ -52,11 +52,6 @@ func Int(name string, v int64) Attr {
 // Ints makes an attribute that is a list of integers.
 func Ints(name string, v ...int64) Attr {
 	return Attr{&onnxpb.AttributeProto{Name: &name, Ints: v, Type: onnxpb.AttributeProto_INTS.Enum()}}
-}
-
-// FloatAttr makes a float attribute.
-func FloatAttr(name string, v float32) Attr {
-	return Attr{&onnxpb.AttributeProto{Name: &name, F: &v, Type: onnxpb.AttributeProto_FLOAT.Enum()}}
 }
 
 // Builder assembles a graph, node after node, in execution order. The zero value is an empty graph.

@@ -229,8 +229,8 @@ func constant(n *inference) ([]Value, error) {
 
 func same(n *inference) ([]Value, error) { return one(n.in[0].Type, n.in[0].Shape) }
 
-// Broadcast returns the shape that numpy-style broadcasting of the given shapes has.
-func Broadcast(shapes ...[]int64) ([]int64, error) {
+// broadcastShapes returns the shape that numpy-style broadcasting of the given shapes has.
+func broadcastShapes(shapes ...[]int64) ([]int64, error) {
 	rank := 0
 	for _, s := range shapes {
 		rank = max(rank, len(s))
@@ -257,7 +257,7 @@ func broadcast(n *inference) ([]Value, error) {
 	for i, v := range n.in {
 		shapes[i] = v.Shape
 	}
-	s, err := Broadcast(shapes...)
+	s, err := broadcastShapes(shapes...)
 	if err != nil {
 		return nil, err
 	}
@@ -297,7 +297,7 @@ func matMul(n *inference) ([]Value, error) {
 	if len(a) < 2 || len(b) < 2 || a[len(a)-1] != b[len(b)-2] {
 		return nil, fmt.Errorf("shapes %v and %v do not multiply", a, b)
 	}
-	lead, err := Broadcast(a[:len(a)-2], b[:len(b)-2])
+	lead, err := broadcastShapes(a[:len(a)-2], b[:len(b)-2])
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +322,7 @@ func gemm(n *inference) ([]Value, error) {
 	}
 	out := []int64{rows, cols}
 	if len(n.in) == 3 && n.node.Input[2] != "" {
-		if s, err := Broadcast(out, n.in[2].Shape); err != nil || !slices.Equal(s, out) {
+		if s, err := broadcastShapes(out, n.in[2].Shape); err != nil || !slices.Equal(s, out) {
 			return nil, fmt.Errorf("bias %v does not fit %v", n.in[2].Shape, out)
 		}
 	}

@@ -11,8 +11,6 @@ import (
 type Options struct {
 	// Library is the path of libonnxruntime; empty means where Library finds it.
 	Library string
-	// Threads is how many threads one run may use; 0 means 1.
-	Threads int
 }
 
 // Program is a loaded graph. It may run in several bindings at once.
@@ -35,7 +33,7 @@ func LoadProgram(model []byte, o Options) (*Program, error) {
 	}
 	defer so.Destroy()
 	err = errors.Join(
-		so.SetIntraOpNumThreads(max(o.Threads, 1)),
+		so.SetIntraOpNumThreads(1),
 		so.SetInterOpNumThreads(1),
 		so.SetCpuMemArena(true),
 		so.SetGraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll),

@@ -74,6 +74,11 @@ func fitDenseAE(ctx context.Context, m matrix, h *head, c Config, card map[strin
 		// The code's width, the last of the hidden ones, is the linear path's too.
 		linear: layers("linear", []int{m.cols, c.Hidden[len(c.Hidden)-1], m.cols}, rng),
 	}
+	if c.WarmStart != nil {
+		if err := ae.warmStart(c.WarmStart); err != nil {
+			return nil, fmt.Errorf("warm start: %w", err)
+		}
+	}
 	batch := min(c.BatchSize, m.rows)
 	trainer, err := train.New(ae.task(batch, m.cols, c.DeepPenalty), runtime.Options{Library: c.Library})
 	if err != nil {
@@ -95,6 +100,9 @@ func fitDenseAE(ctx context.Context, m matrix, h *head, c Config, card map[strin
 		loss, err := trainer.Step(ctx, rate)
 		if err != nil {
 			return nil, err
+		}
+		if step == 0 {
+			last = float64(loss)
 		}
 		last += 0.02 * (float64(loss) - last) // a running mean, for the card
 	}
@@ -136,6 +144,37 @@ func (a *autoencoder) task(batch, features int, penalty float64) train.Task {
 	return t
 }
 
+// warmStart takes the weights out of an exported autoencoder.
+func (a *autoencoder) warmStart(model []byte) error {
+	m, err := onnx.Read(model, onnx.Limits{})
+	if err != nil {
+		return err
+	}
+	stored := map[string][]float32{}
+	for _, t := range m.GetGraph().GetInitializer() {
+		if onnx.DataType(t.GetDataType()) != onnx.Float {
+			continue
+		}
+		if stored[t.GetName()], err = onnx.FloatData(t); err != nil {
+			return err
+		}
+	}
+	a.each(func(l *layer) {
+		kernel, bias := stored[a.head.prefix+l.name+".w"], stored[a.head.prefix+l.name+".b"]
+		if len(kernel) != len(l.w) || len(bias) != len(l.b) {
+			err = fmt.Errorf("the model has no layer %q of %d by %d units: fit it from scratch", l.name, l.in, l.out)
+			return
+		}
+		copy(l.b, bias)
+		for o := range l.out {
+			for in := range l.in {
+				l.w[in*l.out+o] = kernel[o*l.in+in]
+			}
+		}
+	})
+	return err
+}
+
 func (a *autoencoder) weights() []float64 { return []float64{1} }
 
 func (a *autoencoder) emit(b *onnx.Builder, z string) ([]string, string) {
@@ -155,8 +194,8 @@ func (a *autoencoder) emit(b *onnx.Builder, z string) ([]string, string) {
 			if i == 0 {
 				in, length = h.channels, h.pattern
 			}
-			w := b.Floats(l.name+".w", kernel, int64(l.out), int64(in), int64(length))
-			y = b.Node("Conv", []string{y, w, b.Floats(l.name+".b", l.b, int64(l.out))})
+			w := b.Floats(h.prefix+l.name+".w", kernel, int64(l.out), int64(in), int64(length))
+			y = b.Node("Conv", []string{y, w, b.Floats(h.prefix+l.name+".b", l.b, int64(l.out))})
 			if between != "" && i < len(layers)-1 {
 				y = b.Node(between, []string{y})
 			}
@@ -170,7 +209,7 @@ func (a *autoencoder) emit(b *onnx.Builder, z string) ([]string, string) {
 	for i := range n {
 		pick[i*n+i] = 1
 	}
-	target := b.Node("Conv", []string{z, b.Floats("pick", pick, int64(n), int64(h.channels), int64(h.pattern))})
+	target := b.Node("Conv", []string{z, b.Floats(h.prefix+"pick", pick, int64(n), int64(h.channels), int64(h.pattern))})
 	q, channels := h.residual(b, b.Node("Sub", []string{target, y}))
 	return []string{q}, channels
 }

@@ -3,6 +3,7 @@ package zoo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -21,6 +22,7 @@ const (
 	maxWindows  = 50_000  // used by a calibration; more are thinned out evenly
 	minPatterns = 50
 	minWindows  = 20
+	maxExperts  = 64 // in one graph
 )
 
 // detector is what a kind learns: how to compute its statistics from a window of standardized values.
@@ -62,23 +64,8 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 	if c.FalseAlarmsPerDay > 0 && d.SampleRateHz == 0 {
 		return nil, fmt.Errorf("false alarms per day need a sample rate")
 	}
-	h := newHead(d, c)
-	patterns, err := h.patterns(d, c)
-	if err != nil {
-		return nil, err
-	}
-	card := map[string]any{"kind": kind, "devices": len(d.Series), "patterns": patterns.rows}
-	var det detector
-	switch kind {
-	case PCA:
-		det, err = fitPCA(patterns, h, c, card)
-	case DenseAE:
-		det, err = fitDenseAE(ctx, patterns, h, c, card)
-	}
-	if err != nil {
-		return nil, err
-	}
-	scales, err := h.calibrate(d, c, det, card)
+	card := map[string]any{"kind": kind, "devices": len(d.Series)}
+	experts, err := fitExperts(ctx, kind, d, c, card)
 	if err != nil {
 		return nil, err
 	}
@@ -87,13 +74,13 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
 	out := &Fitted{Kind: kind, Threshold: 1, Card: card, Contract: contract.Contract{
-		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: h.window, Stride: c.Stride,
+		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: c.Pattern + c.Smooth - 1, Stride: c.Stride,
 		SampleRateHz: d.SampleRateHz, Threshold: 1, DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
 	}}
 	if err := out.Contract.Validate(); err != nil {
 		return nil, fmt.Errorf("contract: %w", err)
 	}
-	if out.ONNX, err = onnx.Marshal(kind, h.export(det, scales), out.Contract.Metadata()); err != nil {
+	if out.ONNX, err = onnx.Marshal(kind, export(experts), out.Contract.Metadata()); err != nil {
 		return nil, err
 	}
 	// What a device would refuse must not leave the hub.
@@ -104,8 +91,80 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 	return out, nil
 }
 
+// expert is a detector with what stands before and behind it in the graph.
+type expert struct {
+	*head
+	detector
+	scales []float64 // factor of each statistic; the largest product is 1 at the threshold
+}
+
+// fitExperts fits one expert to all of d, or one to each device's part. A device whose data is too short for
+// one of its own is left out and named in the card; some other expert has to know its ways.
+func fitExperts(ctx context.Context, kind string, d Dataset, c Config, card map[string]any) ([]expert, error) {
+	if !c.PerDevice {
+		e, err := fitExpert(ctx, kind, d, c, "", card)
+		return []expert{e}, err
+	}
+	parts := map[string]*Dataset{}
+	var devices []string
+	for _, s := range d.Series {
+		if parts[s.Device] == nil {
+			parts[s.Device] = &Dataset{Channels: d.Channels, SampleRateHz: d.SampleRateHz}
+			devices = append(devices, s.Device)
+		}
+		parts[s.Device].Series = append(parts[s.Device].Series, s)
+	}
+	if len(devices) > maxExperts {
+		return nil, fmt.Errorf("%d devices: one model holds at most %d of them apart; fit groups of devices one by one", len(devices), maxExperts)
+	}
+	slices.Sort(devices)
+	var out []expert
+	var lastErr error
+	experts, leftOut := map[string]any{}, map[string]string{}
+	for i, device := range devices {
+		about := map[string]any{}
+		e, err := fitExpert(ctx, kind, *parts[device], c, fmt.Sprintf("d%d.", i), about)
+		switch {
+		case errors.Is(err, ErrData):
+			leftOut[device], lastErr = err.Error(), err
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("device %s: %w", device, err)
+		}
+		experts[device] = about
+		out = append(out, e)
+	}
+	card["experts"], card["leftOut"] = experts, leftOut
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no device has enough data of its own: %w", lastErr)
+	}
+	return out, nil
+}
+
+func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix string, card map[string]any) (e expert, err error) {
+	e.head = newHead(d, c)
+	e.prefix = prefix
+	patterns, err := e.patterns(d, c)
+	if err != nil {
+		return e, err
+	}
+	card["patterns"] = patterns.rows
+	switch kind {
+	case PCA:
+		e.detector, err = fitPCA(patterns, e.head, c, card)
+	case DenseAE:
+		e.detector, err = fitDenseAE(ctx, patterns, e.head, c, card)
+	}
+	if err != nil {
+		return e, err
+	}
+	e.scales, err = e.calibrate(d, c, e.detector, card)
+	return e, err
+}
+
 // head is what all kinds share: the standardization in front and the threshold behind.
 type head struct {
+	prefix                            string // of the names of constants in the graph
 	channels, pattern, smooth, window int
 	mean, scale                       []float64 // per channel
 }
@@ -185,16 +244,15 @@ func (h *head) patterns(d Dataset, c Config) (matrix, error) {
 	return m, nil
 }
 
-// standardize emits the first operations of every graph.
-func (h *head) standardize(b *onnx.Builder, batch int64) string {
-	in := b.Input(contract.Window, onnx.Float, batch, int64(h.channels), int64(h.window))
+// standardize emits what stands before a detector.
+func (h *head) standardize(b *onnx.Builder, window string) string {
 	mean, inverse := make([]float32, h.channels), make([]float32, h.channels)
 	for i := range mean {
 		mean[i], inverse[i] = float32(h.mean[i]), float32(1/h.scale[i])
 	}
 	// Subtract first: a level far above its spread would lose its digits the other way round.
-	z := b.Node("Sub", []string{in, b.Floats("mean", mean, int64(h.channels), 1)})
-	return b.Node("Mul", []string{z, b.Floats("inverse_scale", inverse, int64(h.channels), 1)})
+	z := b.Node("Sub", []string{window, b.Floats(h.prefix+"mean", mean, int64(h.channels), 1)})
+	return b.Node("Mul", []string{z, b.Floats(h.prefix+"inverse_scale", inverse, int64(h.channels), 1)})
 }
 
 // residual emits the end that kinds with a residual share: r [batch, channels*pattern, smooth] is squared,
@@ -257,7 +315,8 @@ func (h *head) calibrate(d Dataset, c Config, det detector, card map[string]any)
 func (h *head) statistics(d Dataset, c Config, det detector) (fitted, kept [][]float32, err error) {
 	const batch = 256
 	b := &onnx.Builder{}
-	names, _ := det.emit(b, h.standardize(b, batch))
+	in := b.Input(contract.Window, onnx.Float, batch, int64(h.channels), int64(h.window))
+	names, _ := det.emit(b, h.standardize(b, in))
 	for _, n := range names {
 		b.Output(n, onnx.Float, batch)
 	}
@@ -333,23 +392,41 @@ func (h *head) statistics(d Dataset, c Config, det detector) (fitted, kept [][]f
 	return fitted, kept, flush()
 }
 
-// export builds the graph that devices get.
-func (h *head) export(det detector, scales []float64) *onnxpb.GraphProto {
-	b := &onnx.Builder{}
-	statistics, channels := det.emit(b, h.standardize(b, onnx.Batch))
+// emitScore appends the whole expert: its score of shape [batch], 1 at the threshold, and its channels' parts.
+func (e expert) emitScore(b *onnx.Builder, window string) (score, channels string) {
+	statistics, channels := e.emit(b, e.standardize(b, window))
 	scaled := make([]string, len(statistics))
 	for i, s := range statistics {
-		scaled[i] = b.Node("Mul", []string{s, b.Scalar(float32(scales[i]))})
+		scaled[i] = b.Node("Mul", []string{s, b.Scalar(float32(e.scales[i]))})
 	}
-	if len(scaled) == 1 {
-		b.NodeTo([]string{contract.Score}, "Identity", scaled)
-	} else {
-		b.NodeTo([]string{contract.Score}, "Max", scaled)
+	if score = scaled[0]; len(scaled) > 1 {
+		score = b.Node("Max", scaled)
 	}
+	return score, b.Node("Mul", []string{channels, b.Scalar(float32(e.scales[len(e.scales)-1]))})
+}
+
+// export builds the graph that devices get. With several experts the one that finds a window the least
+// unusual counts: what is normal on one machine of the fleet is normal.
+func export(experts []expert) *onnxpb.GraphProto {
+	b := &onnx.Builder{}
+	h := experts[0].head
+	window := b.Input(contract.Window, onnx.Float, onnx.Batch, int64(h.channels), int64(h.window))
+	var scores, parts []string
+	for _, e := range experts {
+		score, channels := e.emitScore(b, window)
+		scores, parts = append(scores, score), append(parts, channels)
+	}
+	score, channels := scores[0], parts[0]
+	for i, other := range scores[1:] {
+		keep := b.Node("LessOrEqual", []string{score, other})
+		score = b.Node("Where", []string{keep, score, other})
+		channels = b.Node("Where", []string{b.Node("Unsqueeze", []string{keep, b.Ints(1)}), channels, parts[i+1]})
+	}
+	b.NodeTo([]string{contract.Score}, "Identity", []string{score})
+	b.NodeTo([]string{contract.ChannelScore}, "Identity", []string{channels})
 	// A score that is not a number is not below the threshold, so it alarms.
 	normal := b.Node("LessOrEqual", []string{contract.Score, b.Floats("threshold", []float32{1}, 1)})
 	b.NodeTo([]string{contract.Anomaly}, "Not", []string{normal})
-	b.NodeTo([]string{contract.ChannelScore}, "Mul", []string{channels, b.Scalar(float32(scales[len(scales)-1]))})
 	b.Output(contract.Score, onnx.Float, onnx.Batch)
 	b.Output(contract.Anomaly, onnx.Bool, onnx.Batch)
 	b.Output(contract.ChannelScore, onnx.Float, onnx.Batch, int64(h.channels))

@@ -87,11 +87,11 @@ func (p *principal) emit(b *onnx.Builder, z string) ([]string, string) {
 	h, n := p.head, int64(len(p.outB))
 	k := int64(len(p.planeB))
 	a := b.Node("Conv", []string{z,
-		b.Floats("plane", p.plane, k, int64(h.channels), int64(h.pattern)), b.Floats("plane_bias", p.planeB, k)})
+		b.Floats(h.prefix+"plane", p.plane, k, int64(h.channels), int64(h.pattern)), b.Floats(h.prefix+"plane_bias", p.planeB, k)})
 	t2 := b.Node("ReduceSum", []string{b.Node("Mul", []string{a, a}), b.Ints(1)}, onnx.Int("keepdims", 0))
 	t2 = b.Node("ReduceMean", []string{t2}, onnx.Ints("axes", 1), onnx.Int("keepdims", 0))
 	r := b.Node("Conv", []string{z,
-		b.Floats("outside", p.outside, n, int64(h.channels), int64(h.pattern)), b.Floats("outside_bias", p.outB, n)})
+		b.Floats(h.prefix+"outside", p.outside, n, int64(h.channels), int64(h.pattern)), b.Floats(h.prefix+"outside_bias", p.outB, n)})
 	q, channels := h.residual(b, r)
 	return []string{t2, q}, channels
 }

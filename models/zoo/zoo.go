@@ -54,6 +54,10 @@ type Config struct {
 	// FalseAlarmsPerDay, when not zero, sets the threshold instead of Margin: the wanted number of windows
 	// flagged per device and day of normal operation, at the nominal rate and stride.
 	FalseAlarmsPerDay float64 `json:"falseAlarmsPerDay,omitempty"`
+	// PerDevice fits one expert to each device's data instead of one to all, and puts them into one graph:
+	// a window is as unusual as the expert that knows it best says. For fleets whose devices run at
+	// different points; a run costs as many times more as there are devices, 64 at most.
+	PerDevice bool `json:"perDevice,omitempty"`
 	// Seed of every random choice. The same seed gives the same model.
 	Seed uint64 `json:"seed"`
 
@@ -76,6 +80,9 @@ type Config struct {
 	// LearningRate of Adam at the start; it falls to zero along a half cosine. Default 0.005.
 	LearningRate float64 `json:"learningRate,omitempty"`
 
+	// WarmStart, when not nil, is the ONNX file of an autoencoder with the same channels, pattern and layers,
+	// whose weights training starts from. ParentModel should name it. PCA has no use for it.
+	WarmStart []byte `json:"-"`
 	// DatasetDigest and ParentModel go into the contract as they are.
 	DatasetDigest string `json:"-"`
 	ParentModel   string `json:"-"`

@@ -17,7 +17,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/swellfleet/swell/models/contract"
-	"github.com/swellfleet/swell/models/onnx"
 	"github.com/swellfleet/swell/models/runtime"
 )
 
@@ -145,6 +144,66 @@ func TestEachKind(t *testing.T) {
 	}
 }
 
+// unlike is a fleet of two machines, of which the second runs at other levels, and a third with hardly any
+// data.
+func unlike() Dataset {
+	d := Dataset{Channels: machineChannels, SampleRateHz: 1, Series: []Series{machine("a", 1, 1000), machine("b", 2, 1000), machine("new", 3, 60)}}
+	for i, v := range d.Series[1].Values[0] {
+		d.Series[1].Values[0][i] = v + 3
+	}
+	return d
+}
+
+func TestOneModelKeepsUnlikeDevicesApart(t *testing.T) {
+	for _, kind := range Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			f := fitted(t, kind, unlike(), Config{PerDevice: true, Steps: 500})
+			if left := f.Card["leftOut"].(map[string]string); len(left) != 1 || !strings.Contains(left["new"], "only") {
+				t.Errorf("left out: %v", left)
+			}
+			m := session(t, f)
+			a, b := machine("a", 11, 600), machine("b", 12, 600)
+			for i := range b.Values[0] {
+				b.Values[0][i] += 3
+			}
+			for _, s := range []Series{a, b} {
+				if share := flagged(t, m, s); share > 0.01 {
+					t.Errorf("flags %.2f %% of what is normal for %s", 100*share, s.Device)
+				}
+			}
+			// A pressure between the two machines' levels is normal for neither.
+			for i := range a.Values[0] {
+				a.Values[0][i] += 1.5
+			}
+			if share := flagged(t, m, a); share < 0.99 {
+				t.Errorf("only %.0f %% of windows between the machines' levels are flagged", 100*share)
+			}
+			w := a.AppendWindow(nil, 24, 24)
+			w[0] = float32(math.NaN())
+			var r runtime.Result
+			if err := m.Score(w, &r); err != nil || !r.Anomaly {
+				t.Errorf("NaN: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+func TestPerDeviceNeedsOneDeviceWithEnoughData(t *testing.T) {
+	need(t)
+	d := unlike()
+	d.Series = d.Series[2:]
+	if _, err := Fit(context.Background(), PCA, d, Config{PerDevice: true}); !errors.Is(err, ErrData) || !strings.Contains(err.Error(), "no device has enough data") {
+		t.Error(err)
+	}
+	d.Series = nil
+	for i := range maxExperts + 1 {
+		d.Series = append(d.Series, machine(string(rune('a'+i)), 1, 60))
+	}
+	if _, err := Fit(context.Background(), PCA, d, Config{PerDevice: true}); err == nil || !strings.Contains(err.Error(), "65 devices") {
+		t.Error(err)
+	}
+}
+
 func TestFittingAgainGivesTheSameBytes(t *testing.T) {
 	for _, kind := range Kinds() {
 		a, b := fitted(t, kind, normal(300), Config{Steps: 50}), fitted(t, kind, normal(300), Config{Steps: 50})
@@ -267,6 +326,29 @@ func TestFewerWantedFalseAlarmsRaiseTheThreshold(t *testing.T) {
 	}
 }
 
+func TestAWarmStartGoesOnWhereTheParentStopped(t *testing.T) {
+	parent := fitted(t, DenseAE, normal(600), Config{Steps: 1500})
+	loss := func(f *Fitted) float64 { return f.Card["loss"].(float64) }
+	few := Config{Steps: 100, LearningRate: 1e-4}
+	cold := fitted(t, DenseAE, normal(600), few)
+	few.WarmStart, few.ParentModel = parent.ONNX, "sha256:parent"
+	warm := fitted(t, DenseAE, normal(600), few)
+	if loss(warm) > 1.2*loss(parent) || loss(warm) > loss(cold)/2 {
+		t.Errorf("loss is %g after a warm start, %g from scratch, the parent's %g", loss(warm), loss(cold), loss(parent))
+	}
+	if warm.Contract.ParentModel != "sha256:parent" {
+		t.Errorf("contract is %+v", warm.Contract)
+	}
+	few.Hidden = []int{5}
+	if _, err := Fit(context.Background(), DenseAE, normal(600), few); err == nil || !strings.Contains(err.Error(), "fit it from scratch") {
+		t.Errorf("other layers: %v", err)
+	}
+	few.WarmStart = []byte("nothing")
+	if _, err := Fit(context.Background(), DenseAE, normal(600), few); err == nil || !strings.Contains(err.Error(), "warm start") {
+		t.Errorf("no model: %v", err)
+	}
+}
+
 func TestFitStopsWhenCancelled(t *testing.T) {
 	need(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -372,10 +454,7 @@ func TestExportsPassTheOnnxChecker(t *testing.T) {
 		t.Skip("the ONNX checker is not here: install the Debian package python3-onnx")
 	}
 	for _, kind := range Kinds() {
-		f := fitted(t, kind, normal(300), Config{Steps: 50})
-		if _, err := onnx.Check(f.ONNX, onnx.Limits{}); err != nil {
-			t.Error(err)
-		}
+		f := fitted(t, kind, normal(300), Config{Steps: 50, PerDevice: true})
 		path := filepath.Join(t.TempDir(), "model.onnx")
 		if err := os.WriteFile(path, f.ONNX, 0o600); err != nil {
 			t.Fatal(err)
