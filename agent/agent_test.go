@@ -180,6 +180,10 @@ func TestRestartedDeviceGoesOnWithItsModelAndItsCounters(t *testing.T) {
 	if hub.Issued() != 1 {
 		t.Errorf("the device enrolled %d times", hub.Issued())
 	}
+	hub.Until(t, "blocks of both boots", func() bool {
+		b, _ := hub.Blocks(telemetry.Raw)
+		return len(b) > 0 && b[len(b)-1].First > before.Stream.Samples
+	})
 	if err := second.stop(); err != nil {
 		t.Fatal(err)
 	}

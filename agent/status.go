@@ -62,7 +62,7 @@ func (a *Agent) metrics(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "# HELP swell_agent_%s %s\n# TYPE swell_agent_%s %s\nswell_agent_%s %v\n", name, help, name, kind, name, value)
 	}
 	connected := 0
-	if a.uplink != nil && a.uplink.Connected() {
+	if a.connected() {
 		connected = 1
 	}
 	line("gauge", "connected", "1 while the hub's broker is connected.", connected)
@@ -118,7 +118,7 @@ td,th{text-align:left;padding:.15rem 1rem .15rem 0;vertical-align:top}th{font-we
 func (a *Agent) page(w http.ResponseWriter, _ *http.Request) {
 	r := a.Reported()
 	var s []string
-	if a.uplink != nil && a.uplink.Connected() {
+	if a.connected() {
 		s = append(s, "connected to the hub")
 	} else {
 		s = append(s, "not connected to the hub")
@@ -134,4 +134,12 @@ func (a *Agent) page(w http.ResponseWriter, _ *http.Request) {
 		twin.Reported
 		Sentence string
 	}{r, strings.Join(s, "; ")})
+}
+
+// connected says whether the hub's broker is; false before Run.
+func (a *Agent) connected() bool {
+	a.mu.Lock()
+	u := a.uplink
+	a.mu.Unlock()
+	return u != nil && u.Connected()
 }

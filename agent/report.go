@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	goruntime "runtime"
+	"time"
+
+	"github.com/swellfleet/swell/agent/health"
+	"github.com/swellfleet/swell/agent/update"
+	"github.com/swellfleet/swell/protocol"
+	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
+)
+
+func (a *Agent) publishEvent(ctx context.Context, payload []byte) error {
+	done := make(chan error, 1)
+	a.uplink.Publish(topic.Topic{ID: a.config.id(), Kind: topic.Events}, payload, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wantReport asks for a report soon.
+func (a *Agent) wantReport() {
+	select {
+	case a.reports <- struct{}{}:
+	default:
+	}
+}
+
+// reportLoop reports when asked, at every heartbeat, and when health changes.
+func (a *Agent) reportLoop(ctx context.Context) {
+	heartbeat := time.NewTicker(seconds(a.config.HeartbeatS))
+	defer heartbeat.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		beat := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			if !a.look() {
+				continue
+			}
+		case <-heartbeat.C:
+			beat = true
+			if err := a.saveRecord(); err != nil {
+				a.config.Log.Warn("the agent's counters were not saved", "error", err)
+			}
+			a.retryDesired()
+		case <-a.reports:
+		}
+		if !a.uplink.Connected() {
+			continue // the next connection begins with a report
+		}
+		r := a.Reported()
+		a.mu.Lock()
+		a.seq++
+		r.Seq = a.seq
+		a.mu.Unlock()
+		b, err := json.Marshal(r)
+		if err != nil {
+			a.config.Log.Error("the report cannot be written", "error", err)
+			continue
+		}
+		a.config.Log.Debug("report", "seq", r.Seq, "heartbeat", beat)
+		a.uplink.Publish(topic.Topic{ID: a.config.id(), Kind: topic.Reported}, b, func(err error) {
+			if err != nil {
+				a.config.Log.Debug("a report was not delivered", "error", err)
+			}
+		})
+	}
+}
+
+// retryDesired hands the newest document to the updater again if its queue was
+// full when it came.
+func (a *Agent) retryDesired() {
+	a.mu.Lock()
+	u, d := a.updater, a.desired
+	a.mu.Unlock()
+	if u == nil || d == nil {
+		return
+	}
+	if s, _ := u.read(); s.Generation < d.Generation {
+		select {
+		case u.events <- update.Offered{Doc: *d}:
+		default:
+		}
+	}
+}
+
+// look evaluates the agent's health and says whether it changed.
+func (a *Agent) look() bool {
+	free, total, err := a.disk.Free()
+	if err != nil {
+		total = 0
+	}
+	notBefore, notAfter, renewal := a.identity.Validity()
+	s := a.spool.Stats()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.facts
+	f.Now, f.DiskFree, f.DiskTotal = a.config.Now(), free, total
+	f.NotBefore, f.NotAfter, f.Renewal = notBefore, notAfter, renewal
+	f.Connected = a.uplink.Connected()
+	f.Dropped = s.Dropped + a.lost.Load()
+	if a.updater != nil {
+		if _, err := a.updater.read(); err != nil && f.SpoolError == nil {
+			f.SpoolError = err
+		}
+	}
+	var changed bool
+	a.findings, changed = a.board.Update(health.Evaluate(f))
+	if a.pipeline != nil {
+		a.rec.Champion.add(a.pipeline.Watch(), f.Now)
+	}
+	return changed
+}
+
+// Reported is what the device would report now. It may be called at any time,
+// from any goroutine.
+func (a *Agent) Reported() twin.Reported {
+	now := a.config.Now()
+	r := twin.Reported{
+		Schema: 1, Site: a.config.Site, Node: a.config.Node, Boot: a.boot, At: now.UTC(),
+		Class: a.config.Class, Labels: a.config.Labels,
+		Agent: twin.Agent{
+			Version: a.config.Version, Arch: goruntime.GOARCH, Protocol: protocol.Version,
+			RSSMiB: float64(health.ResidentMemory()) / (1 << 20), CPUs: goruntime.NumCPU(),
+		},
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.Seq = a.seq
+	r.Conditions = append(r.Conditions, a.findings...)
+	if a.spool != nil {
+		s := a.spool.Stats()
+		r.Stream.SpoolBlocks, r.Stream.SpoolBytes = s.Blocks, s.Bytes
+		r.Stream.SpoolDropped = a.rec.Dropped + s.Dropped + a.lost.Load()
+	}
+	c := a.rec.Stream
+	if a.pipeline != nil {
+		c = a.pipeline.Counters()
+		w := a.pipeline.Watch()
+		a.rec.Champion.add(w, now)
+		r.Champion = a.rec.Champion.running(w)
+		r.Stream.SampleRateHz = a.source.RateHz()
+	}
+	r.Stream.Samples, r.Stream.WindowsDue, r.Stream.WindowsScored = c.Samples, c.WindowsDue, c.WindowsScored
+	r.Stream.WindowsLost, r.Stream.StoppedMs, r.Stream.Swaps = c.WindowsLost, c.StoppedMs, c.Swaps
+	if a.updater != nil {
+		s, _ := a.updater.read()
+		r.Generation, r.Trial, r.Quarantined = s.Generation, s.Trial, s.Quarantined
+		r.Conditions = append(r.Conditions, s.Conditions...)
+		if g := s.LastGood; g != nil {
+			r.LastGood = &twin.Running{Name: g.Name, Counter: g.Counter, Manifest: g.Manifest, Model: g.Model}
+		}
+	}
+	return r
+}
+
+// saveRecord keeps the counters for the next run.
+func (a *Agent) saveRecord() error {
+	a.mu.Lock()
+	r := a.rec
+	if a.pipeline != nil {
+		a.rec.Champion.add(a.pipeline.Watch(), a.config.Now())
+		r = a.rec
+		r.Stream = a.pipeline.Counters()
+	}
+	r.Dropped += a.spool.Stats().Dropped + a.lost.Load()
+	a.mu.Unlock()
+	return saveJSON(a.disk, recordFile, r)
+}
+
+// Alive says that the agent's heart, the update loop, still turns. Before the
+// source is open there is nothing that could hang.
+func (a *Agent) Alive() bool {
+	beat := a.beat.Load()
+	return beat == 0 || time.Since(time.Unix(0, beat)) < aliveWithin
+}
