@@ -52,7 +52,7 @@ work=$(mktemp -d "$dir/.fetch-XXXXXX") || fail "cannot write to $dir"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-(cd "$work" && npm pack --silent "$package" >npm.out 2>npm.err) || {
+(cd "$work" && npm pack --loglevel=error "$package" >npm.out 2>npm.err) || {
 	cat "$work/npm.err" >&2
 	fail "npm pack $package failed: check the network and npm's registry and proxy settings (npm config get registry)"
 }

@@ -158,7 +158,7 @@ func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix str
 	if err != nil {
 		return e, err
 	}
-	e.scales, err = e.calibrate(d, c, e.detector, card)
+	e.scales, err = e.calibrate(ctx, d, c, e.detector, card)
 	return e, err
 }
 
@@ -265,8 +265,8 @@ func (h *head) residual(b *onnx.Builder, r string) (q, channels string) {
 }
 
 // calibrate sets the factor of each statistic so that the largest product is 1 at the threshold.
-func (h *head) calibrate(d Dataset, c Config, det detector, card map[string]any) ([]float64, error) {
-	fitted, kept, err := h.statistics(d, c, det)
+func (h *head) calibrate(ctx context.Context, d Dataset, c Config, det detector, card map[string]any) ([]float64, error) {
+	fitted, kept, err := h.statistics(ctx, d, c, det)
 	if err != nil {
 		return nil, err
 	}
@@ -312,7 +312,7 @@ func (h *head) calibrate(d Dataset, c Config, det detector, card map[string]any)
 }
 
 // statistics runs the detector over the fitted and over the held-out windows of d.
-func (h *head) statistics(d Dataset, c Config, det detector) (fitted, kept [][]float32, err error) {
+func (h *head) statistics(ctx context.Context, d Dataset, c Config, det detector) (fitted, kept [][]float32, err error) {
 	const batch = 256
 	b := &onnx.Builder{}
 	in := b.Input(contract.Window, onnx.Float, batch, int64(h.channels), int64(h.window))
@@ -350,8 +350,8 @@ func (h *head) statistics(d Dataset, c Config, det detector) (fitted, kept [][]f
 	fitted, kept = make([][]float32, len(names)), make([][]float32, len(names))
 	var intoKept []bool // of the windows waiting in the buffer
 	flush := func() error {
-		if len(intoKept) == 0 {
-			return nil
+		if err := ctx.Err(); err != nil || len(intoKept) == 0 {
+			return err
 		}
 		if err := binding.Run(); err != nil {
 			return err

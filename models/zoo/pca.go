@@ -27,12 +27,19 @@ func fitPCA(m matrix, h *head, c Config, card map[string]any) (*principal, error
 		mean[i%n] += float64(v) / float64(m.rows)
 	}
 	cov := mat.NewSymDense(n, nil)
-	row := mat.NewVecDense(n, nil)
-	for r := range m.rows {
-		for i, v := range m.data[r*n : (r+1)*n] {
-			row.SetVec(i, float64(v)-mean[i])
+	// Block by block, so that the work is done by matrix products.
+	const block = 1024
+	part := mat.NewSymDense(n, nil)
+	for from := 0; from < m.rows; from += block {
+		rows := min(block, m.rows-from)
+		centred := mat.NewDense(rows, n, nil)
+		for r := range rows {
+			for i, v := range m.data[(from+r)*n : (from+r+1)*n] {
+				centred.Set(r, i, float64(v)-mean[i])
+			}
 		}
-		cov.SymRankOne(cov, 1/float64(max(m.rows-1, 1)), row)
+		part.SymOuterK(1/float64(max(m.rows-1, 1)), centred.T())
+		cov.AddSym(cov, part)
 	}
 	var eig mat.EigenSym
 	if !eig.Factorize(cov, true) {

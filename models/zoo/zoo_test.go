@@ -353,8 +353,10 @@ func TestFitStopsWhenCancelled(t *testing.T) {
 	need(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Fit(ctx, DenseAE, normal(300), Config{}); !errors.Is(err, context.Canceled) {
-		t.Error(err)
+	for _, kind := range Kinds() {
+		if _, err := Fit(ctx, kind, normal(300), Config{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", kind, err)
+		}
 	}
 }
 
