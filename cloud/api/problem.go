@@ -66,6 +66,10 @@ func conflict(detail string) problem {
 	return problem{status: http.StatusConflict, name: "conflict", detail: detail}
 }
 
+// ErrInvalid marks, for services behind the API, what a person asked for and
+// cannot be; it answers 400 with the error's text.
+var ErrInvalid = errors.New("not valid")
+
 // errNoTraining answers training calls on a hub without that role.
 var errNoTraining = problem{status: http.StatusServiceUnavailable, name: "not-this-hub", detail: "this hub does not train: ask one that has the role trainer"}
 
@@ -137,6 +141,8 @@ func asProblem(err error) problem {
 		return problem{status: http.StatusConflict, name: "exists", detail: err.Error()}
 	case is(fleet.ErrChanged, store.ErrChanged, dispatch.ErrConflict):
 		return problem{status: http.StatusConflict, name: "changed", detail: err.Error() + ": read it again and repeat your change"}
+	case is(ErrInvalid):
+		return invalid(err.Error())
 	case is(rollout.ErrOwnApproval):
 		return problem{status: http.StatusForbidden, name: "role", detail: err.Error()}
 	case is(auth.ErrLastAdmin, enroll.ErrTokenUsed, rollout.ErrNotNow):

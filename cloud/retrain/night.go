@@ -118,6 +118,23 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 	return nil
 }
 
+// Steps names the steps of a run in order, also those still to come.
+func Steps(o Order) []string {
+	names := []string{"extract", "validate"}
+	for _, kind := range o.Policy.withDefaults().Kinds {
+		names = append(names, "train/"+kind)
+	}
+	names = append(names, "evaluate", "bless")
+	if o.DryRun {
+		return names
+	}
+	names = append(names, "release", "register")
+	if o.Policy.RolloutPolicy != "" {
+		names = append(names, "propose")
+	}
+	return names
+}
+
 // step runs one step and tells those who watch when it has ended.
 func step[T any](s *Service, r *engine.Run, name string, fn func(context.Context) (T, error)) (T, error) {
 	defer s.cfg.Changed(r.ID)

@@ -33,6 +33,9 @@ func (s *Service) release(ctx context.Context, run string, o Order, out *Outcome
 	if err == nil {
 		p.Lineage.Parent = champion.Release
 	}
+	if p.Evaluation, err = json.Marshal(out.Judged); err != nil {
+		return Released{}, err
+	}
 	for _, w := range out.Blessed.Winners {
 		c := w.Score.Candidate
 		b, err := s.getModel(ctx, c.Digest)

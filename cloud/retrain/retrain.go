@@ -186,6 +186,8 @@ type Package struct {
 	Lineage  artifact.Lineage
 	Expected *artifact.Shift
 	Card     string
+	// Evaluation is what the back-test found, as a JSON object.
+	Evaluation json.RawMessage
 }
 
 // Released names a release.
@@ -317,15 +319,27 @@ type Order struct {
 	DryRun  bool      `json:"dry_run"` // stop after the gates: sign and release nothing
 }
 
+// Request asks for a night by hand.
+type Request struct {
+	Policy string
+	By     string // as in the ledger
+	Reason string
+	Seed   *int64 // nil: the policy's
+	DryRun bool   // stop after the gates
+}
+
 // Start begins a night now and returns the run's id.
-func (s *Service) Start(ctx context.Context, policy, by, reason string, dryRun bool) (string, error) {
-	p, err := s.cfg.Policies.RetrainPolicy(ctx, policy)
+func (s *Service) Start(ctx context.Context, r Request) (string, error) {
+	p, err := s.cfg.Policies.RetrainPolicy(ctx, r.Policy)
 	if err != nil {
 		return "", err
 	}
+	if r.Seed != nil {
+		p.Seed = uint64(*r.Seed)
+	}
 	at := s.cfg.Now().UTC()
-	id := runID(policy, at)
-	return id, s.start(id, Order{Policy: p, Trigger: ByHand, By: by, Reason: reason, At: at, DryRun: dryRun})
+	id := runID(r.Policy, at)
+	return id, s.start(id, Order{Policy: p, Trigger: ByHand, By: r.By, Reason: r.Reason, At: at, DryRun: r.DryRun})
 }
 
 func (s *Service) start(id string, o Order) error {

@@ -145,7 +145,7 @@ var quick = zoo.Config{Hidden: []int{8, 3}, Steps: 200}
 
 func (r *rig) night(t *testing.T) Run {
 	t.Helper()
-	run, err := r.Start(t.Context(), "pumps", "ada", "test", false)
+	run, err := r.Start(t.Context(), Request{Policy: "pumps", By: "ada", Reason: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestTheChampionIsComparedAndRecordedAsParent(t *testing.T) {
 
 func TestDryRunReleasesNothing(t *testing.T) {
 	r := start(t, newPlant(2, 500))
-	id, err := r.Start(t.Context(), "pumps", "ada", "", true)
+	id, err := r.Start(t.Context(), Request{Policy: "pumps", By: "ada", DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +382,7 @@ func TestPolicyValidation(t *testing.T) {
 			t.Errorf("%s was accepted", name)
 		}
 	}
-	if _, err := start(t, newPlant(1, 50)).Start(t.Context(), "nights", "", "", false); !errors.Is(err, ErrNoPolicy) {
+	if _, err := start(t, newPlant(1, 50)).Start(t.Context(), Request{Policy: "nights"}); !errors.Is(err, ErrNoPolicy) {
 		t.Errorf("unknown policy: %v", err)
 	}
 }

@@ -1,0 +1,456 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/swellfleet/swell/cloud/api"
+	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/retrain"
+	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/store"
+)
+
+// training answers api.Training in the contract's words.
+type training struct {
+	nights   *retrain.Service
+	policies retrain.Policies
+}
+
+// maxRuns bounds how many runs a search looks at.
+const maxRuns = 1000
+
+func (t training) Policies(ctx context.Context, after string, limit int) ([]apimodel.RetrainPolicy, error) {
+	ps, err := t.policies.RetrainPolicies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(ps, func(a, b retrain.Policy) int { return cmp.Compare(a.Name, b.Name) })
+	var out []apimodel.RetrainPolicy
+	for _, p := range ps {
+		if p.Name > after && len(out) < limit {
+			out = append(out, t.policy(p))
+		}
+	}
+	return out, nil
+}
+
+func (t training) Policy(ctx context.Context, name string) (apimodel.RetrainPolicy, error) {
+	p, err := t.policies.RetrainPolicy(ctx, name)
+	if err != nil {
+		return apimodel.RetrainPolicy{}, known(err)
+	}
+	return t.policy(p), nil
+}
+
+// known turns what nights do not have into what the API calls not found.
+func known(err error) error {
+	if errors.Is(err, retrain.ErrNoPolicy) || errors.Is(err, engine.ErrNoRun) {
+		return fmt.Errorf("%w: %w", store.ErrNotFound, err)
+	}
+	return err
+}
+
+func (t training) policy(p retrain.Policy) apimodel.RetrainPolicy {
+	spec := apimodel.RetrainPolicySpec{
+		Model: cmp.Or(p.Family, p.Name), Selector: p.Selector, Seed: some(int64(p.Seed)),
+		Schedule: apimodel.Schedule{Cron: p.Schedule.Cron}, Gates: &map[string]float64{},
+	}
+	if p.Schedule.TimeZone != "" {
+		spec.Schedule.TimeZone = &p.Schedule.TimeZone
+	}
+	if p.LookbackS > 0 {
+		spec.LookbackHours = some(p.LookbackS / 3600)
+	}
+	if p.MinRows > 0 {
+		spec.MinWindows = some(int64(p.MinRows))
+	}
+	if len(p.Kinds) > 0 {
+		spec.Detectors = &p.Kinds
+	}
+	if p.RolloutPolicy != "" {
+		spec.RolloutPolicy = &p.RolloutPolicy
+	}
+	if p.Gates.MaxFlagShare > 0 {
+		spec.TargetFlagShare = &p.Gates.MaxFlagShare
+	}
+	for _, g := range gateNames {
+		if v := *g.of(&p.Gates); v != 0 {
+			(*spec.Gates)[g.name] = v
+		}
+	}
+	out := apimodel.RetrainPolicy{APIVersion: apimodel.APIVersionSwellV1, Kind: "RetrainPolicy", Metadata: apimodel.ObjectMeta{Name: p.Name}, Spec: spec,
+		Status: &apimodel.RetrainPolicyStatus{Conditions: []apimodel.Condition{}}}
+	if next := t.nights.NextRun(p); !next.IsZero() {
+		out.Status.NextRunAt = &next
+	}
+	if runs, err := t.find(p.Name, "", "", 1); err == nil && len(runs) > 0 {
+		state := runState(runs[0])
+		out.Status.LastRun, out.Status.LastOutcome = &runs[0].ID, &state
+	}
+	return out
+}
+
+// gateNames are the gates a policy may set, by the names of the contract.
+var gateNames = []struct {
+	name string
+	of   func(*retrain.Gates) *float64
+}{
+	{"maxFlagShare", func(g *retrain.Gates) *float64 { return &g.MaxFlagShare }},
+	{"minDetected", func(g *retrain.Gates) *float64 { return &g.MinDetected }},
+	{"margin", func(g *retrain.Gates) *float64 { return &g.Margin }},
+	{"maxPSI", func(g *retrain.Gates) *float64 { return &g.MaxPSI }},
+	{"maxMissing", func(g *retrain.Gates) *float64 { return &g.MaxMissing }},
+}
+
+func (t training) Apply(ctx context.Context, in apimodel.RetrainPolicy, dry bool) (apimodel.RetrainPolicy, error) {
+	s := in.Spec
+	p, err := t.policies.RetrainPolicy(ctx, in.Metadata.Name)
+	if err != nil && !errors.Is(err, retrain.ErrNoPolicy) {
+		return apimodel.RetrainPolicy{}, err
+	}
+	// What the contract does not name (fitting, channels) stays as it was.
+	p.Name, p.Family, p.Selector = in.Metadata.Name, s.Model, s.Selector
+	p.Schedule = engine.Schedule{Name: in.Metadata.Name, Cron: s.Schedule.Cron, TimeZone: deref(s.Schedule.TimeZone), CatchUp: true}
+	if deref(s.Schedule.Paused) {
+		p.Schedule.Cron = ""
+	}
+	p.LookbackS, p.MinRows, p.Kinds = deref(s.LookbackHours)*3600, int(deref(s.MinWindows)), deref(s.Detectors)
+	p.RolloutPolicy, p.Seed = deref(s.RolloutPolicy), uint64(deref(s.Seed))
+	p.Gates = retrain.Gates{MaxFlagShare: deref(s.TargetFlagShare)}
+	for name, v := range deref(s.Gates) {
+		i := slices.IndexFunc(gateNames, func(g struct {
+			name string
+			of   func(*retrain.Gates) *float64
+		}) bool {
+			return g.name == name
+		})
+		if i < 0 {
+			names := make([]string, len(gateNames))
+			for j, g := range gateNames {
+				names[j] = g.name
+			}
+			return apimodel.RetrainPolicy{}, fmt.Errorf("%w: no gate is called %q: there are %s", api.ErrInvalid, name, strings.Join(names, ", "))
+		}
+		*gateNames[i].of(&p.Gates) = v
+	}
+	if err := p.Validate(); err != nil {
+		return apimodel.RetrainPolicy{}, fmt.Errorf("%w: %w", api.ErrInvalid, err)
+	}
+	if !dry {
+		if err := t.nights.Apply(ctx, p); err != nil {
+			return apimodel.RetrainPolicy{}, err
+		}
+	}
+	return t.policy(p), nil
+}
+
+func (t training) Start(ctx context.Context, policy string, seed *int64, by, reason string, dry bool) (apimodel.TrainingRun, error) {
+	id, err := t.nights.Start(ctx, retrain.Request{Policy: policy, By: by, Reason: reason, Seed: seed, DryRun: dry})
+	if err != nil {
+		return apimodel.TrainingRun{}, known(err)
+	}
+	return t.Run(ctx, id)
+}
+
+func (t training) Cancel(ctx context.Context, name string) (apimodel.TrainingRun, error) {
+	if _, err := t.nights.Run(name); err != nil {
+		return apimodel.TrainingRun{}, known(err)
+	}
+	if err := t.nights.Cancel(name); err != nil {
+		return apimodel.TrainingRun{}, err
+	}
+	return t.Run(ctx, name)
+}
+
+func (t training) Runs(_ context.Context, policy, state, after string, limit int) ([]apimodel.TrainingRun, error) {
+	runs, err := t.find(policy, state, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]apimodel.TrainingRun, len(runs))
+	for i, r := range runs {
+		out[i] = trainingRun(r)
+	}
+	return out, nil
+}
+
+// find returns up to limit runs after the given one, newest first.
+func (t training) find(policy, state, after string, limit int) ([]retrain.Run, error) {
+	var out []retrain.Run
+	passed := after == ""
+	for offset := 0; offset < maxRuns; {
+		runs, err := t.nights.Runs(100, offset)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range runs {
+			match := (policy == "" || r.Order.Policy.Name == policy) && (state == "" || string(runState(r)) == state)
+			if passed && match {
+				if out = append(out, r); len(out) == limit {
+					return out, nil
+				}
+			}
+			passed = passed || r.ID == after
+		}
+		if len(runs) < 100 {
+			break
+		}
+		offset += len(runs)
+	}
+	return out, nil
+}
+
+func (t training) Run(_ context.Context, name string) (apimodel.TrainingRun, error) {
+	r, err := t.nights.Run(name)
+	if err != nil {
+		return apimodel.TrainingRun{}, known(err)
+	}
+	return trainingRun(r), nil
+}
+
+func runState(r retrain.Run) apimodel.RunState {
+	switch r.State {
+	case engine.Queued:
+		return apimodel.RunStateQueued
+	case engine.Running:
+		return apimodel.RunStateRunning
+	case engine.Cancelled:
+		return apimodel.RunStateCancelled
+	case engine.Succeeded:
+		if r.Outcome.Released != nil || r.Order.DryRun && len(r.Outcome.Refusals()) == 0 {
+			return apimodel.RunStateReleased
+		}
+		return apimodel.RunStateRefused
+	}
+	if strings.Contains(r.Err, engine.ErrPermanent.Error()) {
+		return apimodel.RunStateRefused
+	}
+	return apimodel.RunStateFailed
+}
+
+func trainingRun(r retrain.Run) apimodel.TrainingRun {
+	o := r.Outcome
+	out := apimodel.TrainingRun{
+		APIVersion: apimodel.APIVersionSwellV1, Kind: "TrainingRun", Metadata: apimodel.ObjectMeta{Name: r.ID, CreatedAt: &r.Created},
+		Spec: apimodel.TrainingRunSpec{
+			Model: cmp.Or(r.Order.Policy.Family, r.Order.Policy.Name), Policy: r.Order.Policy.Name, Trigger: string(r.Order.Trigger),
+			Seed: some(int64(r.Order.Policy.Seed)),
+		},
+		Status: apimodel.TrainingRunStatus{State: runState(r), Gates: []apimodel.Gate{}, Refusals: []string{}, QueuedAt: &r.Created},
+	}
+	if r.Order.By != "" {
+		out.Spec.StartedBy = &r.Order.By
+	}
+	if r.Order.Reason != "" {
+		out.Spec.Reason = &r.Order.Reason
+	}
+	st := &out.Status
+	if !r.Started.IsZero() {
+		st.StartedAt = &r.Started
+	}
+	if !r.Ended.IsZero() {
+		st.EndedAt = &r.Ended
+	}
+	st.Refusals = append(st.Refusals, o.Refusals()...)
+	summary := o.Summary
+	if r.Err != "" {
+		st.Refusals = append(st.Refusals, r.Err)
+		summary = "It ended without a release: " + r.Err
+	}
+	if summary != "" {
+		st.Summary = &summary
+	}
+	if o.Released != nil {
+		st.Release = &apimodel.ReleaseRef{Kind: apimodel.ReleaseKindModel, Name: out.Spec.Model, Counter: int64(o.Released.Counter), Digest: string(o.Released.Manifest), ID: fmt.Sprintf("%s-%d", out.Spec.Model, o.Released.Counter)}
+	}
+	if o.Rollout != "" {
+		st.Rollout = &o.Rollout
+	}
+	st.Steps = steps(r)
+	st.Data = dataUse(r)
+	st.Candidates = candidates(o)
+	for _, g := range o.Blessed.Gates {
+		st.Gates = append(st.Gates, gate(g))
+	}
+	return out
+}
+
+func gate(g retrain.GateResult) apimodel.Gate {
+	comparison := apimodel.GateComparisonGreaterThanEqual
+	if g.AtMost {
+		comparison = apimodel.GateComparisonLessThanEqual
+	}
+	out := apimodel.Gate{Name: g.Gate, Verdict: apimodel.Verdict(g.Verdict), Message: fmt.Sprintf("class %s: %s", g.Class, g.Message), N: some(int64(g.N)), NUnit: some("windows")}
+	if g.Verdict != retrain.Inconclusive {
+		out.Value, out.Threshold, out.Comparison = &g.Value, &g.Limit, &comparison
+	}
+	return out
+}
+
+// steps shows what is recorded, what is at work and what is to come.
+func steps(r retrain.Run) []apimodel.TrainingStep {
+	names := retrain.Steps(r.Order)
+	var out []apimodel.TrainingStep
+	ended := r.State != engine.Queued && r.State != engine.Running
+	for i, name := range names {
+		s := apimodel.TrainingStep{Name: name, State: apimodel.StepStateWaiting, After: []string{}}
+		if i > 0 {
+			s.After = append(s.After, names[i-1])
+		}
+		at := slices.IndexFunc(r.Steps, func(x engine.StepInfo) bool { return x.Name == name })
+		switch {
+		case at >= 0:
+			x := r.Steps[at]
+			s.State, s.StartedAt, s.EndedAt = apimodel.StepStateDone, &x.Started, &x.Ended
+			if x.Err != "" {
+				s.State, s.Reasons = apimodel.StepStateFailed, &[]string{x.Err}
+			}
+			describe(&s, x)
+		case ended:
+			s.State = apimodel.StepStateSkipped
+		case r.State == engine.Running && i == len(r.Steps):
+			s.State = apimodel.StepStateRunning
+			if r.Progress != "" {
+				s.Summary = &r.Progress
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// describe says in a sentence what a step found, and names its outputs.
+func describe(s *apimodel.TrainingStep, x engine.StepInfo) {
+	say := func(format string, args ...any) { s.Summary = some(fmt.Sprintf(format, args...)) }
+	switch {
+	case x.Output == nil:
+	case s.Name == "extract":
+		var e retrain.Extracted
+		if json.Unmarshal(x.Output, &e) == nil {
+			say("%d rows of %d devices in %d segments", e.Rows, e.Devices, e.Segments)
+			s.Outputs = &map[string]string{"snapshot": string(e.Snapshot)}
+		}
+	case s.Name == "validate":
+		var v retrain.Validated
+		if json.Unmarshal(x.Output, &v) == nil {
+			say("%d device classes can learn, %d parts were left out", len(v.Classes), len(v.Dropped))
+			if len(v.Refusals) > 0 {
+				s.Reasons = &v.Refusals
+				if len(v.Classes) == 0 {
+					s.State = apimodel.StepStateRefused
+				}
+			}
+		}
+	case strings.HasPrefix(s.Name, "train/"):
+		var t retrain.Trained
+		if json.Unmarshal(x.Output, &t) == nil {
+			outputs, cached, seconds := map[string]string{}, len(t.Candidates) > 0, 0.0
+			for _, c := range t.Candidates {
+				outputs[string(c.Class)] = string(c.Digest)
+				cached = cached && c.Cached
+				seconds += c.Seconds
+			}
+			say("%d models in %.1f s", len(t.Candidates), seconds)
+			s.Outputs, s.Cached = &outputs, &cached
+			if len(t.Failed) > 0 {
+				s.Reasons = &t.Failed
+			}
+		}
+	case s.Name == "bless":
+		var b retrain.Blessed
+		if json.Unmarshal(x.Output, &b) == nil {
+			var why []string
+			for _, w := range b.Winners {
+				why = append(why, w.Why)
+			}
+			say("%s", strings.Join(why, ". "))
+			if len(b.Refusals) > 0 {
+				s.Reasons = &b.Refusals
+				if len(b.Winners) == 0 {
+					s.State = apimodel.StepStateRefused
+				}
+			}
+		}
+	case s.Name == "release":
+		var rel retrain.Released
+		if json.Unmarshal(x.Output, &rel) == nil {
+			say("release %d, signed and in the ledger", rel.Counter)
+			s.Outputs = &map[string]string{"manifest": string(rel.Manifest)}
+		}
+	}
+}
+
+func dataUse(r retrain.Run) *apimodel.DataUse {
+	e, v := r.Outcome.Extracted, r.Outcome.Validated
+	if e.Snapshot == "" {
+		for _, s := range r.Steps { // a run at work shows what it has so far
+			switch s.Name {
+			case "extract":
+				_ = json.Unmarshal(s.Output, &e)
+			case "validate":
+				_ = json.Unmarshal(s.Output, &v)
+			}
+		}
+	}
+	if e.Snapshot == "" {
+		return nil
+	}
+	used := 0
+	for _, c := range v.Classes {
+		used += c.Rows
+	}
+	d := &apimodel.DataUse{
+		Windows: int64(used), Devices: some(int64(e.Devices)), Segments: some(int64(e.Segments)), From: &e.From, To: &e.To,
+		Snapshot: some(apimodel.Digest(e.Snapshot)), Dropped: []apimodel.DataDrop{},
+	}
+	for _, x := range v.Dropped {
+		d.Dropped = append(d.Dropped, apimodel.DataDrop{Windows: int64(x.Rows), Devices: some(int64(1)), Reason: fmt.Sprintf("%s, %s: %s", x.Device, x.What, x.Why)})
+	}
+	return d
+}
+
+func candidates(o retrain.Outcome) *[]apimodel.Candidate {
+	var out []apimodel.Candidate
+	for _, c := range o.Judged.Classes {
+		for _, s := range c.Candidates {
+			m := apimodel.Candidate{Detector: s.Candidate.Kind, Metrics: []apimodel.Metric{}, Chosen: some(false), Message: some("class " + string(c.Class))}
+			for _, w := range o.Blessed.Winners {
+				if w.Score.Candidate.Digest == s.Candidate.Digest && w.Score.Candidate.Class == c.Class {
+					m.Chosen = some(true)
+				}
+			}
+			metric := func(name string, v float64, champion *float64, n int) {
+				m.Metrics = append(m.Metrics, apimodel.Metric{Name: name, Value: v, Champion: champion, N: some(int64(n)), Slice: some("class=" + string(c.Class))})
+			}
+			var found, flags *float64
+			if c.Champion != nil {
+				found, flags = &c.Champion.Detected, &c.Champion.FlagShare
+			}
+			metric("faults_found", s.Detected, found, s.Faults)
+			metric("flag_share", s.FlagShare, flags, c.Windows)
+			out = append(out, m)
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	return &out
+}
+
+// some returns a pointer to v, for the contract's optional fields.
+func some[T any](v T) *T { return &v }
+
+// deref returns what p points at, or the zero value.
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
