@@ -596,8 +596,12 @@ function emit(e) {
 }
 // The trial goes on: every few seconds one device of wave 2 takes a step.
 setInterval(() => {
-  const next = fleet.find((d) => d.wave === 1 && (d.state === "updating" || d.state === "shadow" || d.state === "soaking"));
-  if (!next || live.state !== "running") return;
+  if (live.state !== "running") return;
+  const wave = fleet.filter((d) => d.wave === 1 && d.state !== "rolled-back" && d.state !== "unreachable");
+  // When all have arrived it begins again, so that there is always something to see.
+  if (wave.every((d) => d.state === "done")) for (const d of wave) d.state = "updating";
+  const next = wave.find((d) => d.state !== "done");
+  if (!next) return;
   next.state = next.state === "updating" ? "shadow" : next.state === "shadow" ? "soaking" : "done";
   emit({ kind: "RolloutDevice", name: `${next.site}/${next.node}`, parent: "r-7", state: next.state });
   emit({ kind: "Device", name: `${next.site}/${next.node}` });

@@ -15,9 +15,9 @@ import { ToObject } from "./Now";
 type Event = Schemas["AuditEvent"];
 
 const columns: Column<Event>[] = [
-  { title: "Entry", width: "64px", number: true, cell: (e) => <Link to="/audit/$index" params={{ index: String(e.index) }}>{count(e.index)}</Link> },
-  { title: "When", width: "140px", cell: (e) => absolute(e.at) },
-  { title: "Who", width: "minmax(110px, 1fr)", cell: (e) => e.actor },
+  { title: "Entry", width: "54px", cell: (e) => <Link to="/audit/$index" params={{ index: String(e.index) }}>{count(e.index)}</Link> },
+  { title: "When", width: "146px", cell: (e) => absolute(e.at) },
+  { title: "Who", width: "minmax(150px, 1fr)", cell: (e) => e.actor },
   { title: "Did", width: "minmax(120px, 1fr)", cell: (e) => e.action },
   { title: "To", width: "minmax(140px, 1.3fr)", cell: (e) => <Subject subject={e.subject} /> },
   {

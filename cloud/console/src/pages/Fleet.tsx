@@ -75,6 +75,7 @@ export function FleetPage() {
               <Nothing>{selector ? "No device matches this selector." : "No device has been enrolled yet."}</Nothing>
             </Panel>
           ) : (
+            <div className={css.stack}>
             <Panel flush={view === "table"}>
               {view === "table" ? (
                 <VirtualTable label="Devices" rows={all} columns={columns} rowKey={(d) => d.metadata.name} />
@@ -89,10 +90,42 @@ export function FleetPage() {
                 />
               )}
             </Panel>
+            <Worst devices={all} />
+            </div>
           )
         }
       </Loaded>
     </>
+  );
+}
+
+const MOST_WORST = 50;
+
+/** The devices somebody has to look at, with what they say. */
+function Worst({ devices: all }: { devices: Device[] }) {
+  const worst = problems.flatMap((s) => all.filter((d) => d.status.state === s));
+  if (worst.length === 0) return null;
+  return (
+    <Panel title="To look at">
+      <ul className={css.inbox}>
+        {worst.slice(0, MOST_WORST).map((d) => {
+          const says = d.status.conditions.find((c) => c.status === "True" && c.severity && c.severity !== "info");
+          return (
+            <li key={d.metadata.name} data-wide>
+              <StateMark state={d.status.state} marks={deviceMarks} />
+              <Link to="/fleet/$site/$node" params={{ site: d.spec.site, node: d.spec.node }}>
+                {d.metadata.name}
+              </Link>
+              <span>{d.status.state === "offline" && !says ? "Silent past its time." : (says?.message ?? "It gives no reason.")}</span>
+              <small>
+                <When at={says?.lastTransitionTime ?? d.status.lastSeenAt} />
+              </small>
+            </li>
+          );
+        })}
+      </ul>
+      {worst.length > MOST_WORST && <Nothing>{count(worst.length - MOST_WORST)} more: select state!=ok.</Nothing>}
+    </Panel>
   );
 }
 

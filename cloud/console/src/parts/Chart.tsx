@@ -32,7 +32,7 @@ export function Chart({ series, from, to, threshold, sync }: { series: Schemas["
       {
         width,
         height: HEIGHT,
-        padding: [10, 8, 0, 0],
+        padding: [10, 24, 0, 0],
         legend: { show: false },
         cursor: { sync: { key: sync }, drag: { x: false, y: false }, points: { size: 5 } },
         scales: {

@@ -11,7 +11,7 @@ const red: MantineColorsTuple = ["#fdeceb", "#f9d3d2", "#f1a5a3", "#ea7673", "#e
 const theme = createTheme({
   fontFamily: '"Inter Variable", system-ui, sans-serif',
   fontFamilyMonospace: 'ui-monospace, "DejaVu Sans Mono", Menlo, monospace',
-  fontSizes: { xs: "11px", sm: "13px", md: "14px", lg: "16px", xl: "20px" },
+  fontSizes: { xs: "12px", sm: "13px", md: "14px", lg: "16px", xl: "20px" },
   colors: { steel, gray: grey, dark, red },
   primaryColor: "steel",
   primaryShade: { light: 7, dark: 7 },

@@ -1,0 +1,122 @@
+// What the console does over time, against the fixture hub: `npm run story`.
+// Each step waits for a condition with a deadline; the first that fails ends it.
+
+import { spawn } from "node:child_process";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const port = "7997";
+const base = `http://127.0.0.1:${port}`;
+const fixture = join(dirname(fileURLToPath(import.meta.url)), "fixture.mjs");
+const start = async () => {
+  const hub = spawn(process.execPath, [fixture, "--port", port, "--pace", "700"], { stdio: ["ignore", "pipe", "inherit"] });
+  await new Promise((resolve, reject) => {
+    hub.stdout.once("data", resolve);
+    hub.once("exit", () => reject(new Error("the fixture hub did not start")));
+  });
+  return hub;
+};
+
+let hub = await start();
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
+const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+const page = await context.newPage();
+page.setDefaultTimeout(15_000);
+/** @param {string} title @param {() => Promise<unknown>} f */
+const step = async (title, f) => {
+  await f();
+  console.log(`ok  ${title}`);
+};
+/** @param {import("playwright-core").Page} p */
+const login = async (p) => {
+  await p.getByLabel("User").fill("demo");
+  await p.getByLabel("Password").first().fill("demo-demo-demo");
+  await p.getByRole("button", { name: "Log in" }).click();
+  await p.waitForSelector("nav");
+};
+/** @param {import("playwright-core").Page} p */
+const grid = (p) => p.locator("canvas").getAttribute("aria-label");
+/** @param {import("playwright-core").Page} p */
+const changes = async (p) => {
+  const before = await grid(p);
+  await p.waitForFunction((b) => document.querySelector("canvas")?.getAttribute("aria-label") !== b, before);
+};
+
+try {
+  await step("a wrong password is refused, and says no more than that", async () => {
+    await page.goto(`${base}/rollouts/r-7`);
+    await page.getByLabel("User").fill("demo");
+    await page.getByLabel("Password").first().fill("wrong");
+    await page.getByRole("button", { name: "Log in" }).click();
+    await page.getByText("User or password is wrong.").waitFor();
+  });
+  await step("after the login the page that was asked for is there", async () => {
+    await login(page);
+    await page.getByText("Gates of wave 2").waitFor();
+  });
+  await step("the grid moves by itself as devices do", () => changes(page));
+  const second = await context.newPage();
+  second.setDefaultTimeout(15_000);
+  /** @type {string[]} */
+  const streams = [];
+  second.on("request", (r) => r.url().endsWith("/api/v1/events") && streams.push(r.url()));
+  await step("a second tab follows without a stream of its own", async () => {
+    await second.goto(`${base}/rollouts/r-7`);
+    await second.getByText("Gates of wave 2").waitFor();
+    await changes(second);
+    if (streams.length > 0) throw new Error(`the second tab opened ${streams.length} streams`);
+  });
+  await step("a pause needs a reason, and then shows it in both tabs", async () => {
+    await page.getByRole("button", { name: "Pause" }).click();
+    const pause = page.getByRole("button", { name: "Pause rollout" });
+    if (await pause.isEnabled()) throw new Error("it could be paused without a reason");
+    await page.getByLabel(/Reason/).fill("line 4 is serviced");
+    await pause.click();
+    await page.getByRole("button", { name: "Resume" }).waitFor();
+    await page.getByText("line 4 is serviced").first().waitFor();
+    await second.getByText("line 4 is serviced").first().waitFor();
+  });
+  await step("what the hub refuses is said in the dialog", async () => {
+    await page.getByRole("button", { name: "Resume" }).click();
+    await page.getByLabel(/Reason/).fill("service is over");
+    await page.getByRole("button", { name: "Resume rollout" }).click();
+    await page.getByRole("button", { name: "Pause" }).waitFor();
+    await page.goto(`${base}/training`);
+    await page.getByRole("button", { name: "Retrain now" }).click();
+    await page.getByLabel(/Reason/).fill("just because");
+    await page.locator("[role=dialog]").getByRole("button", { name: "Retrain now" }).click();
+    await page.getByText(/is still going: wait for it/).waitFor();
+  });
+  await step("the pause is in the audit log, and its proof is computed here", async () => {
+    await page.goto(`${base}/audit?action=rollout.pause`);
+    await page.getByText("line 4 is serviced").waitFor();
+    await page.locator("[role=row] a").first().click();
+    await page.getByText(/Computed here: the entry is number/).waitFor();
+  });
+  await step("when the first tab closes the second takes the stream over", async () => {
+    await page.close();
+    await changes(second);
+  });
+  await step("when the hub is away the console says so and keeps what it shows", async () => {
+    hub.kill("SIGKILL");
+    await second.getByText("not live: reconnecting").waitFor();
+    await second.getByText("Gates of wave 2").waitFor();
+  });
+  await step("when the hub is back without its sessions, the login comes", async () => {
+    hub = await start();
+    await second.getByLabel("User").waitFor({ timeout: 30_000 });
+    await login(second);
+    await second.getByText("Gates of wave 2").waitFor();
+    await changes(second);
+  });
+  await step("a fleet is narrowed by what is not", async () => {
+    await second.goto(`${base}/fleet`);
+    await second.getByRole("combobox", { name: "Selector" }).fill("line!=l1,state!=ok");
+    await second.waitForFunction(() => /selected devices connected/.test(document.querySelector("main header p")?.textContent ?? ""));
+    if (!decodeURIComponent(second.url()).includes("line!=l1")) throw new Error("the selector is not in the address");
+  });
+} finally {
+  await browser.close();
+  hub.kill();
+}
