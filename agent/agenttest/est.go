@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
+	"encoding/pem"
 	"io"
 	"math/big"
 	"net"
@@ -125,4 +126,18 @@ func (a *authority) answer(w http.ResponseWriter, cert []byte) {
 	p7 := element(0, asn1.TagSequence, oid(2), element(asn1.ClassContextSpecific, 0, signed))
 	w.Header().Set("Content-Type", "application/pkcs7-mime")
 	_, _ = io.WriteString(w, base64.StdEncoding.EncodeToString(p7)) // the device went away
+}
+
+// Certify returns certificate and key in PEM for a server or client of the
+// test's own, called name, at 127.0.0.1.
+func (h *Hub) Certify(name string) (certificate, privateKey []byte) {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	der := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, h.est.cert, &key.PublicKey, h.est.key))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))})
 }

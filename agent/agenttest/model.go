@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"testing"
 
 	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -124,4 +126,28 @@ func (m Model) Golden() []byte {
 		panic(err)
 	}
 	return b
+}
+
+// Computed returns golden vectors from running the model itself, for
+// autoencoders.
+func (m Model) Computed(t testing.TB) []byte {
+	m = m.withDefaults()
+	session, err := runtime.Load(m.ONNX(), runtime.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	g := artifact.Golden{Channels: len(m.Channels), Window: m.Window, AbsTol: 1e-5, RelTol: 1e-4}
+	var out runtime.Result
+	for i := range 4 {
+		w := make([]float32, g.Channels*g.Window)
+		for j := range w {
+			w[j] = float32((i+1)*(j%7)) / 10
+		}
+		if err := session.Score(w, &out); err != nil {
+			t.Fatal(err)
+		}
+		g.Windows, g.Scores, g.Flags = append(g.Windows, w), append(g.Scores, out.Score), append(g.Flags, out.Anomaly)
+	}
+	return must(json.Marshal(g))
 }
