@@ -155,7 +155,9 @@ func (r *bundleReader) leaf(ctx context.Context, index uint64) ([]byte, error) {
 // the published checkpoint. A tree that is ahead of its checkpoint is what a
 // crash leaves and is fine.
 func (l *Log) selfCheck(ctx context.Context) error {
-	_, published, err := l.cp.latest(ctx)
+	first, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	published, err := l.cp.first(first)
 	if err != nil {
 		return err
 	}

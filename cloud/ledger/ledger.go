@@ -28,6 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -105,8 +106,12 @@ type Log struct {
 	index index
 }
 
-// closeTimeout bounds how long Close waits for the last checkpoint.
-const closeTimeout = 10 * time.Second
+// closeTimeout bounds how long Close waits for the last checkpoint, openTimeout
+// how long Open waits for the first one.
+const (
+	closeTimeout = 10 * time.Second
+	openTimeout  = 10 * time.Second
+)
 
 // quiet takes klog, which Tessera uses, off standard error. klog can only be set
 // once, before anything logs.
@@ -345,6 +350,22 @@ type checkpoints struct {
 
 // pollStep is how often a waiting Append looks for a new checkpoint file.
 const pollStep = 5 * time.Millisecond
+
+// first waits for a checkpoint to exist at all: a crash in the log's first
+// moment leaves a tree without one, which Tessera then publishes by itself.
+func (c *checkpoints) first(ctx context.Context) (tlog.Tree, error) {
+	for {
+		_, tree, err := c.latest(ctx)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return tree, err
+		}
+		select {
+		case <-time.After(pollStep):
+		case <-ctx.Done():
+			return tlog.Tree{}, fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+	}
+}
 
 func (c *checkpoints) latest(ctx context.Context) (string, tlog.Tree, error) {
 	c.mu.Lock()

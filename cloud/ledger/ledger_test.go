@@ -281,6 +281,23 @@ func TestTwoHubsMayShareALedger(t *testing.T) {
 	}
 }
 
+func TestAKillBeforeTheFirstCheckpointIsMended(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "tree", "checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir)
+	r, err := l.Append(t.Context(), event(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustProve(t, l, event(0), r)
+}
+
 func TestAChangedPastIsNoticedAtOpening(t *testing.T) {
 	for _, c := range []struct {
 		name   string

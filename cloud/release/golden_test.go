@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,10 +30,20 @@ type house struct {
 	key     *signing.KeyPair
 }
 
+// testKey is one for all houses, since unlocking takes most of a second.
+var testKey = sync.OnceValues(func() (*signing.KeyPair, error) {
+	dir, err := os.MkdirTemp("", "swell-key")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	return signing.OpenKeyPair(signing.KeyConfig{Dir: dir})
+})
+
 func newHouse(t *testing.T) *house {
 	t.Helper()
 	dir := t.TempDir()
-	key, err := signing.OpenKeyPair(signing.KeyConfig{Dir: filepath.Join(dir, "keys")})
+	key, err := testKey()
 	if err != nil {
 		t.Fatal(err)
 	}

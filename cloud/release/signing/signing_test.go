@@ -90,6 +90,8 @@ func TestThePasswordMayComeFromTheEnvironment(t *testing.T) {
 }
 
 func TestAKeyFolderInABadStateIsExplained(t *testing.T) {
+	whole := t.TempDir()
+	k := mustOpen(t, signing.KeyConfig{Dir: whole})
 	for _, c := range []struct {
 		name, why string // why is empty where the start mends it
 		damage    func(dir string) error
@@ -108,7 +110,15 @@ func TestAKeyFolderInABadStateIsExplained(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			k := mustOpen(t, signing.KeyConfig{Dir: dir})
+			for _, name := range []string{"cosign.key", "cosign.pub", "cosign.password"} {
+				b, err := os.ReadFile(filepath.Join(whole, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := c.damage(dir); err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +138,7 @@ func TestAKeyFolderInABadStateIsExplained(t *testing.T) {
 
 func TestTwoHubsThatStartAtOnceShareOneKey(t *testing.T) {
 	dir := t.TempDir()
-	keys := make([]*signing.KeyPair, 3)
+	keys := make([]*signing.KeyPair, 2)
 	var wg sync.WaitGroup
 	for i := range keys {
 		wg.Go(func() {
