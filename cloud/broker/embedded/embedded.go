@@ -25,6 +25,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -266,11 +267,23 @@ func (b *Broker) serve(raw net.Conn) {
 		}
 		c.Conn, c.cert = t, t.ConnectionState().PeerCertificates[0]
 	}
-	if err := b.server.EstablishConnection("devices", c); err != nil && c.session == nil {
-		log.Debug("connection ended before a session began", "error", err)
-	}
+	b.establish(c)
 	if c.session != nil {
 		b.end(c.session)
+	}
+}
+
+// establish has mochi read c to its end. A packet that makes it panic costs the
+// device its connection, not all others theirs.
+func (b *Broker) establish(c *conn) {
+	defer func() {
+		if r := recover(); r != nil {
+			b.rejected.Add(1)
+			c.log.Error("a packet made the broker panic; the connection is closed", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	if err := b.server.EstablishConnection("devices", c); err != nil && c.session == nil {
+		c.log.Debug("connection ended before a session began", "error", err)
 	}
 }
 

@@ -3,8 +3,7 @@
 //
 // It promises what objects.Store promises: a file is written under a temporary
 // name, synced, given its name, and the directories on its way are synced
-// before Put returns. Only one process may use a directory for PutIfAbsent to
-// hold on file systems without hard links.
+// before Put returns. The file system must have hard links.
 package dir
 
 import (
