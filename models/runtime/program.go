@@ -31,7 +31,7 @@ func LoadProgram(model []byte, o Options) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load graph: %w", err)
 	}
-	defer so.Destroy()
+	defer func() { _ = so.Destroy() }() // it always succeeds
 	err = errors.Join(
 		so.SetIntraOpNumThreads(1),
 		so.SetInterOpNumThreads(1),
@@ -94,8 +94,7 @@ func (p *Program) Bind(inputs, outputs map[string]*Tensor) (*Binding, error) {
 		err = errors.Join(err, b.io.BindOutput(name, t.value))
 	}
 	if err != nil {
-		b.Close()
-		return nil, fmt.Errorf("bind tensors: %w", err)
+		return nil, errors.Join(fmt.Errorf("bind tensors: %w", err), b.Close())
 	}
 	return b, nil
 }

@@ -1,5 +1,5 @@
 // Package onnxpb is the generated code of onnx.proto: the subset of the ONNX file format that Swell
-// writes and accepts. Only models/onnx and models/train import it.
+// writes and accepts. Code in models imports it, and tests that forge models.
 package onnxpb
 
-//go:generate protoc -I . --go_out=paths=source_relative:. onnx.proto
+//go:generate ./generate.sh
