@@ -453,6 +453,12 @@ func TestNothingAcknowledgedIsLostWhenTheHubIsKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		kill := func(within time.Duration) {
+			time.AfterFunc(rand.N(within), func() { _ = cmd.Process.Kill() })
+		}
+		if k%3 == 0 { // also while it starts
+			kill(60 * time.Millisecond)
+		}
 		lines := bufio.NewScanner(out)
 		// After some acknowledgements, at a moment that is not one of them.
 		after := rand.IntN(12)
@@ -464,9 +470,7 @@ func TestNothingAcknowledgedIsLostWhenTheHubIsKilled(t *testing.T) {
 			}
 			all = append(all, a)
 			if n >= after {
-				once.Do(func() {
-					time.AfterFunc(time.Duration(rand.IntN(150_000))*time.Microsecond, func() { _ = cmd.Process.Kill() })
-				})
+				once.Do(func() { kill(150 * time.Millisecond) })
 			}
 		}
 		_ = cmd.Wait() // it was killed
