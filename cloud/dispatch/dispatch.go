@@ -33,7 +33,9 @@ type Loaded struct {
 
 // Commit is what one decision changes, applied as a whole or not at all.
 type Commit struct {
-	Holder  string // must hold the lease of Acquire at Now
+	// Holder must hold the lease of Acquire at Now. Empty is a person's own
+	// change, which any hub may commit: it needs no lease and has no Desired.
+	Holder  string
 	Now     time.Time
 	Rollout rollout.Rollout
 	Version uint64 // of the rollout as loaded; 0 creates it
@@ -92,8 +94,8 @@ type Publisher interface {
 
 // Fleet knows the devices.
 type Fleet interface {
-	// Devices returns the devices a selector matches, without Records. The
-	// caller may keep the result.
+	// Devices returns the devices a selector matches, without Records, "" all
+	// of them. The caller may keep and change the result.
 	Devices(ctx context.Context, selector string) ([]rollout.Device, error)
 }
 

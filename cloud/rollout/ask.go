@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // ErrNotNow means that a rollout's state does not allow what a person asked.
@@ -109,10 +111,10 @@ func Admit(r Rollout, others []Rollout) Admission {
 
 // LastPromoted returns the release that devices of the fleet go back to: that
 // of the newest promoted rollout, or nil.
-func LastPromoted(fleet string, others []Rollout) *Release {
+func LastPromoted(fleet string, kind artifact.Kind, others []Rollout) *Release {
 	var best *Rollout
 	for i, o := range others {
-		if o.Fleet == fleet && o.State == Promoted && (best == nil || o.Ended.After(best.Ended)) {
+		if o.Fleet == fleet && o.Release.Kind == kind && o.State == Promoted && (best == nil || o.Ended.After(best.Ended)) {
 			best = &others[i]
 		}
 	}

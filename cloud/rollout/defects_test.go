@@ -220,7 +220,7 @@ func TestTheWayBackLeadsToTheLastPromotedRelease(t *testing.T) { // Argo, Mender
 	at := func(n uint64, s rollout.State, h int) rollout.Rollout {
 		return rollout.Rollout{Release: rollouttest.Release(n), State: s, Ended: t0.Add(time.Duration(h) * time.Hour)}
 	}
-	got := rollout.LastPromoted("", []rollout.Rollout{at(1, rollout.Promoted, 0), at(3, rollout.Failed, 3), at(2, rollout.Promoted, 1)})
+	got := rollout.LastPromoted("", artifact.Model, []rollout.Rollout{at(1, rollout.Promoted, 0), at(3, rollout.Failed, 3), at(2, rollout.Promoted, 1)})
 	if got == nil || got.Counter != 2 {
 		t.Fatalf("goes back to %+v, want 2", got)
 	}

@@ -94,8 +94,10 @@ func (w *world) proceed(d *rollout.Device, lease *twin.Lease) {
 	if code := w.fate(d, t.Phase); code != "" {
 		t.Phase, t.Code, t.Reason = twin.PhaseFailed, code, "as the test wants"
 		if d.Champion.Manifest == w.r.Release.Manifest {
-			t.Phase = twin.PhaseRolledBack
-			d.Champion = rollouttest.Running(*w.r.Previous)
+			t.Phase, d.Champion = twin.PhaseRolledBack, rollout.Champion{}
+			if w.r.Previous != nil {
+				d.Champion = rollouttest.Running(*w.r.Previous)
+			}
 		}
 		return
 	}
