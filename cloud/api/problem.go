@@ -137,6 +137,8 @@ func asProblem(err error) problem {
 		return problem{status: http.StatusForbidden, name: "role", detail: err.Error()}
 	case is(auth.ErrNotFound, fleet.ErrUnknown, store.ErrNotFound, dispatch.ErrNotFound, registry.ErrNoVersion, enroll.ErrTokenUnknown):
 		return problem{status: http.StatusNotFound, name: "not-found", detail: err.Error()}
+	case is(store.ErrInvalid):
+		return invalid(err.Error(), apimodel.FieldError{Field: "spec", Message: err.Error()})
 	case is(auth.ErrExists, dispatch.ErrExists):
 		return problem{status: http.StatusConflict, name: "exists", detail: err.Error()}
 	case is(fleet.ErrChanged, store.ErrChanged, dispatch.ErrConflict):

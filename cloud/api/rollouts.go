@@ -10,10 +10,8 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apigen"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/dispatch"
-	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/artifact"
-	"github.com/swellfleet/swell/protocol/topic"
 )
 
 func gateOf(v rollout.Verdict, when time.Time) apimodel.Gate {
@@ -72,7 +70,7 @@ func span(begin time.Time, s float64) *time.Time {
 	return at(begin.Add(time.Duration(s * float64(time.Second))))
 }
 
-func rolloutOf(v RolloutView) apimodel.Rollout {
+func rolloutOf(v dispatch.View) apimodel.Rollout {
 	r := v.Rollout
 	spec := RolloutPolicy{Selector: r.Fleet, Seed: r.Seed, Policy: r.Policy}.spec()
 	st := apimodel.RolloutStatus{
@@ -230,7 +228,7 @@ func (s *Server) ListRolloutDevices(ctx context.Context, r apigen.ListRolloutDev
 	return apigen.ListRolloutDevices200JSONResponse(out), nil
 }
 
-func rolloutDevice(v RolloutView, d rollout.Device) apimodel.RolloutDevice {
+func rolloutDevice(v dispatch.View, d rollout.Device) apimodel.RolloutDevice {
 	st := v.Rollout.Stand(d, v.At)
 	out := apimodel.RolloutDevice{
 		Name: d.ID.String(), Line: some(d.Labels["line"]), Wave: d.Record.Wave - 1, State: apimodel.RolloutDeviceState(st.State),
@@ -347,43 +345,4 @@ func (s *Server) PromoteRollout(ctx context.Context, r apigen.PromoteRolloutRequ
 func (s *Server) ApproveRollout(ctx context.Context, r apigen.ApproveRolloutRequestObject) (apigen.ApproveRolloutResponseObject, error) {
 	out, err := s.ask(ctx, r.Name, rollout.Approve, r.Params.Reason, r.Params.DryRun)
 	return apigen.ApproveRollout200JSONResponse(out), err
-}
-
-// FleetDevices returns the facts about the devices that a rollout's selector
-// matches, retired ones left out.
-func FleetDevices(f *fleet.Registry, selector string) ([]rollout.Device, error) {
-	sel, err := fleet.ParseSelector(selector)
-	if err != nil {
-		return nil, err
-	}
-	var out []rollout.Device
-	f.All(func(d *fleet.Device) bool {
-		if !d.Retired() && sel.Match(d) {
-			out = append(out, d.Facts())
-		}
-		return true
-	})
-	return out, nil
-}
-
-// WithRecords lays a rollout's records over the devices of its fleet; a device
-// that has left the fleet and has a record stays in.
-func WithRecords(f *fleet.Registry, devices []rollout.Device, records map[topic.ID]rollout.Record) []rollout.Device {
-	in := map[topic.ID]bool{}
-	for i := range devices {
-		in[devices[i].ID] = true
-		devices[i].Record = records[devices[i].ID]
-	}
-	for id, rec := range records {
-		if in[id] {
-			continue
-		}
-		facts := rollout.Device{ID: id}
-		if d, err := f.Get(id); err == nil {
-			facts = d.Facts()
-		}
-		facts.Record = rec
-		devices = append(devices, facts)
-	}
-	return devices
 }

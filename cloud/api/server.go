@@ -78,23 +78,13 @@ type Rollouts interface {
 	// Rollouts lists all, newest first.
 	Rollouts(ctx context.Context) ([]rollout.Rollout, error)
 	// Load returns a rollout with its devices; dispatch.ErrNotFound.
-	Load(ctx context.Context, name string) (RolloutView, error)
+	Load(ctx context.Context, name string) (dispatch.View, error)
 	Decisions(ctx context.Context, name string, before uint64, limit int) ([]dispatch.Stored, error)
 	// Propose starts a rollout, or with DryRun says how it would start.
-	Propose(ctx context.Context, p Proposal) (RolloutView, error)
+	Propose(ctx context.Context, p Proposal) (dispatch.View, error)
 	// Ask takes in a person's request, or with dry says what would follow.
-	Ask(ctx context.Context, name string, r rollout.Request, dry bool) (RolloutView, error)
+	Ask(ctx context.Context, name string, r rollout.Request, dry bool) (dispatch.View, error)
 	Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, error)
-}
-
-// RolloutView is a rollout with its devices at one moment: now for one that is
-// going, the last decision for one that has ended.
-type RolloutView struct {
-	Rollout rollout.Rollout
-	Version uint64
-	Devices []rollout.Device // with their records
-	At      time.Time
-	Wake    time.Time // when the planner looks again at the latest; zero: when something happens
 }
 
 // Releases knows what was released.

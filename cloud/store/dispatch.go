@@ -82,8 +82,10 @@ func (r rollouts) Commit(ctx context.Context, c dispatch.Commit) (id uint64, err
 	}
 	err = r.db.tx(ctx, func(t *tx) error {
 		id = 0
-		if err := t.holds(c.Holder, c.Now); err != nil {
-			return err
+		if c.Holder != "" {
+			if err := t.holds(c.Holder, c.Now); err != nil {
+				return err
+			}
 		}
 		name := c.Rollout.Name
 		if c.Version == 0 {

@@ -13,6 +13,9 @@ var (
 	ErrNotFound = errors.New("no such object")
 	// ErrChanged means that somebody stored another version meanwhile.
 	ErrChanged = errors.New("the object was changed by somebody else")
+	// ErrInvalid means that an object breaks a rule of its kind; the text that
+	// wraps it says which. The store itself checks nothing.
+	ErrInvalid = errors.New("the object is not valid")
 )
 
 // Object is a named document that people apply, such as a policy.

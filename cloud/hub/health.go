@@ -1,0 +1,141 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/fleet"
+)
+
+// health says how the parts are.
+func (h *Hub) health(ctx context.Context) ([]apimodel.HealthPart, bool) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	parts := []apimodel.HealthPart{}
+	add := func(name string, err error) {
+		p := apimodel.HealthPart{Name: name, Ok: err == nil}
+		if err != nil {
+			p.Message = some(err.Error())
+		}
+		parts = append(parts, p)
+	}
+	add("store", h.db.Ping(ctx))
+	_, _, err := h.ledger.Head(ctx)
+	add("ledger", err)
+	err = nil
+	for _, c := range h.ingest.Conditions() {
+		err = fmt.Errorf("%s since %s: %s", c.Name, c.Since.UTC().Format(time.RFC3339), c.Detail)
+	}
+	if err == nil {
+		err = h.series.Failed()
+	}
+	add("series", err)
+	if h.broker != nil {
+		add("broker", nil)
+	}
+	if h.train != nil {
+		add("trainer", nil)
+	}
+	return parts, h.serving.Load()
+}
+
+// rate measures values a second over the last seconds.
+type rate struct {
+	mu     sync.Mutex
+	counts [rateSlots]int
+	stamps [rateSlots]int64
+}
+
+const rateSlots = 16 // seconds kept; the present one is not whole and does not count
+
+func (r *rate) add(n int, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := now.Unix()
+	i := s % rateSlots
+	if r.stamps[i] != s {
+		r.stamps[i], r.counts[i] = s, 0
+	}
+	r.counts[i] += n
+}
+
+// get returns the mean of the last ten whole seconds.
+func (r *rate) get() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now().Unix()
+	sum := 0
+	for i, s := range r.stamps {
+		if s < now && s >= now-10 {
+			sum += r.counts[i]
+		}
+	}
+	return float64(sum) / 10
+}
+
+// registerMetrics shows the hub's numbers to Prometheus. They are read when
+// asked for.
+func (h *Hub) registerMetrics() {
+	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counter := func(name, help string, f func() float64) {
+		h.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
+	}
+	gauge := func(name, help string, f func() float64) {
+		h.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	counter("swell_ingest_blocks_total", "Blocks that became durable.", func() float64 { return float64(h.ingest.Totals().Blocks) })
+	counter("swell_ingest_values_total", "Values that became durable.", func() float64 { return float64(h.ingest.Totals().Values) })
+	counter("swell_ingest_duplicates_total", "Blocks received again.", func() float64 { return float64(h.ingest.Totals().Duplicates) })
+	counter("swell_ingest_malformed_total", "Payloads that could not be read.", func() float64 { return float64(h.ingest.Totals().Malformed) })
+	counter("swell_ingest_refused_total", "Payloads not acknowledged for want of room.", func() float64 { return float64(h.ingest.Totals().Refused) })
+	counter("swell_reports_malformed_total", "Reported documents that could not be read.", func() float64 { return float64(h.fleet.Drops().Malformed) })
+	counter("swell_reports_stale_total", "Reported documents older than the one held.", func() float64 { return float64(h.fleet.Drops().Stale) })
+	counter("swell_reports_busy_total", "Reported documents refused because too many waited.", func() float64 { return float64(h.fleet.Drops().Busy) })
+	counter("swell_history_dropped_total", "Lines of device history dropped because too many waited.", func() float64 { return float64(h.fleet.Drops().Entries) })
+	counter("swell_stream_dropped_total", "Readers of the stream dropped because they read too slowly.", func() float64 { _, n := h.stream.Readers(); return float64(n) })
+	gauge("swell_stream_readers", "Open streams.", func() float64 { n, _ := h.stream.Readers(); return float64(n) })
+	if h.broker != nil {
+		gauge("swell_broker_clients", "Devices with a session.", func() float64 { return float64(h.broker.Stats().Clients) })
+		gauge("swell_broker_pending", "Messages not yet durable.", func() float64 { return float64(h.broker.Stats().Pending) })
+		counter("swell_broker_received_total", "Messages taken from devices.", func() float64 { return float64(h.broker.Stats().Received) })
+		counter("swell_broker_acked_total", "Messages acknowledged to devices.", func() float64 { return float64(h.broker.Stats().Acked) })
+		counter("swell_broker_failed_total", "Messages not acknowledged.", func() float64 { return float64(h.broker.Stats().Failed) })
+		counter("swell_broker_rejected_total", "Connections, messages and subscriptions refused.", func() float64 { return float64(h.broker.Stats().Rejected) })
+		counter("swell_broker_dropped_total", "Messages given up.", func() float64 { return float64(h.broker.Stats().Dropped) })
+	}
+	h.metrics.MustRegister(fleetMetrics{h.fleet})
+}
+
+// fleetMetrics counts the fleet once a scrape.
+type fleetMetrics struct{ fleet *fleet.Registry }
+
+var (
+	devicesDesc = prometheus.NewDesc("swell_devices", "Devices by state.", []string{"state"}, nil)
+	scoredDesc  = prometheus.NewDesc("swell_windows_scored_total", "Windows scored by all devices.", nil, nil)
+	lostDesc    = prometheus.NewDesc("swell_windows_lost_total", "Windows that came due and were not scored.", nil, nil)
+	stoppedDesc = prometheus.NewDesc("swell_production_stopped_seconds_total", "Time in which samples came and no model scored them.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m fleetMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{devicesDesc, scoredDesc, lostDesc, stoppedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m fleetMetrics) Collect(ch chan<- prometheus.Metric) {
+	c := m.fleet.Count(func(*fleet.Device) bool { return false })
+	for _, s := range fleet.States {
+		ch <- prometheus.MustNewConstMetric(devicesDesc, prometheus.GaugeValue, float64(c.ByState[s]), string(s))
+	}
+	ch <- prometheus.MustNewConstMetric(scoredDesc, prometheus.CounterValue, float64(c.Totals.WindowsScored))
+	ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(c.Totals.WindowsLost))
+	ch <- prometheus.MustNewConstMetric(stoppedDesc, prometheus.CounterValue, float64(c.Totals.StoppedMs)/1000)
+}

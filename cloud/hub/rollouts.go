@@ -1,0 +1,282 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/api"
+	"github.com/swellfleet/swell/cloud/dispatch"
+	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/ledger"
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/release"
+	"github.com/swellfleet/swell/cloud/retrain"
+	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/store"
+	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
+)
+
+// planner ties the dispatcher to releases, policies and the stream.
+type planner struct {
+	h *Hub
+	*dispatch.Dispatcher
+}
+
+func (h *Hub) openRollouts(_, background context.Context) error {
+	d, err := dispatch.New(dispatch.Config{
+		Holder: h.cfg.Name, Store: watched{h.db.Dispatch(), h}, Fleet: planFleet{h.fleet}, Publisher: publisher{h}, Ledger: planLedger{h}, Log: h.log, Now: h.cfg.Now,
+		MinGap: duration(h.cfg.Rollouts.MinGapS), Poll: duration(h.cfg.Rollouts.PollS),
+	})
+	if err != nil {
+		return err
+	}
+	h.plan = &planner{h, d}
+	return nil
+}
+
+// startRollouts begins to decide, once the broker can publish.
+func (h *Hub) startRollouts(_, background context.Context) error {
+	if h.cfg.has(RoleDispatch) {
+		h.worker("rollouts", background, h.plan.Run)
+	}
+	return nil
+}
+
+// deviceChanged looks at the rollouts again.
+func (p *planner) deviceChanged(topic.ID) { p.Wake() }
+
+// Load implements api.Rollouts.
+func (p *planner) Load(ctx context.Context, name string) (dispatch.View, error) {
+	return p.View(ctx, name)
+}
+
+// Decisions implements api.Rollouts.
+func (p *planner) Decisions(ctx context.Context, name string, before uint64, limit int) ([]dispatch.Stored, error) {
+	return p.Why(ctx, name, before, limit)
+}
+
+// Desired implements api.Rollouts.
+func (p *planner) Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, error) {
+	return p.h.db.Dispatch().Desired(ctx, id)
+}
+
+// Propose implements api.Rollouts.
+func (p *planner) Propose(ctx context.Context, q api.Proposal) (dispatch.View, error) {
+	o, err := p.h.db.Object(ctx, api.RolloutPolicyKind, q.Policy)
+	if err != nil {
+		return dispatch.View{}, err
+	}
+	pol, err := api.ReadRolloutPolicy(o)
+	if err != nil {
+		return dispatch.View{}, err
+	}
+	rel, err := p.release(ctx, q.Release)
+	if err != nil {
+		return dispatch.View{}, err
+	}
+	all, err := p.Rollouts(ctx)
+	if err != nil {
+		return dispatch.View{}, err
+	}
+	reason := q.Reason
+	if reason == "" {
+		reason = "started by " + q.Author
+	}
+	prop := dispatch.Proposal{Name: freeName(q.Release, all), Fleet: pol.Selector, Release: rollout.FromManifest(rel.Manifest, rel.Digest), Policy: pol.Policy, Author: q.Author, Reason: reason, Seed: pol.Seed}
+	v, err := p.Dispatcher.Propose(ctx, prop, q.DryRun)
+	if err != nil && !errors.Is(err, dispatch.ErrExists) && !errors.Is(err, dispatch.ErrConflict) && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	return v, err
+}
+
+// freeName is the release's own name, or with a number when it was rolled out
+// before.
+func freeName(release string, all []rollout.Rollout) string {
+	taken := map[string]bool{}
+	for _, r := range all {
+		taken[r.Name] = true
+	}
+	name := release
+	for i := 2; taken[name]; i++ {
+		name = release + "." + strconv.Itoa(i)
+	}
+	return name
+}
+
+// release finds a release by its name for people.
+func (p *planner) release(ctx context.Context, id string) (release.Release, error) {
+	i := strings.LastIndexByte(id, '-')
+	if i > 0 {
+		if counter, err := strconv.ParseUint(id[i+1:], 10, 64); err == nil {
+			list, err := p.h.db.Releases().ListReleases(ctx, id[:i])
+			if err != nil {
+				return release.Release{}, err
+			}
+			for _, r := range list {
+				if r.Manifest.Counter == counter {
+					return r, nil
+				}
+			}
+		}
+	}
+	return release.Release{}, fmt.Errorf("release %s: %w: name one as FAMILY-COUNTER, such as pump-anomaly-7", id, store.ErrNotFound)
+}
+
+// planFleet shows the fleet to the planner.
+type planFleet struct{ fleet *fleet.Registry }
+
+// Devices implements dispatch.Fleet.
+func (f planFleet) Devices(_ context.Context, selector string) ([]rollout.Device, error) {
+	sel, err := fleet.ParseSelector(selector)
+	if err != nil {
+		return nil, err
+	}
+	var out []rollout.Device
+	for d := range f.fleet.All {
+		if !d.Retired() && sel.Match(d) {
+			out = append(out, d.Facts())
+		}
+	}
+	return out, nil
+}
+
+// planLedger writes the planner's events.
+type planLedger struct{ h *Hub }
+
+// Append implements dispatch.Ledger.
+func (l planLedger) Append(ctx context.Context, e dispatch.Event) error {
+	ev := ledger.Event{Time: e.At, Actor: e.Actor, Action: e.Action, Object: e.Object, Reason: e.Reason}
+	if e.Detail != nil {
+		b, err := json.Marshal(e.Detail)
+		if err != nil {
+			return err
+		}
+		if len(b) > 0 && b[0] != '{' {
+			b = append(append([]byte(`{"detail":`), b...), '}')
+		}
+		if len(b) <= ledger.MaxDetailBytes && string(b) != `{"detail":null}` {
+			ev.Detail = b
+		}
+	}
+	if len(ev.Reason) > ledger.MaxFieldBytes {
+		ev.Reason = clip(ev.Reason, ledger.MaxFieldBytes)
+	}
+	if _, err := l.h.ledger.Append(ctx, ev); err != nil {
+		return err
+	}
+	l.h.stream.Publish(api.Change{Kind: "AuditEvent"})
+	return nil
+}
+
+// watched tells the stream and the registry what was decided.
+type watched struct {
+	dispatch.Store
+	h *Hub
+}
+
+// Commit implements dispatch.Store.
+func (w watched) Commit(ctx context.Context, c dispatch.Commit) (uint64, error) {
+	id, err := w.Store.Commit(ctx, c)
+	if err != nil {
+		return id, err
+	}
+	r := c.Rollout
+	w.h.stream.Publish(api.Change{Kind: "Rollout", Name: r.Name, State: string(r.State)})
+	for dev := range c.Records {
+		w.h.stream.Publish(api.Change{Kind: "RolloutDevice", Name: dev.String(), Parent: r.Name})
+	}
+	w.h.stream.Publish(api.Change{Kind: "Overview"})
+	if r.State.Final() {
+		if err := w.h.ended(ctx, r); err != nil {
+			w.h.log.Error("cannot note the end of a rollout with its model", "rollout", r.Name, "error", err)
+		}
+	}
+	return id, nil
+}
+
+// ended moves the model's stage on. Doing it twice changes nothing.
+func (h *Hub) ended(ctx context.Context, r rollout.Rollout) error {
+	if r.Release.Kind != "model" {
+		return nil
+	}
+	v, err := h.db.Registry().Version(ctx, r.Release.Name, r.Release.Counter)
+	if errors.Is(err, registry.ErrNoVersion) {
+		return nil // an imported release
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case r.State == rollout.Promoted && v.Stage == registry.Released:
+		err = registry.Promote(ctx, h.db.Registry(), r.Release.Name, r.Release.Counter, "rollout "+r.Name+" ended well")
+	case (r.State == rollout.Failed || r.State == rollout.Aborted) && v.Stage == registry.Released:
+		err = h.db.Registry().SetStage(ctx, r.Release.Name, r.Release.Counter, registry.RolledBack, r.Reason)
+	}
+	if err == nil {
+		h.stream.Publish(api.Change{Kind: "Model", Name: r.Release.Name})
+	}
+	return err
+}
+
+// proposer lets a night ask for a rollout.
+type proposer struct{ h *Hub }
+
+// Propose implements retrain.Proposer.
+func (p proposer) Propose(ctx context.Context, family string, r retrain.Released, policy, reason string) (string, error) {
+	id := fmt.Sprintf("%s-%d", family, r.Counter)
+	all, err := p.h.plan.Rollouts(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, ro := range all {
+		if ro.Release.Manifest == r.Manifest {
+			return ro.Name, nil // the run was taken up again
+		}
+	}
+	v, err := p.h.plan.Propose(ctx, api.Proposal{Release: id, Policy: policy, Author: "hub", Reason: reason})
+	return v.Rollout.Name, err
+}
+
+// trainingVersion names the pipeline: a run is only taken up again by the
+// version that began it.
+func (c Config) trainingVersion() string { return c.Version + "/" + c.Commit }
+
+func (h *Hub) openTraining(ctx, _ context.Context) error {
+	if !h.cfg.has(RoleTrainer) {
+		return nil
+	}
+	url, err := secretFile("store.postgres_url_file", h.cfg.Store.PostgresURLFile)
+	if err != nil {
+		return err
+	}
+	conf := retrain.Config{
+		Data: nightData{h.keeper}, Fleet: nightFleet{h.fleet}, Objects: h.objects, Registry: h.db.Registry(), Policies: policies{h.db, h.cfg.Now},
+		Releaser: nightReleaser{h.builder}, Proposer: proposer{h}, Code: h.cfg.Version, Logger: h.log, Now: h.cfg.Now,
+		Changed: func(run string) { h.stream.Publish(api.Change{Kind: "TrainingRun", Name: run}) },
+	}
+	conf.Engine.SQLitePath, conf.Engine.PostgresURL = h.cfg.dir("nights.db"), url
+	conf.Engine.ExecutorID, conf.Engine.Version = h.cfg.Name, h.cfg.trainingVersion()
+	nights, err := retrain.Open(ctx, conf)
+	if err != nil {
+		return err
+	}
+	h.train = &training{nights: nights, policies: conf.Policies}
+	h.onStop("training", func(limit context.Context) error {
+		done := make(chan struct{})
+		go func() { defer close(done); nights.Close() }() // bounded by limit: a night can be in the middle of a fit
+		select {
+		case <-done:
+			return nil
+		case <-limit.Done():
+			return fmt.Errorf("a night is still at work after %s", closeTimeout.Round(time.Second))
+		}
+	})
+	return nil
+}

@@ -1,0 +1,54 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/segments"
+	"github.com/swellfleet/swell/protocol/telemetry"
+	"github.com/swellfleet/swell/protocol/topic"
+)
+
+// Verdict is what a device said about one window, as the hub stored it.
+type Verdict struct {
+	Row     uint64 // of the window's last row in the device's stream
+	Time    time.Time
+	Score   float64
+	Flag    bool
+	Release uint64 // counter of the release that said so
+}
+
+// Verdicts calls yield with every verdict of a device that the hub has
+// acknowledged, by row; a row that came twice is given once.
+func (h *Hub) Verdicts(ctx context.Context, id topic.ID, yield func(Verdict)) error {
+	if err := h.keeper.Flush(ctx); err != nil {
+		return fmt.Errorf("verdicts of %s: %w", id, err)
+	}
+	list, err := h.keeper.List(ctx, time.Time{}, time.Now().AddDate(10, 0, 0), segments.Filter{Site: id.Site, Node: id.Node, Stream: string(telemetry.Verdicts)})
+	if err != nil {
+		return fmt.Errorf("verdicts of %s: %w", id, err)
+	}
+	seen := map[uint64]bool{}
+	for _, s := range list {
+		c, err := h.keeper.Read(ctx, s)
+		if err != nil {
+			return fmt.Errorf("verdicts of %s: %w", id, err)
+		}
+		column := map[string][]float32{}
+		for _, sig := range c.Signals {
+			column[sig.Name] = sig.Values
+		}
+		score, flag, rel := column[telemetry.Score], column[telemetry.Flag], column[telemetry.Release]
+		if score == nil || flag == nil || rel == nil {
+			return fmt.Errorf("verdicts of %s: segment %s has no column %s, %s or %s", id, s.Key, telemetry.Score, telemetry.Flag, telemetry.Release)
+		}
+		for i, row := range c.Rows {
+			if !seen[row] {
+				seen[row] = true
+				yield(Verdict{Row: row, Time: time.Unix(0, c.Times[i]).UTC(), Score: float64(score[i]), Flag: flag[i] != 0, Release: uint64(rel[i])})
+			}
+		}
+	}
+	return nil
+}
