@@ -122,25 +122,38 @@ function Figure({ name, value, alarm }: { name: string; value: string; alarm?: b
   );
 }
 
+// Lists longer than this are read again at most every so often, however much changes in them.
+const LONG = 1000;
+const LONG_EVERY_MS = 5000;
+
 /** Keeps what is shown fresh by the event stream; says whether the stream is up. */
 function useLiveData(): boolean {
   const queries = useQueryClient();
   const [live, setLive] = useState(true);
-  useEffect(
-    () =>
-      openStream("/api/v1/events", {
-        live: setLive,
-        changed: (changes) =>
-          void queries.invalidateQueries(
-            {
-              predicate: (q) => changes === "all" || changes.some((c) => stale(q.queryKey, c)),
-              refetchType: "active",
-            },
-            // A list that is being read is not begun again with every event.
-            { cancelRefetch: false },
-          ),
-      }),
-    [queries],
-  );
+  useEffect(() => {
+    const later = new Map<string, ReturnType<typeof setTimeout>>();
+    const refresh = (queryKey: readonly unknown[]) =>
+      // What is being read is not begun again with every event.
+      void queries.invalidateQueries({ queryKey, exact: true }, { cancelRefetch: false });
+    const close = openStream("/api/v1/events", {
+      live: setLive,
+      changed: (changes) => {
+        for (const q of queries.getQueryCache().getAll()) {
+          if (changes !== "all" && !changes.some((c) => stale(q.queryKey, c))) continue;
+          const wait = Array.isArray(q.state.data) && q.state.data.length > LONG ? q.state.dataUpdatedAt + LONG_EVERY_MS - Date.now() : 0;
+          if (wait <= 0) refresh(q.queryKey);
+          else if (!later.has(q.queryHash))
+            later.set(
+              q.queryHash,
+              setTimeout(() => (later.delete(q.queryHash), refresh(q.queryKey)), wait),
+            );
+        }
+      },
+    });
+    return () => {
+      close();
+      later.forEach(clearTimeout);
+    };
+  }, [queries]);
   return live;
 }

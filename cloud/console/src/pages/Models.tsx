@@ -48,7 +48,7 @@ const headline = ["f1", "far", "mar"];
 
 function Versions({ list }: { list: Version[] }) {
   if (list.length === 0) return <Nothing>No version yet.</Nothing>;
-  const metric = (v: Version, name: string) => v.status.metrics.find((m) => m.name === name && !m.slice)?.value;
+  const metric = (v: Version, name: string) => v.status.metrics.find((m) => m.name === name && !m.slice);
   const shown = headline.filter((h) => list.some((v) => metric(v, h) !== undefined));
   return (
     <Scroll label="Versions">
@@ -90,7 +90,7 @@ function Versions({ list }: { list: Version[] }) {
               <td>{v.spec.detector ?? "–"}</td>
               {shown.map((h) => (
                 <td key={h} data-num>
-                  {num(metric(v, h))}
+                  {num(metric(v, h)?.value)} {metric(v, h)?.unit ?? ""}
                 </td>
               ))}
               <td data-num>{count(v.status.runsOn?.champion)}</td>

@@ -172,7 +172,7 @@ function Data({ data }: { data: Schemas["DataUse"] | undefined }) {
 }
 
 function Candidates({ candidates }: { candidates: Schemas["Candidate"][] }) {
-  if (candidates.length === 0) return <Nothing>None has been evaluated yet.</Nothing>;
+  if (candidates.length === 0) return <Nothing>None was evaluated.</Nothing>;
   const names = [...new Set(candidates.flatMap((c) => c.metrics.filter((m) => !m.slice).map((m) => m.name)))];
   return (
     <Scroll label="Candidates">

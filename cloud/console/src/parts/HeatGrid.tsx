@@ -45,12 +45,13 @@ export function HeatGrid({ items, marks, onOpen }: { items: HeatItem[]; marks: R
     };
     ctx.font = `500 12px ${style.fontFamily}`;
     ctx.textBaseline = "middle";
+    const half = Math.max(l.pitch, 15) / 2;
     for (const g of l.labels) {
       ctx.fillStyle = of("ink-2");
-      ctx.fillText(g.text, 0, g.y + l.pitch / 2 - 1, GUTTER - 44);
+      ctx.fillText(g.text, 0, g.y + half - 1, GUTTER - 44);
       ctx.fillStyle = of("ink-3");
       ctx.textAlign = "right";
-      ctx.fillText(count(g.count), GUTTER - 14, g.y + l.pitch / 2 - 1);
+      ctx.fillText(count(g.count), GUTTER - 14, g.y + half - 1);
       ctx.textAlign = "left";
     }
     const inner = l.pitch - (l.pitch > 24 ? 8 : l.pitch > 12 ? 5 : 2);
