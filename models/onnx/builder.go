@@ -83,7 +83,7 @@ func (b *Builder) Floats(name string, data []float32, dims ...int64) string {
 func (b *Builder) Ints(data ...int64) string {
 	name := b.fresh("ints")
 	b.graph.Initializer = append(b.graph.Initializer, &onnxpb.TensorProto{
-		Name: &name, DataType: proto.Int32(int32(Int64)), Dims: []int64{int64(len(data))}, Int64Data: data,
+		Name: &name, DataType: new(int32(Int64)), Dims: []int64{int64(len(data))}, Int64Data: data,
 	})
 	return name
 }
@@ -102,7 +102,7 @@ func (b *Builder) Node(op string, inputs []string, attrs ...Attr) string {
 
 // NodeTo appends an operation whose outputs have the given names.
 func (b *Builder) NodeTo(outputs []string, op string, inputs []string, attrs ...Attr) {
-	n := &onnxpb.NodeProto{OpType: &op, Input: inputs, Output: outputs, Name: proto.String(fmt.Sprintf("%sn%d", b.Prefix, len(b.graph.Node)))}
+	n := &onnxpb.NodeProto{OpType: &op, Input: inputs, Output: outputs, Name: new(fmt.Sprintf("%sn%d", b.Prefix, len(b.graph.Node)))}
 	for _, a := range attrs {
 		n.Attribute = append(n.Attribute, a.pb)
 	}
@@ -118,9 +118,9 @@ func Marshal(name string, graph *onnxpb.GraphProto, metadata map[string]string) 
 	graph.Name = &name
 	m := &onnxpb.ModelProto{
 		IrVersion:    proto.Int64(irVersion),
-		ProducerName: proto.String("swell"),
+		ProducerName: new("swell"),
 		Graph:        graph,
-		OpsetImport:  []*onnxpb.OperatorSetIdProto{{Domain: proto.String(""), Version: proto.Int64(opset)}},
+		OpsetImport:  []*onnxpb.OperatorSetIdProto{{Domain: new(""), Version: proto.Int64(opset)}},
 	}
 	keys := make([]string, 0, len(metadata))
 	for k := range metadata {
@@ -128,7 +128,7 @@ func Marshal(name string, graph *onnxpb.GraphProto, metadata map[string]string) 
 	}
 	sort.Strings(keys)
 	for _, k := range keys {
-		m.MetadataProps = append(m.MetadataProps, &onnxpb.StringStringEntryProto{Key: proto.String(k), Value: proto.String(metadata[k])})
+		m.MetadataProps = append(m.MetadataProps, &onnxpb.StringStringEntryProto{Key: new(k), Value: new(metadata[k])})
 	}
 	p, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -153,6 +153,6 @@ func valueInfo(name string, t DataType, dims []int64) *onnxpb.ValueInfoProto {
 		shape.Dim = append(shape.Dim, dim)
 	}
 	return &onnxpb.ValueInfoProto{Name: &name, Type: &onnxpb.TypeProto{Value: &onnxpb.TypeProto_TensorType{
-		TensorType: &onnxpb.TypeProto_Tensor{ElemType: proto.Int32(int32(t)), Shape: shape},
+		TensorType: &onnxpb.TypeProto_Tensor{ElemType: new(int32(t)), Shape: shape},
 	}}}
 }

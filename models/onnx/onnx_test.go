@@ -81,8 +81,6 @@ func TestOnnxCheckerAcceptsWhatWeWrite(t *testing.T) {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // Every way in which a file is refused, as a change to one that is accepted.
 func TestCheckRefuses(t *testing.T) {
 	node := func(m *onnxpb.ModelProto, op string) *onnxpb.NodeProto {
@@ -105,26 +103,26 @@ func TestCheckRefuses(t *testing.T) {
 			gain(m).DataLocation = onnxpb.TensorProto_EXTERNAL.Enum()
 		}, "external data is not allowed"},
 		"external data by an escaping path": {func(m *onnxpb.ModelProto) {
-			gain(m).ExternalData = []*onnxpb.StringStringEntryProto{{Key: ptr("location"), Value: ptr("../../etc/shadow")}}
+			gain(m).ExternalData = []*onnxpb.StringStringEntryProto{{Key: new("location"), Value: new("../../etc/shadow")}}
 		}, "external data is not allowed"},
 		"a foreign operator set": {func(m *onnxpb.ModelProto) {
-			m.OpsetImport = append(m.OpsetImport, &onnxpb.OperatorSetIdProto{Domain: ptr("com.example"), Version: ptr(int64(1))})
+			m.OpsetImport = append(m.OpsetImport, &onnxpb.OperatorSetIdProto{Domain: new("com.example"), Version: new(int64(1))})
 		}, "2 operator sets"},
-		"only a foreign operator set": {func(m *onnxpb.ModelProto) { m.OpsetImport[0].Domain = ptr("com.example") }, `domain "com.example" is not allowed`},
+		"only a foreign operator set": {func(m *onnxpb.ModelProto) { m.OpsetImport[0].Domain = new("com.example") }, `domain "com.example" is not allowed`},
 		"an operation of a foreign domain": {func(m *onnxpb.ModelProto) {
-			node(m, "Not").Domain = ptr("com.microsoft")
+			node(m, "Not").Domain = new("com.microsoft")
 		}, `domain "com.microsoft" is not allowed`},
-		"an unknown operation":        {func(m *onnxpb.ModelProto) { node(m, "Not").OpType = ptr("Explode") }, "operation is not allowed"},
-		"a loop":                      {func(m *onnxpb.ModelProto) { node(m, "Not").OpType = ptr("Loop") }, "operation is not allowed"},
-		"an operator set of tomorrow": {func(m *onnxpb.ModelProto) { m.OpsetImport[0].Version = ptr(int64(99)) }, "version 99 is not supported"},
-		"a format of tomorrow":        {func(m *onnxpb.ModelProto) { m.IrVersion = ptr(int64(99)) }, "IR version 99"},
+		"an unknown operation":        {func(m *onnxpb.ModelProto) { node(m, "Not").OpType = new("Explode") }, "operation is not allowed"},
+		"a loop":                      {func(m *onnxpb.ModelProto) { node(m, "Not").OpType = new("Loop") }, "operation is not allowed"},
+		"an operator set of tomorrow": {func(m *onnxpb.ModelProto) { m.OpsetImport[0].Version = new(int64(99)) }, "version 99 is not supported"},
+		"a format of tomorrow":        {func(m *onnxpb.ModelProto) { m.IrVersion = new(int64(99)) }, "IR version 99"},
 		"a weight that is NaN":        {func(m *onnxpb.ModelProto) { gain(m).RawData[2], gain(m).RawData[3] = 0xc0, 0x7f }, "NaN or infinite"},
 		"a weight that is infinite": {func(m *onnxpb.ModelProto) {
 			gain(m).RawData, gain(m).FloatData = nil, []float32{1, float32(math.Inf(-1))}
 		}, "NaN or infinite"},
 		"missing weights":          {func(m *onnxpb.ModelProto) { gain(m).RawData = gain(m).RawData[:4] }, "but not 2 values"},
 		"weights stored twice":     {func(m *onnxpb.ModelProto) { gain(m).FloatData = []float32{1, 2} }, "stores its values twice"},
-		"weights of another type":  {func(m *onnxpb.ModelProto) { gain(m).DataType = ptr(int32(16)) }, "which is not allowed"},
+		"weights of another type":  {func(m *onnxpb.ModelProto) { gain(m).DataType = new(int32(16)) }, "which is not allowed"},
 		"a negative dimension":     {func(m *onnxpb.ModelProto) { gain(m).Dims = []int64{-1, -2} }, "out of range"},
 		"an overflowing shape":     {func(m *onnxpb.ModelProto) { gain(m).Dims = []int64{1 << 33, 1 << 33} }, "too large"},
 		"no graph":                 {func(m *onnxpb.ModelProto) { m.Graph = nil }, "no graph"},
@@ -133,17 +131,17 @@ func TestCheckRefuses(t *testing.T) {
 		"another window":           {func(m *onnxpb.ModelProto) { setMetadata(m, "swell.window", "5") }, "is not the 5 of the contract"},
 		"a second input":           {func(m *onnxpb.ModelProto) { m.Graph.Input = append(m.Graph.Input, m.Graph.Input[0]) }, "2 inputs"},
 		"a missing output":         {func(m *onnxpb.ModelProto) { m.Graph.Output = m.Graph.Output[1:] }, `output "score" is missing`},
-		"an output nobody knows":   {func(m *onnxpb.ModelProto) { m.Graph.Output[2].Name = ptr("gain") }, `output "gain" is not in the contract`},
+		"an output nobody knows":   {func(m *onnxpb.ModelProto) { m.Graph.Output[2].Name = new("gain") }, `output "gain" is not in the contract`},
 		"an output declared twice": {func(m *onnxpb.ModelProto) { m.Graph.Output[2] = m.Graph.Output[1] }, "declared twice"},
 		"an output of the wrong declared type": {func(m *onnxpb.ModelProto) {
-			m.Graph.Output[1].Type.GetTensorType().ElemType = ptr(int32(Float))
+			m.Graph.Output[1].Type.GetTensorType().ElemType = new(int32(Float))
 		}, `"anomaly" is declared as FLOAT`},
 		"an output of the wrong computed type": {func(m *onnxpb.ModelProto) {
-			node(m, "Not").OpType = ptr("Identity")
-			node(m, "LessOrEqual").OpType = ptr("Add")
+			node(m, "Not").OpType = new("Identity")
+			node(m, "LessOrEqual").OpType = new("Add")
 		},
 			`output "anomaly" is FLOAT`},
-		"an output of the wrong computed shape": {func(m *onnxpb.ModelProto) { node(m, "ReduceSum").Attribute[0].I = ptr(int64(1)) }, `output "score" is FLOAT [1 1]`},
+		"an output of the wrong computed shape": {func(m *onnxpb.ModelProto) { node(m, "ReduceSum").Attribute[0].I = new(int64(1)) }, `output "score" is FLOAT [1 1]`},
 		"a fixed batch": {func(m *onnxpb.ModelProto) {
 			m.Graph.Input[0].Type.GetTensorType().Shape.Dim[0].Value = &onnxpb.TensorShapeProto_Dimension_DimValue{DimValue: 1}
 		}, "fixed batch size"},

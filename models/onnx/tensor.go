@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/swellfleet/swell/models/onnx/onnxpb"
 )
 
@@ -15,7 +13,7 @@ func floatTensor(name string, data []float32, dims []int64) *onnxpb.TensorProto 
 	for _, v := range data {
 		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v))
 	}
-	return &onnxpb.TensorProto{Name: &name, DataType: proto.Int32(int32(Float)), Dims: dims, RawData: raw}
+	return &onnxpb.TensorProto{Name: &name, DataType: new(int32(Float)), Dims: dims, RawData: raw}
 }
 
 // FloatData returns the values of a float32 tensor in a fresh slice.

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -228,9 +229,7 @@ func (t *Trainer) allocate() error {
 	for i := range t.bindings {
 		from, to := t.state[i], t.state[1-i]
 		in := map[string]*runtime.Tensor{params: from[0], moment: from[1], spread: from[2], rate: t.scalars[rate], correction: t.scalars[correction]}
-		for name, v := range t.inputs {
-			in[name] = v
-		}
+		maps.Copy(in, t.inputs)
 		out := map[string]*runtime.Tensor{newParams: to[0], newMoment: to[1], newSpread: to[2], stepLoss: t.scalars[stepLoss]}
 		var err error
 		if t.bindings[i], err = t.program.Bind(in, out); err != nil {
