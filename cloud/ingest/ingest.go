@@ -241,9 +241,30 @@ func (w *work) decode(id topic.ID, payload []byte) error {
 	w.id = id
 	w.batch = series.Batch{
 		ID: id, Stream: string(block.Stream), Boot: block.Boot, Seq: block.Seq, First: block.First,
-		T0: block.T0, RateHz: block.RateHz, Offsets: block.Offsets, Columns: columns,
+		T0: block.T0, RateHz: block.RateHz, Offsets: block.Offsets, Columns: columns, Covers: covers(block),
 	}
 	return w.batch.Validate()
+}
+
+// covers returns how many raw rows a block of verdicts stands for when its model
+// skips some between windows, 0 when rows follow each other. The stride is the
+// distance of the first two; a block of one verdict covers its own row alone.
+func covers(b *telemetry.Block) uint64 {
+	if b.Stream != telemetry.Verdicts {
+		return 0
+	}
+	for i := range b.Signals {
+		if s := &b.Signals[i]; s.Name == telemetry.RowOffset {
+			rows, stride := len(s.Values), float32(1)
+			if rows > 1 {
+				stride = s.Values[1] - s.Values[0]
+			}
+			if n := s.Values[rows-1] + stride; n >= float32(rows) && n < 1<<40 {
+				return uint64(n)
+			}
+		}
+	}
+	return 0
 }
 
 // maxGroup and maxGroupBytes bound what one worker commits at once.

@@ -117,6 +117,28 @@ func TestAcknowledgedMeansDurableAndCounted(t *testing.T) {
 	}
 }
 
+func TestVerdictsOfAModelThatSkipsRowsLeaveNoGaps(t *testing.T) {
+	head := openHead(t, vfs.NewMem())
+	defer head.Close()
+	in := newIngest(t, Config{Head: head})
+	defer in.Close()
+	for seq, first := range []uint64{99, 129, 169} { // the verdict of row 159 is missing
+		b := telemetry.Block{Boot: 3, Seq: uint64(seq), Stream: telemetry.Verdicts, First: first, T0: start + int64(first), RateHz: 100}
+		b.Signals = []telemetry.Signal{{Name: telemetry.Score, Values: []float32{1, 2, 3}}, {Name: telemetry.RowOffset, Values: []float32{0, 10, 20}}}
+		p, err := b.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := give(in, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := in.Stats(context.Background(), pump)
+	if want := []Gap{{"verdicts", 3, 159, 10}}; err != nil || !slices.Equal(s.Gaps, want) {
+		t.Errorf("gaps %v, want %v (%v)", s.Gaps, want, err)
+	}
+}
+
 func TestAnUnreadablePayloadIsAcknowledgedQuarantinedAndBounded(t *testing.T) {
 	head := openHead(t, vfs.NewMem())
 	defer head.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	"github.com/swellfleet/swell/cloud/series"
+	"github.com/swellfleet/swell/protocol/telemetry"
 )
 
 // Names of the columns that are not signals. A signal of such a name gets an
@@ -28,6 +29,8 @@ type fileSignal struct {
 	Name   string `json:"name"`
 	Unit   string `json:"unit,omitempty"`
 	Column string `json:"column"`
+
+	index int // of the signal's column in a block
 }
 
 // pageRows is how many rows share a page: what a reader of a few rows unpacks.
@@ -36,7 +39,7 @@ const pageRows = 8192
 // encode writes blocks with the same columns as one Parquet file. The same
 // blocks give the same bytes.
 func encode(blocks []series.Batch) ([]byte, Segment, error) {
-	signals, schema, err := schemaOf(blocks[0].Columns)
+	signals, schema, err := schemaOf(&blocks[0])
 	if err != nil {
 		return nil, Segment{}, err
 	}
@@ -90,14 +93,14 @@ func encode(blocks []series.Batch) ([]byte, Segment, error) {
 	errs := []error{
 		fill(timeColumn, func(p place) parquet.Value { return parquet.Int64Value(p.time) }),
 		fill(rowColumn, func(p place) parquet.Value {
-			row := blocks[p.block].First + uint64(p.row)
+			row := rowOf(&blocks[p.block], p.row)
 			first = min(first, row)
 			return parquet.Int64Value(int64(row))
 		}),
 	}
-	for i, s := range signals {
+	for _, s := range signals {
 		errs = append(errs, fill(s.Column, func(p place) parquet.Value {
-			return parquet.FloatValue(blocks[p.block].Columns[i].Float32[p.row])
+			return parquet.FloatValue(blocks[p.block].Columns[s.index].Float32[p.row])
 		}))
 	}
 	if err := errors.Join(append(errs, w.Close())...); err != nil {
@@ -106,23 +109,42 @@ func encode(blocks []series.Batch) ([]byte, Segment, error) {
 	return file.Bytes(), Segment{First: first, Rows: rows, From: places[0].time, To: places[rows-1].time}, nil
 }
 
-func schemaOf(columns []series.Column) ([]fileSignal, *parquet.Schema, error) {
+// isRowOffset reports whether column c of b says which rows the verdicts are of,
+// which the file says in its row column.
+func isRowOffset(b *series.Batch, c *series.Column) bool {
+	return b.Stream == string(telemetry.Verdicts) && c.Name == telemetry.RowOffset
+}
+
+// rowOf returns the index of row i of b in the device's raw stream.
+func rowOf(b *series.Batch, i int) uint64 {
+	for j := range b.Columns {
+		if c := &b.Columns[j]; isRowOffset(b, c) && c.Float32[i] >= 0 {
+			return b.First + uint64(c.Float32[i])
+		}
+	}
+	return b.First + uint64(i)
+}
+
+func schemaOf(b *series.Batch) ([]fileSignal, *parquet.Schema, error) {
 	group := parquet.Group{
 		timeColumn: parquet.Encoded(parquet.Timestamp(parquet.Nanosecond), &parquet.DeltaBinaryPacked),
 		rowColumn:  parquet.Encoded(parquet.Int(64), &parquet.DeltaBinaryPacked),
 	}
 	var signals []fileSignal
-	for i := range columns {
-		c := &columns[i]
+	for i := range b.Columns {
+		c := &b.Columns[i]
 		if c.Kind != series.Float32 {
 			return nil, nil, fmt.Errorf("encode segment: signal %q is not float32", c.Name)
+		}
+		if isRowOffset(b, c) {
+			continue
 		}
 		name := c.Name
 		for group[name] != nil {
 			name += "_"
 		}
 		group[name] = parquet.Encoded(parquet.Leaf(parquet.FloatType), &parquet.ByteStreamSplit)
-		signals = append(signals, fileSignal{c.Name, c.Unit, name})
+		signals = append(signals, fileSignal{c.Name, c.Unit, name, i})
 	}
 	return signals, parquet.NewSchema("swell", group), nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,19 @@ func TestNaNAndInfinityKeepTheirPlaces(t *testing.T) {
 	}
 	if v := c.Signals[1].Values; v[0] == v[0] || !math.IsInf(float64(v[1]), -1) || v[2] != 0 {
 		t.Errorf("read back %v", v)
+	}
+}
+
+func TestVerdictsOfAModelThatSkipsRowsKeepTheirRows(t *testing.T) {
+	b := block("verdicts", 1, 100, 3)
+	b.Columns[1].Name, b.Columns[1].Float32 = "row", []float32{0, 10, 20}
+	file, seg, err := encode([]series.Batch{b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := decode(file)
+	if err != nil || len(c.Signals) != 1 || !slices.Equal(c.Rows, []uint64{100, 110, 120}) || seg.First != 100 {
+		t.Errorf("rows %v of %d signals, %v", c.Rows, len(c.Signals), err)
 	}
 }
 

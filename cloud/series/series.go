@@ -41,6 +41,7 @@ type Batch struct {
 	Boot   uint64
 	Seq    uint64
 	First  uint64 // index of the first row in the device's stream; see telemetry.Block
+	Covers uint64 // how many of the device's rows the batch stands for, from First on; 0 means Rows
 
 	T0      int64   // ns since 1970 UTC of the first row
 	RateHz  float64 // rows per second; 0 when Offsets is set

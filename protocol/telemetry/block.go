@@ -28,7 +28,7 @@ const (
 	Verdicts Stream = "verdicts" // one row a scored window; see the Signal names below
 )
 
-// Signals of the verdicts stream. The last two exist only while a challenger
+// Signals of the verdicts stream. Those of the challenger exist only while one
 // runs in shadow.
 const (
 	Score           = "score"            // the champion's anomaly score, higher is stranger
@@ -37,6 +37,11 @@ const (
 	Threshold       = "threshold"        // the champion's limit for Score
 	ChallengerScore = "challenger_score" // the same for the model in shadow
 	ChallengerFlag  = "challenger_flag"
+
+	// RowOffset is there when a model does not score every row: how many raw
+	// rows the window of each verdict ends after Block.First. Without it
+	// verdict i is of the window that ends with row First + i.
+	RowOffset = "row"
 )
 
 // Codec names how the values of one signal are written.

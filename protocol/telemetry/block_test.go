@@ -360,7 +360,6 @@ func BenchmarkDecode(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.ReportMetric(float64(len(p))/1000, "B/value")
 				b.ReportAllocs()
 				var d Decoder
 				for b.Loop() {
@@ -368,6 +367,7 @@ func BenchmarkDecode(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+				b.ReportMetric(float64(len(p))/1000, "B/value")
 				b.ReportMetric(1000*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mvalues/s")
 			})
 		}

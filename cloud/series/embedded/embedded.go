@@ -134,7 +134,7 @@ type item struct {
 	seq    uint64
 	t0     int64
 	first  uint64
-	rows   int
+	covers uint64
 	bytes  int64 // of values, uncompressed
 	block  []byte
 	rollup []byte
@@ -323,7 +323,7 @@ func (s *Store) prepare(it *item, b *series.Batch) error {
 	s.mu.Unlock()
 	times, parts := series.Rollup(b)
 	*it = item{
-		stream: st, boot: b.Boot, seq: b.Seq, t0: b.T0, first: b.First, rows: b.Rows(),
+		stream: st, boot: b.Boot, seq: b.Seq, t0: b.T0, first: b.First, covers: cmp.Or(b.Covers, uint64(b.Rows())),
 		bytes:  int64(4 * b.Rows() * (len(b.Columns) + 4)),
 		block:  appendBlock(nil, b, ids),
 		rollup: appendRollup(nil, b, ids, times, parts),
@@ -429,7 +429,7 @@ func (s *Store) commitGroup(group []*request) (fresh [][]bool, err error) {
 				staged[key] = h
 			}
 			h.Blocks = h.Blocks.Add(it.seq, it.seq+1)
-			h.Rows[it.stream.name.name] = h.Rows[it.stream.name.name].Add(it.first, it.first+uint64(it.rows))
+			h.Rows[it.stream.name.name] = h.Rows[it.stream.name.name].Add(it.first, it.first+it.covers)
 			head += s.stage(batch, it)
 			records = append(records, it.stream)
 		}
