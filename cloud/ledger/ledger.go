@@ -156,7 +156,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("open ledger in %s: %w", cfg.Dir, err)
 	}
 	l := &Log{cfg: cfg, vkey: vkey, add: appender.Add, reader: reader, ctx: runCtx, cancel: cancel, stop: stop}
-	l.cp = checkpoints{vkey: vkey, read: reader.ReadCheckpoint}
+	l.cp = checkpoints{vkey: vkey, read: reader.ReadCheckpoint, growth: l.growth}
 	if err := l.selfCheck(ctx); err != nil {
 		cancel()
 		return nil, fmt.Errorf("open ledger in %s: %w", cfg.Dir, err)
@@ -339,8 +339,9 @@ func asHashes(raw [][]byte) []tlog.Hash {
 // checkpoints reads the published checkpoint for all who wait for one, at most
 // once per step.
 type checkpoints struct {
-	vkey string
-	read func(context.Context) ([]byte, error)
+	vkey   string
+	read   func(context.Context) ([]byte, error)
+	growth func(ctx context.Context, older, newer uint64) (tlog.TreeProof, error)
 
 	mu     sync.Mutex
 	text   string    // guarded by mu; the newest checkpoint read
@@ -382,6 +383,14 @@ func (c *checkpoints) refresh(ctx context.Context) (string, tlog.Tree, error) {
 	if string(raw) != c.text {
 		tree, err := trust.OpenCheckpoint(c.vkey, string(raw))
 		if err != nil {
+			return "", tlog.Tree{}, err
+		}
+		// Files changed under a running hub show here at the next event.
+		proof, err := c.growth(ctx, uint64(min(c.tree.N, tree.N)), uint64(tree.N))
+		if err != nil {
+			return "", tlog.Tree{}, err
+		}
+		if err := trust.CheckGrowth(c.tree, tree, proof); err != nil {
 			return "", tlog.Tree{}, err
 		}
 		c.text, c.tree = string(raw), tree

@@ -281,6 +281,37 @@ func TestTwoHubsMayShareALedger(t *testing.T) {
 	}
 }
 
+func TestALogThatIsReplacedUnderARunningHubIsNoticed(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	l := open(t, dir)
+	if _, err := l.Append(t.Context(), event(0)); err != nil {
+		t.Fatal(err)
+	}
+	// A log by the same key with another, longer past.
+	copyFile(t, filepath.Join(dir, "ledger.key"), filepath.Join(other, "ledger.key"))
+	if err := os.Chmod(filepath.Join(other, "ledger.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	forged := open(t, other)
+	for i := 1; i < 4; i++ {
+		if _, err := forged.Append(t.Context(), event(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := forged.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "tree"), filepath.Join(dir, "old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "tree"), os.DirFS(filepath.Join(other, "tree"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), event(5)); err == nil || !strings.Contains(err.Error(), "do not begin with") {
+		t.Fatalf("an event went into the forged log: %v", err)
+	}
+}
+
 func TestAKillBeforeTheFirstCheckpointIsMended(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir)
