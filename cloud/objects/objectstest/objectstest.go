@@ -64,9 +64,13 @@ func Exercise(t *testing.T, s objects.Store) {
 		}
 	})
 	t.Run("an empty object is an object", func(t *testing.T) {
-		put(t, "empty", "")
-		if got, info := get(t, "empty", 0, -1); got != "" || info.Size != 0 {
-			t.Errorf("%q %+v", got, info)
+		// Often: with streamed signatures an empty body left bytes on the
+		// connection that spoiled one in a hundred of the requests after it.
+		for i := range 200 {
+			put(t, fmt.Sprintf("empty/%d", i), "")
+			if got, info := get(t, fmt.Sprintf("empty/%d", i), 0, -1); got != "" || info.Size != 0 {
+				t.Fatalf("%q %+v", got, info)
+			}
 		}
 	})
 	t.Run("a second put replaces the first", func(t *testing.T) {
