@@ -162,8 +162,8 @@ func (i *Identity) use(b []byte) error {
 	if err != nil {
 		return err
 	}
-	if want := i.config.ID.String(); leaf.Subject.CommonName != want {
-		return fmt.Errorf("the certificate is for %q, this device is %q", leaf.Subject.CommonName, want)
+	if want := identityURI(i.config.ID).String(); len(leaf.URIs) != 1 || leaf.URIs[0].String() != want {
+		return fmt.Errorf("the certificate is for %v, this device is %s", leaf.URIs, want)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -191,6 +191,11 @@ func (i *Identity) Validity() (notBefore, notAfter time.Time, renewal error) {
 		return time.Time{}, time.Time{}, nil
 	}
 	return i.leaf.NotBefore, i.leaf.NotAfter, i.renewal
+}
+
+// identityURI is how a certificate names a device.
+func identityURI(id topic.ID) *url.URL {
+	return &url.URL{Scheme: "swell", Opaque: "device:" + id.Site + ":" + id.Node}
 }
 
 // now is the device's clock, but never before its own certificates were made:
@@ -360,7 +365,7 @@ func (i *Identity) certify(ctx context.Context, operation, token string) error {
 	name := i.config.ID.String()
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: name},
-		URIs:    []*url.URL{{Scheme: "swell", Opaque: "device:" + i.config.ID.Site + ":" + i.config.ID.Node}},
+		URIs:    []*url.URL{identityURI(i.config.ID)},
 	}, key)
 	if err != nil {
 		return err

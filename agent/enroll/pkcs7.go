@@ -30,8 +30,6 @@ func parsePKCS7(der []byte) ([]*x509.Certificate, error) {
 	}
 	var signed asn1.RawValue
 	if _, err := asn1.Unmarshal(outer.Content.Bytes, &signed); err != nil {
-		// Depending on how the explicit tag was read, Content holds the inner
-		// element or its bytes.
 		return nil, fmt.Errorf("PKCS #7: %w", err)
 	}
 	for rest := signed.Bytes; len(rest) > 0; {
