@@ -70,9 +70,12 @@ func (s *Source) Open(context.Context) error {
 }
 
 func (s *Source) open() error {
+	s.row, s.ended, s.pending, s.shift = 0, false, nil, 0
+	s.started, s.lastAt = time.Time{}, 0
 	if err := s.rewind(); err != nil {
 		return err
 	}
+	s.out.Values = make([][]float32, len(s.columns))
 	var times []int64
 	for len(times) < probeRows {
 		r, err := s.read()
@@ -187,7 +190,6 @@ func (s *Source) choose(names []string) error {
 		s.channels = append(s.channels, source.Channel{Name: n, Unit: s.config.Units[n]})
 		s.columns = append(s.columns, i)
 	}
-	s.out.Values = make([][]float32, len(s.columns))
 	return source.CheckChannels(s.channels)
 }
 
