@@ -96,7 +96,11 @@ func (s *Service) Login(ctx context.Context, remote, user, password string) (coo
 	if len(password) > MaxPasswordLen {
 		return "", Principal{}, ErrDenied
 	}
-	c, err := s.store.User(ctx, user)
+	var c Credential
+	err = ErrNotFound
+	if ValidUserName(user) == nil { // what cannot be a name never reaches the store
+		c, err = s.store.User(ctx, user)
+	}
 	known := err == nil
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return "", Principal{}, fmt.Errorf("log in %s: %w", user, err)
@@ -192,7 +196,7 @@ const tokenPrefix = "swell_"
 func (s *Service) Bearer(ctx context.Context, token string) (Principal, error) {
 	rest, ok := strings.CutPrefix(token, tokenPrefix)
 	id, sec, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 || len(token) > 128 {
+	if _, err := hex.DecodeString(id); !ok || !ok2 || len(token) > 128 || err != nil {
 		return Principal{}, ErrDenied
 	}
 	t, err := s.store.Token(ctx, id)
