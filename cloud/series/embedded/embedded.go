@@ -22,6 +22,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -45,8 +46,16 @@ type Config struct {
 	// CacheBytes of blocks are kept in memory for reads; 0 means 32 MiB.
 	CacheBytes int64
 
+	// RetainRaw and RetainRollups are how long raw rows and rollups are kept
+	// after their time; 0 keeps them. Rows in the head stay in any case. They
+	// are looked at when the store opens and then every hour.
+	RetainRaw     time.Duration
+	RetainRollups time.Duration
+
 	FS vfs.FS // nil means the operating system's
 }
+
+const retainEvery = time.Hour
 
 // Bounds of one disk flush.
 const (
@@ -64,6 +73,7 @@ type Store struct {
 	requests chan *request
 	stop     chan struct{} // closed by Close: take no more requests
 	stopped  chan struct{} // closed when the committer has ended
+	retained chan struct{} // closed when the retention loop has ended
 	closing  sync.RWMutex  // held for reading by what uses db
 	closed   bool          // guarded by closing
 
@@ -153,7 +163,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, fs: cfg.FS,
-		requests: make(chan *request, groupCallers), stop: make(chan struct{}), stopped: make(chan struct{}),
+		requests: make(chan *request, groupCallers), stop: make(chan struct{}), stopped: make(chan struct{}), retained: make(chan struct{}),
 		streams: map[streamName]*stream{}, byNumber: map[uint32]*stream{}, held: map[installation]*held{},
 	}
 	if s.fs == nil {
@@ -177,7 +187,11 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open series store in %s: %w", cfg.Dir, err), db.Close())
 	}
+	if err := s.retain(time.Now()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open series store in %s: %w", cfg.Dir, err), db.Close())
+	}
 	go s.commitLoop()
+	go s.retainLoop()
 	return s, nil
 }
 
@@ -559,6 +573,34 @@ func (s *Store) Trim(ctx context.Context, before int64) error { return s.trim(be
 // still in the head stay.
 func (s *Store) TrimRaw(ctx context.Context, before int64) error { return s.trim(before, false) }
 
+func (s *Store) retainLoop() {
+	defer close(s.retained)
+	tick := time.NewTicker(retainEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		if err := s.retain(time.Now()); err != nil && !errors.Is(err, series.ErrClosed) {
+			s.cfg.Log.Error("cannot forget old series; tried again in an hour", "err", err)
+		}
+	}
+}
+
+// retain forgets what is past its time at now.
+func (s *Store) retain(now time.Time) error {
+	var errs []error
+	if d := s.cfg.RetainRaw; d > 0 {
+		errs = append(errs, s.trim(now.Add(-d).UnixNano(), false))
+	}
+	if d := s.cfg.RetainRollups; d > 0 {
+		errs = append(errs, s.trim(now.Add(-d).UnixNano(), true))
+	}
+	return errors.Join(errs...)
+}
+
 func (s *Store) trim(before int64, rollups bool) error {
 	end, err := s.use()
 	if err != nil {
@@ -619,13 +661,15 @@ func (s *Store) use() (end func(), err error) {
 // answer or ErrClosed.
 func (s *Store) Close() error {
 	s.closing.Lock()
-	defer s.closing.Unlock()
 	if s.closed {
+		s.closing.Unlock()
 		return nil
 	}
 	s.closed = true
+	s.closing.Unlock() // what runs holds it for reading no more, and nothing new begins
 	close(s.stop)
 	<-s.stopped
+	<-s.retained
 	if s.Failed() != nil {
 		// Pebble's own Close would wait for what can no longer happen.
 		return s.Failed()

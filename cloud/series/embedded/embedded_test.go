@@ -305,6 +305,120 @@ func TestTrimRawKeepsRollupsAndTheHead(t *testing.T) {
 	}
 }
 
+func TestRetentionForgetsRawRowsSoonerThanRollups(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, Config{FS: vfs.NewMem(), RetainRaw: 10 * time.Second, RetainRollups: 100 * time.Second})
+	defer s.Close()
+	if err := s.Append(ctx, []series.Batch{seriestest.Wave(0), seriestest.Wave(50)}); err != nil {
+		t.Fatal(err)
+	}
+	have := func(points int) int {
+		r, err := s.Query(ctx, series.Query{ID: seriestest.ID, Stream: "raw", Signals: []string{"i64"}, From: seriestest.Start.UnixNano(), To: seriestest.Wave(60).T0, MaxPoints: points})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Signals) == 0 {
+			return 0
+		}
+		return len(r.Signals[0].Times)
+	}
+	for _, step := range []struct {
+		after         time.Duration
+		rows, rollups int
+	}{{5 * time.Second, 200, 2}, {20 * time.Second, 100, 2}, {70 * time.Second, 0, 2}, {110 * time.Second, 0, 1}, {200 * time.Second, 0, 0}} {
+		if err := s.retain(seriestest.Start.Add(step.after)); err != nil {
+			t.Fatal(err)
+		}
+		if rows, rollups := have(0), have(60); rows != step.rows || rollups != step.rollups {
+			t.Errorf("after %v: %d rows and %d rollups, want %d and %d", step.after, rows, rollups, step.rows, step.rollups)
+		}
+	}
+}
+
+// Blocks of any shape, overlapping or not, in any order: a query gives what a
+// list of the rows would, where the block that begins latest wins a time.
+func TestQueriesGiveWhatAListOfRowsWould(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx := context.Background()
+		s, err := Open(Config{Dir: "series", FS: vfs.NewMem(), Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		base := seriestest.Start.UnixNano()
+		n := rapid.IntRange(1, 12).Draw(t, "blocks")
+		list := map[int64]int64{} // value by time
+		owner := map[int64][2]int64{}
+		for seq := range n {
+			b := series.Batch{ID: seriestest.ID, Stream: "raw", Boot: 1, Seq: uint64(seq), T0: base + 1e8*rapid.Int64Range(0, 60).Draw(t, "t0")}
+			rows := rapid.IntRange(1, 15).Draw(t, "rows")
+			steps := rapid.SliceOfN(rapid.Int64Range(1, 4), rows-1, rows-1).Draw(t, "steps")
+			b.Offsets = []int64{0}
+			for _, step := range steps {
+				b.Offsets = append(b.Offsets, b.Offsets[len(b.Offsets)-1]+step*1e8)
+			}
+			c := series.Column{Name: "x", Kind: series.Int64}
+			for i := range rows {
+				v := int64(seq*100 + i)
+				c.Int64 = append(c.Int64, v)
+				at, rank := b.Time(i), [2]int64{b.T0, int64(seq)}
+				if old, taken := owner[at]; !taken || slices.Compare(rank[:], old[:]) > 0 {
+					owner[at], list[at] = rank, v
+				}
+			}
+			b.Columns = []series.Column{c}
+			if err := s.Append(ctx, []series.Batch{b}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q := series.Query{ID: seriestest.ID, Stream: "raw", From: base + 1e8*rapid.Int64Range(0, 50).Draw(t, "from")}
+		q.To = q.From + 1e8*rapid.Int64Range(1, 60).Draw(t, "length")
+		var times []int64
+		for at := range list {
+			if at >= q.From && at < q.To {
+				times = append(times, at)
+			}
+		}
+		slices.Sort(times)
+		r, err := s.Query(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(times) == 0 {
+			if len(r.Signals) != 0 {
+				t.Fatalf("rows %v where there are none", r.Signals[0].Times)
+			}
+			return
+		}
+		if len(r.Signals) != 1 || !slices.Equal(r.Signals[0].Times, times) {
+			t.Fatalf("rows at %v, want %v", r.Signals, times)
+		}
+		for i, at := range times {
+			if r.Signals[0].Int64[i] != list[at] {
+				t.Fatalf("at %d: %d, want %d", at, r.Signals[0].Int64[i], list[at])
+			}
+		}
+		q.MaxPoints = int((q.To-q.From)/2e8) + 1
+		if r, err = s.Query(ctx, q); err != nil {
+			t.Fatal(err)
+		}
+		if r.Bucket >= time.Second {
+			return
+		}
+		for i, begin := range r.Signals[0].Times {
+			var count int64
+			for _, at := range times {
+				if at >= begin && at < begin+int64(r.Bucket) {
+					count++
+				}
+			}
+			if r.Signals[0].Count[i] != count {
+				t.Fatalf("bucket at %d of %v holds %d, want %d", begin, r.Bucket, r.Signals[0].Count[i], count)
+			}
+		}
+	})
+}
+
 // The child of the kill test appends without end and prints the number of each
 // batch that was acknowledged.
 const childEnv = "SWELL_SERIES_CHILD"
