@@ -569,10 +569,6 @@ func (s *Store) Coverage(ctx context.Context, id topic.ID) ([]series.Coverage, e
 // for those that are still in the head.
 func (s *Store) Trim(ctx context.Context, before int64) error { return s.trim(before, true) }
 
-// TrimRaw forgets the raw rows before a time but keeps their rollups. Rows
-// still in the head stay.
-func (s *Store) TrimRaw(ctx context.Context, before int64) error { return s.trim(before, false) }
-
 func (s *Store) retainLoop() {
 	defer close(s.retained)
 	tick := time.NewTicker(retainEvery)
@@ -601,6 +597,7 @@ func (s *Store) retain(now time.Time) error {
 	return errors.Join(errs...)
 }
 
+// trim forgets raw rows before a time and, when rollups is true, their rollups.
 func (s *Store) trim(before int64, rollups bool) error {
 	end, err := s.use()
 	if err != nil {

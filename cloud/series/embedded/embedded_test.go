@@ -260,7 +260,7 @@ func FuzzOpenBlock(f *testing.F) {
 	})
 }
 
-func TestTrimRawKeepsRollupsAndTheHead(t *testing.T) {
+func TestTrimmingRawRowsKeepsRollupsAndTheHead(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, Config{FS: vfs.NewMem(), KeepHead: true})
 	defer s.Close()
@@ -278,7 +278,7 @@ func TestTrimRawKeepsRollupsAndTheHead(t *testing.T) {
 		}
 		return len(r.Signals[0].Times)
 	}
-	if err := s.TrimRaw(ctx, end); err != nil {
+	if err := s.trim(end, false); err != nil {
 		t.Fatal(err)
 	}
 	if n := rows(); n != 300 {
@@ -291,7 +291,7 @@ func TestTrimRawKeepsRollupsAndTheHead(t *testing.T) {
 	if err := s.Seal(ctx, seriestest.ID, "raw", []BlockRef{{blocks[0].T0, blocks[0].Boot, blocks[0].Seq}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.TrimRaw(ctx, end); err != nil {
+	if err := s.trim(end, false); err != nil {
 		t.Fatal(err)
 	}
 	if n := rows(); n != 200 {
@@ -539,5 +539,30 @@ func BenchmarkAppend(b *testing.B) {
 		if err := s.Append(context.Background(), []series.Batch{batch}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func BenchmarkQuery(b *testing.B) {
+	s, err := Open(Config{Dir: "series", FS: vfs.NewMem(), Log: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	const seconds = 1000
+	for n := range seconds {
+		if err := s.Append(context.Background(), []series.Batch{seriestest.Wave(n)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, points := range []int{0, 500} {
+		b.Run(fmt.Sprintf("points=%d", points), func(b *testing.B) {
+			q := series.Query{ID: seriestest.ID, Stream: "raw", From: seriestest.Start.UnixNano(), To: seriestest.Wave(seconds).T0, MaxPoints: points}
+			for b.Loop() {
+				if _, err := s.Query(context.Background(), q); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(4*100*seconds*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mvalues/s")
+		})
 	}
 }

@@ -184,7 +184,7 @@ func (s *Store) SetPlan(ctx context.Context, id topic.ID, name string, plan Plan
 }
 
 // Seal takes the blocks of a plan out of the head: they are in a segment now.
-// They can still be read until TrimRaw.
+// They can still be read until RetainRaw has passed.
 func (s *Store) Seal(ctx context.Context, id topic.ID, name string, blocks []BlockRef) error {
 	var bytes int64
 	err := s.change(id, name, func(record streamRecord, batch *pebble.Batch) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -90,10 +91,7 @@ func (s *Store) eachRun(ctx context.Context, record streamRecord, wanted []bool,
 			if !wanted[i] {
 				continue
 			}
-			times, column, err := mergeRun(run, uint64(i), from, to)
-			if err != nil {
-				return false, err
-			}
+			times, column := mergeRun(run, uint64(i), from, to)
 			if len(times) == 0 {
 				continue
 			}
@@ -147,23 +145,47 @@ type opened struct {
 	columns map[uint64]*series.Column
 }
 
+// rowsWithin returns one signal's rows in [from, to).
+func (o *opened) rowsWithin(id uint64, from, to int64) ([]int64, series.Column) {
+	b := o.batch()
+	lo := sort.Search(o.rows, func(i int) bool { return b.Time(i) >= from })
+	hi := sort.Search(o.rows, func(i int) bool { return b.Time(i) >= to })
+	times := make([]int64, 0, hi-lo)
+	for i := lo; i < hi; i++ {
+		times = append(times, b.Time(i))
+	}
+	out := series.Column{Kind: o.columns[id].Kind}
+	out.AppendFrom(o.columns[id], lo, hi)
+	return times, out
+}
+
 // mergeRun returns one signal's rows of overlapping blocks in [from, to). Where
 // two blocks have a row for the same time, the one of the later block counts.
-func mergeRun(run []opened, id uint64, from, to int64) ([]int64, series.Column, error) {
+func mergeRun(run []opened, id uint64, from, to int64) ([]int64, series.Column) {
 	type ref struct {
 		time  int64
 		block int
 		row   int
 	}
+	only, blocks := 0, 0 // the last block with the signal, and how many have it
+	for i := range run {
+		if run[i].columns[id] != nil {
+			only, blocks = i, blocks+1
+		}
+	}
+	if blocks == 0 {
+		return nil, series.Column{}
+	}
+	if blocks == 1 {
+		return run[only].rowsWithin(id, from, to)
+	}
 	var refs []ref
-	blocks := 0
-	var kind series.Kind
+	kind := run[only].columns[id].Kind
 	for i := range run {
 		c := run[i].columns[id]
 		if c == nil {
 			continue
 		}
-		blocks, kind = blocks+1, c.Kind
 		b := run[i].batch()
 		for j := range run[i].rows {
 			if t := b.Time(j); t >= from && t < to {
@@ -171,9 +193,7 @@ func mergeRun(run []opened, id uint64, from, to int64) ([]int64, series.Column, 
 			}
 		}
 	}
-	if blocks > 1 {
-		slices.SortStableFunc(refs, func(a, b ref) int { return cmp.Compare(a.time, b.time) })
-	}
+	slices.SortStableFunc(refs, func(a, b ref) int { return cmp.Compare(a.time, b.time) })
 	out := series.Column{Kind: kind}
 	var times []int64
 	for i := 0; i < len(refs); {
@@ -190,7 +210,7 @@ func mergeRun(run []opened, id uint64, from, to int64) ([]int64, series.Column, 
 		}
 		i = j
 	}
-	return times, out, nil
+	return times, out
 }
 
 func (s *Store) rawRows(ctx context.Context, q series.Query, record streamRecord, wanted []bool) (series.Result, error) {
