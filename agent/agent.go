@@ -110,9 +110,10 @@ type recorded struct {
 }
 
 const (
-	recordQueue = 64              // blocks between pipeline and spool
-	recordWait  = 2 * time.Second // how long the pipeline waits for room there
-	lookEvery   = time.Second     // between looks at the agent's health
+	recordQueue = 64               // blocks between pipeline and spool
+	recordWait  = 2 * time.Second  // how long the pipeline waits for room there
+	lookEvery   = time.Second      // between looks at the agent's health
+	recordEvery = 10 * time.Second // between durable saves of the counters
 	aliveWithin = 30 * time.Second
 	sourceAgain = 5 * time.Second // between attempts to open a source, at most
 )
@@ -134,6 +135,11 @@ func New(c Config) (*Agent, error) {
 	var err error
 	if a.roots, err = trust.ParseRoots(keys); err != nil {
 		return nil, fmt.Errorf("trust: %w", err)
+	}
+	if key := a.config.Trust.LedgerKey; key != "" {
+		if a.roots, err = a.roots.WithLog(key); err != nil {
+			return nil, fmt.Errorf("trust.ledger_key: %w", err)
+		}
 	}
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -301,7 +307,7 @@ func (a *Agent) close() error {
 		p.Close()
 	}
 	a.scorer.Wait()
-	return errors.Join(a.saveRecord(), a.spool.Close(), a.closeDisk())
+	return errors.Join(a.saveRecord(true), a.spool.Close(), a.closeDisk())
 }
 
 func (a *Agent) closeDisk() error {

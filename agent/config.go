@@ -99,6 +99,10 @@ type Trust struct {
 	KeyFiles []string `yaml:"key_files"` // PEM
 	// KeysPEM holds the keys themselves. One of both is required.
 	KeysPEM string `yaml:"keys_pem"`
+	// LedgerKey is the verifier key of the hub's ledger ("name+hash+key"). With
+	// it a release must also prove that its signature is in the ledger. Empty:
+	// not asked for.
+	LedgerKey string `yaml:"ledger_key"`
 }
 
 // Source chooses one driver.

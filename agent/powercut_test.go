@@ -21,7 +21,7 @@ func TestPowerCutAtEveryWriteOfAnUpdateLeavesAVerifiedModel(t *testing.T) {
 	two := press.Release(agenttest.Order{Counter: 2, Model: agenttest.Model{Gain: 3}})
 	models := map[uint64]agenttest.Release{1: one, 2: two}
 
-	// Only the update writes: no blocks, no heartbeat, no enrolment.
+	// Little but the update writes: no blocks, no heartbeat, no enrolment.
 	start := func(t *testing.T, d disk.FS, online bool) (device, *agenttest.Hub) {
 		hub := agenttest.NewHub(t, pump)
 		hub.Stock(one)

@@ -19,6 +19,7 @@ import (
 const (
 	journalFile = "update/journal.json"
 	recordFile  = "record.json"
+	recentFile  = "record.recent.json"
 	spoolFolder = "spool"
 )
 
@@ -28,7 +29,9 @@ const (
 )
 
 // record is what an agent remembers of its own work across restarts. It is
-// saved at every heartbeat; a power cut costs the counts since then.
+// written before every report, so that a killed agent never reports less than
+// it did before, and made durable every recordEvery: a power cut costs the
+// counts since then.
 type record struct {
 	Schema  int               `json:"schema"` // 1
 	Stream  pipeline.Counters `json:"stream"`
@@ -76,21 +79,48 @@ func (t *tally) running(w pipeline.Watch) *twin.Running {
 	}
 }
 
-// loadRecord returns an empty record where there is none that can be read:
-// counters are no reason not to work.
+// loadRecord returns the newer of the durable record and the recent one, and an
+// empty one where neither can be read: counters are no reason not to work.
 func loadRecord(d disk.FS) (record, error) {
 	r := record{Schema: 1}
-	b, err := disk.ReadFile(d, recordFile, maxRecordBytes)
-	if errors.Is(err, fs.ErrNotExist) {
+	var errs []error
+	for _, name := range []string{recordFile, recentFile} {
+		b, err := disk.ReadFile(d, name, maxRecordBytes)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var found record
+		if err == nil {
+			err = json.Unmarshal(b, &found)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read %s: %w", name, err))
+		} else if found.Stream.Samples >= r.Stream.Samples {
+			r = found
+		}
+	}
+	if r.Stream.Samples > 0 {
 		return r, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
+	return r, errors.Join(errs...)
+}
+
+// saveRecent writes a record that survives the end of the program, but perhaps
+// not a power cut.
+func saveRecent(d disk.FS, r record) error {
+	b, err := json.Marshal(r)
 	if err != nil {
-		return record{Schema: 1}, fmt.Errorf("read %s: %w", recordFile, err)
+		return err
 	}
-	return r, nil
+	f, err := d.Create(recentFile + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return d.Rename(recentFile+".new", recentFile)
 }
 
 // loadJournal returns nil where there is none. One that cannot be read is an

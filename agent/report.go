@@ -38,8 +38,8 @@ func (a *Agent) reportLoop(ctx context.Context) {
 	defer heartbeat.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	durable := time.Now() // when the record last was
 	for {
-		beat := false
 		select {
 		case <-ctx.Done():
 			return
@@ -48,12 +48,14 @@ func (a *Agent) reportLoop(ctx context.Context) {
 				continue
 			}
 		case <-heartbeat.C:
-			beat = true
-			if err := a.saveRecord(); err != nil {
-				a.config.Log.Warn("the agent's counters were not saved", "error", err)
-			}
 			a.retryDesired()
 		case <-a.reports:
+		}
+		sync := time.Since(durable) >= recordEvery
+		if err := a.saveRecord(sync); err != nil {
+			a.config.Log.Warn("the agent's counters were not saved", "error", err)
+		} else if sync {
+			durable = time.Now()
 		}
 		if !a.uplink.Connected() {
 			continue // the next connection begins with a report
@@ -68,7 +70,6 @@ func (a *Agent) reportLoop(ctx context.Context) {
 			a.config.Log.Error("the report cannot be written", "error", err)
 			continue
 		}
-		a.config.Log.Debug("report", "seq", r.Seq, "heartbeat", beat)
 		a.uplink.Publish(topic.Topic{ID: a.config.id(), Kind: topic.Reported}, b, func(err error) {
 			if err != nil {
 				a.config.Log.Debug("a report was not delivered", "error", err)
@@ -164,18 +165,23 @@ func (a *Agent) Reported() twin.Reported {
 	return r
 }
 
-// saveRecord keeps the counters for the next run.
-func (a *Agent) saveRecord() error {
+// saveRecord keeps the counters for the next run; durable says whether they are
+// to survive a power cut, too.
+func (a *Agent) saveRecord(durable bool) error {
 	a.mu.Lock()
-	r := a.rec
 	if a.pipeline != nil {
 		a.rec.Champion.add(a.pipeline.Watch(), a.config.Now())
-		r = a.rec
+	}
+	r := a.rec
+	if a.pipeline != nil {
 		r.Stream = a.pipeline.Counters()
 	}
 	r.Dropped += a.spool.Stats().Dropped + a.lost.Load()
 	a.mu.Unlock()
-	return saveJSON(a.disk, recordFile, r)
+	if durable {
+		return saveJSON(a.disk, recordFile, r)
+	}
+	return saveRecent(a.disk, r)
 }
 
 // Alive says that the agent's heart, the update loop, still turns. Before the
