@@ -54,7 +54,9 @@ func Postgres(t *testing.T) func(*testing.T) string {
 		server.Process.Signal(syscall.SIGQUIT)
 		server.Wait()
 	})
-	url := func(db string) string { return fmt.Sprintf("postgres://swell@127.0.0.1:%d/%s?sslmode=disable", port, db) }
+	url := func(db string) string {
+		return fmt.Sprintf("postgres://swell@127.0.0.1:%d/%s?sslmode=disable", port, db)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var conn *pgx.Conn

@@ -8,6 +8,10 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/cloud/auth/authtest"
+	"github.com/swellfleet/swell/cloud/dispatch"
+	"github.com/swellfleet/swell/cloud/dispatch/dispatchtest"
+	"github.com/swellfleet/swell/cloud/enroll"
+	"github.com/swellfleet/swell/cloud/enroll/enrolltest"
 	"github.com/swellfleet/swell/cloud/fleet/fleettest"
 	"github.com/swellfleet/swell/cloud/registry/registrytest"
 	"github.com/swellfleet/swell/cloud/release/releasetest"
@@ -18,6 +22,12 @@ import (
 func Exercise(t *testing.T, open func(*testing.T) *store.DB) {
 	t.Run("people", func(t *testing.T) { authtest.Exercise(t, open(t).Auth()) })
 	t.Run("devices", func(t *testing.T) { fleettest.Exercise(t, open(t).Fleet()) })
+	t.Run("enrolment", func(t *testing.T) {
+		enrolltest.Exercise(t, func(t *testing.T) enroll.Store { return open(t).Enroll() })
+	})
+	t.Run("rollouts", func(t *testing.T) {
+		dispatchtest.Exercise(t, func(t *testing.T) dispatch.Store { return open(t).Dispatch() })
+	})
 	t.Run("releases", func(t *testing.T) { releasetest.Exercise(t, open(t).Releases()) })
 	t.Run("models", func(t *testing.T) { registrytest.Exercise(t, open(t).Registry()) })
 	t.Run("objects", func(t *testing.T) { exerciseObjects(t, open(t)) })
