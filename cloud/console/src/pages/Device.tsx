@@ -72,19 +72,26 @@ export function sentence(d: Device): string {
   const bad = s.conditions.find((c) => c.status === "True" && c.severity && c.severity !== "info");
   if (bad && (s.state === "failed" || s.state === "degraded")) return bad.message;
   if (s.phase) return `Runs ${runs}; its trial is at “${s.phase.replaceAll("_", " ")}”.`;
-  if (s.attestedDigest && s.desiredDigest && s.attestedDigest !== s.desiredDigest) return `Runs ${runs}, which is not what is desired.`;
-  return s.attestedDigest ? `Runs ${runs}, attested.` : `Connected; nothing attested yet.`;
+  if (!s.release) return "Connected; no model acts yet.";
+  if (s.desiredDigest && s.reportedDigest !== s.desiredDigest) return `Runs ${runs}, which is not what is desired.`;
+  return s.attested === undefined ? `Runs ${runs}.` : s.attested ? `Runs ${runs}, attested.` : `Runs ${runs}; not attested.`;
+}
+
+/** What the attestation comes to. */
+export function attestation(s: Device["status"]): string {
+  if (s.attestedDigest === undefined) return "nothing attested yet";
+  if (s.desiredDigest !== undefined && s.reportedDigest !== s.desiredDigest) return "on its way to the desired release";
+  return s.attested === undefined ? "" : s.attested ? "the loaded bytes are those of the release" : "the loaded bytes are not those of the release";
 }
 
 function Digests({ device: { status: s, spec } }: { device: Device }) {
-  const agree = s.attestedDigest !== undefined && s.attestedDigest === s.desiredDigest;
   const rows: [string, string | undefined, string][] = [
-    ["Desired", s.desiredDigest, `generation ${spec.desiredGeneration ?? "–"}`],
-    ["Reported", s.reportedDigest, `acted on generation ${s.reportedGeneration ?? "–"}`],
-    ["Attested", s.attestedDigest, "hash of the loaded session"],
+    ["Desired release", s.desiredDigest, `generation ${spec.desiredGeneration ?? "–"}`],
+    ["Reported release", s.reportedDigest, `has acted on generation ${s.reportedGeneration ?? "–"}`],
+    ["Attested bytes", s.attestedDigest, "hashed when the session was loaded"],
   ];
   return (
-    <Panel title="Model" aside={agree ? "desired and attested agree" : s.attestedDigest ? "desired and attested differ" : "nothing attested yet"}>
+    <Panel title="Model" aside={attestation(s)}>
       <dl className={css.digests}>
         {rows.map(([name, digest, note]) => (
           <div key={name}>
@@ -208,7 +215,7 @@ function Timeline({ site, node }: { site: string; node: string }) {
   );
 }
 
-const spans = { "5m": 300, "1h": 3600, "24h": 86_400, "7d": 604_800 } as const;
+const spans = { "1m": 60, "5m": 300, "1h": 3600, "24h": 86_400, "7d": 604_800 } as const;
 const MOST_CHARTS = 12;
 
 /** Live charts that end at the newest value: a device may replay the past, so its clock counts and not ours. */
@@ -218,11 +225,12 @@ function Signals({ site, node }: { site: string; node: string }) {
   const query = useQuery(deviceSignals(site, node));
   const all = useMemo(() => {
     const order = { score: 0, measured: 1, feature: 2, state: 3 };
-    return [...(query.data?.items ?? [])].sort((a, b) => order[a.kind] - order[b.kind] || (a.name < b.name ? -1 : 1));
+    return [...(query.data?.items ?? [])].sort((a, b) => order[a.kind] - order[b.kind] || Number(b.name === "score") - Number(a.name === "score") || (a.name < b.name ? -1 : 1));
   }, [query.data]);
   const shown = all.filter((s) => s.name !== "threshold" && s.name !== "flag" && s.name !== "release").slice(0, MOST_CHARTS);
   const to = Math.max(0, ...all.map((s) => (s.lastAt ? Date.parse(s.lastAt) : 0)));
   const from = to - spans[span] * 1000;
+  const limit = useQuery({ ...series(name, "threshold", from, to, 1), enabled: to > 0 && all.some((s) => s.name === "threshold") }).data?.mean.at(-1);
   const results = useQueries({ queries: shown.map((s) => ({ ...series(name, s.name, from, to, 800), enabled: to > 0 })) });
   return (
     <Panel
@@ -240,7 +248,7 @@ function Signals({ site, node }: { site: string; node: string }) {
             {shown.length === 0 && <Nothing>The device has sent nothing yet.</Nothing>}
             {shown.map((s, i) => {
               const got = results[i]?.data;
-              const threshold = s.kind === "score" ? got?.anomalies.findLast((a) => a.threshold !== undefined)?.threshold : undefined;
+              const threshold = s.kind === "score" ? (limit ?? got?.anomalies.findLast((a) => a.threshold !== undefined)?.threshold) : undefined;
               return (
                 <section key={s.name} className={css.signal}>
                   <div className={css.signalHead}>
@@ -254,7 +262,7 @@ function Signals({ site, node }: { site: string; node: string }) {
                         </small>
                       )}
                       <output>
-                        {num(s.lastValue)} {s.unit ?? ""}
+                        {num(s.lastValue ?? got?.mean.at(-1))} {s.unit ?? ""}
                       </output>
                     </span>
                   </div>

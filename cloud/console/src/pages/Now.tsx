@@ -75,7 +75,7 @@ export function NowPage() {
 }
 
 function Inbox({ items }: { items: Schemas["NeedsMe"][] }) {
-  if (items.length === 0) return <Nothing>Nothing. The fleet runs by itself.</Nothing>;
+  if (items.length === 0) return <Nothing>Nothing.</Nothing>;
   return (
     <ul className={css.inbox}>
       {items.map((i) => (

@@ -109,7 +109,7 @@ function Waves({ rollout: r, shown, onPick }: { rollout: Rollout; shown: number;
           </span>
           <ProgressBar counts={w.counts} />
           <small>
-            {count(w.counts.done)} of {many(w.counts.devices, "device")}
+            {w.counts.devices === 0 && w.state === "waiting" ? "devices not drawn yet" : `${count(w.counts.done)} of ${many(w.counts.devices, "device")}`}
             {w.counts.failed > 0 && `, ${count(w.counts.failed)} failed`}
           </small>
           <small>{waveTime(w, now)}</small>

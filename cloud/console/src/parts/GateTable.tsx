@@ -32,8 +32,9 @@ export function GateTable({ gates, caption }: { gates: Gate[]; caption: string }
           </tr>
         </thead>
         <tbody>
-          {gates.map((g) => (
-            <tr key={g.name}>
+          {gates.map((g, i) => (
+            // Competing candidates are judged by the same gates.
+            <tr key={`${g.name} ${i}`}>
               <th scope="row">{g.name}</th>
               <td>
                 <StateMark state={g.verdict} marks={verdictMarks} />

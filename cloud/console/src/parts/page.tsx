@@ -10,6 +10,9 @@ import { severityMarks } from "./marks";
 import css from "./parts.module.css";
 import { Shape } from "./StateMark";
 
+/** A sentence longer than this, in characters, is set smaller. */
+const LONG = 130;
+
 /** The head of a page: its name, one sentence that says how things stand, and what can be done. */
 export function Head({ title, sentence, alarm = 0, trail, children }: { title: string; sentence: ReactNode; alarm?: 0 | 1 | 2; trail?: ReactNode; children?: ReactNode }) {
   return (
@@ -19,7 +22,7 @@ export function Head({ title, sentence, alarm = 0, trail, children }: { title: s
           {trail}
           {title}
         </h1>
-        <p data-alarm={alarm}>
+        <p data-alarm={alarm} data-long={(typeof sentence === "string" && sentence.length > LONG) || undefined}>
           {alarm > 0 && <Shape mark={alarm === 2 ? severityMarks.critical : severityMarks.warning} size={14} />}
           {sentence}
         </p>
@@ -51,7 +54,7 @@ export function Facts({ facts, wide }: { facts: [name: string, value: ReactNode]
       {facts.map(([name, value]) => (
         <div key={name}>
           <dt>{name}</dt>
-          <dd>{value ?? ABSENT}</dd>
+          <dd>{value === "" ? ABSENT : (value ?? ABSENT)}</dd>
         </div>
       ))}
     </dl>

@@ -1018,10 +1018,18 @@ export interface components {
                 [key: string]: unknown;
             };
             release?: components["schemas"]["ReleaseRef"];
-            desiredDigest?: components["schemas"]["Digest"];
-            reportedDigest?: components["schemas"]["Digest"];
-            /** @description Digest of the session the device says it has loaded and computes with; the only proof that it runs */
+            /** @description Manifest digest of the release it should run; absent when it should keep what runs */
+            desiredDigest?: string;
+            /** @description Manifest digest of the release it says it runs */
+            reportedDigest?: string;
+            /** @description Digest of the bytes its loaded session was made from, hashed at load */
             attestedDigest?: string;
+            /**
+             * @description The loaded bytes are the very file that the desired release (or, where none is
+             *     desired, the reported one) has for this device's class; the only proof that it runs.
+             *     Absent before the first report
+             */
+            attested?: boolean;
             /** @description Rollout the device takes part in now */
             rollout?: string;
             /** @description Phase of the trial by protocol/twin; absent when there is none under way */
