@@ -159,7 +159,7 @@ type sink struct {
 func (s *sink) Verdict(v pipeline.Verdict) {
 	s.Recorder.Verdict(v)
 	a := s.agent
-	a.actions.Window(v.Row, time.Unix(0, v.At), v.Score, v.Flag, fmt.Sprintf("%s-%d", v.Release.Name, v.Release.Counter))
+	a.actions.Window(v.Row, time.Unix(0, v.At), v.Score, v.Flag, v.Release.Name, v.Release.Counter)
 	a.view.Lock()
 	a.newest.verdict, a.newest.scored = v, true
 	a.view.Unlock()

@@ -75,6 +75,7 @@ func (a *Agent) metrics(w http.ResponseWriter, _ *http.Request) {
 	line("gauge", "spool_blocks", "Blocks waiting for the hub.", r.Stream.SpoolBlocks)
 	line("gauge", "spool_bytes", "Bytes of the spool on disk.", r.Stream.SpoolBytes)
 	line("counter", "spool_dropped_total", "Blocks lost for want of room.", r.Stream.SpoolDropped)
+	line("counter", "actions_dropped_total", "Starts and ends of anomalies that could not be passed on.", a.droppedActions())
 	line("gauge", "resident_mebibytes", "Resident memory.", r.Agent.RSSMiB)
 	if c := r.Champion; c != nil {
 		line("gauge", "champion_counter", "Release counter of the champion.", c.Counter)
@@ -142,4 +143,13 @@ func (a *Agent) connected() bool {
 	u := a.uplink
 	a.mu.Unlock()
 	return u != nil && u.Connected()
+}
+
+func (a *Agent) droppedActions() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.actions == nil {
+		return 0
+	}
+	return a.actions.Dropped()
 }

@@ -85,8 +85,9 @@ func New(c Config, log *slog.Logger, publish func(ctx context.Context, payload [
 // time.
 func (a *Actions) Dropped() uint64 { return a.dropped.Load() }
 
-// Window takes in the champion's verdict on one window. It never blocks.
-func (a *Actions) Window(row uint64, at time.Time, score float32, flagged bool, release string) {
+// Window takes in the champion's verdict on one window; name and counter are
+// those of its release. It never blocks.
+func (a *Actions) Window(row uint64, at time.Time, score float32, flagged bool, name string, counter uint64) {
 	s := float64(score)
 	if s-s != 0 { // NaN or infinite: has no JSON form
 		s = 0
@@ -100,18 +101,18 @@ func (a *Actions) Window(row uint64, at time.Time, score float32, flagged bool, 
 			return
 		}
 		a.active = true
-		a.send(Event{Type: "anomaly.started", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows, Release: release})
+		a.send(Event{Type: "anomaly.started", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows}, name, counter)
 	case a.active:
 		if a.calm++; a.calm < a.config.ClearAfter {
 			return
 		}
-		a.send(Event{Type: "anomaly.ended", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows, Release: release})
+		a.send(Event{Type: "anomaly.ended", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows}, name, counter)
 		a.active, a.calm, a.peak, a.windows = false, 0, 0, 0
 	}
 }
 
-func (a *Actions) send(e Event) {
-	e.At = e.At.UTC()
+func (a *Actions) send(e Event, name string, counter uint64) {
+	e.At, e.Release = e.At.UTC(), fmt.Sprintf("%s-%d", name, counter)
 	select {
 	case a.queue <- e:
 	default:

@@ -96,7 +96,7 @@ func (m *Model) Let() {
 	}
 }
 
-// Latencies is a histogram of durations with buckets that are 4 % wide. The
+// Latencies is a histogram of durations with buckets at most 6 % wide. The
 // zero value is empty. It is not safe for concurrent use.
 type Latencies struct {
 	count   uint64
@@ -142,6 +142,3 @@ func (l *Latencies) Quantile(q float64) time.Duration {
 	}
 	return 0
 }
-
-// Count is how many durations were added.
-func (l *Latencies) Count() uint64 { return l.count }
