@@ -38,7 +38,7 @@ func callerOf(ctx context.Context) caller {
 func (s *Server) allow(op operation, next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		req := c.Request()
-		req.Body = http.MaxBytesReader(c.Response(), req.Body, bodyLimit)
+		req.Body = http.MaxBytesReader(c.Response().Writer, req.Body, bodyLimit) // the inner writer closes the connection
 		who := caller{remote: req.RemoteAddr}
 		err := s.identify(req, &who)
 		if err == nil {

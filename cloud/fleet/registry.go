@@ -38,6 +38,8 @@ type Registry struct {
 	quit  chan struct{}
 	done  chan struct{}
 
+	closing sync.Once
+
 	// write serialises changes to records, from their check to their storage;
 	// readers need only mu.
 	write sync.Mutex
@@ -104,9 +106,10 @@ func compareIDs(a, b topic.ID) int {
 	return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node))
 }
 
-// Close stores what is waiting and stops. Reports after it get ErrClosed.
+// Close stores what is waiting and stops. Reports after it get ErrClosed. A
+// second Close does nothing.
 func (r *Registry) Close() {
-	close(r.quit)
+	r.closing.Do(func() { close(r.quit) })
 	<-r.done
 }
 
