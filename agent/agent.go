@@ -98,6 +98,7 @@ type Agent struct {
 	pipeline *pipeline.Pipeline // nil until the source is open
 	updater  *updater           // likewise
 	live     *live              // likewise; nil also when not wanted
+	rateHz   float64            // of the source
 	board    health.Board
 	findings []twin.Condition
 	facts    health.Facts
@@ -302,6 +303,7 @@ func (a *Agent) close() error {
 	a.mu.Unlock()
 	if u != nil {
 		u.applier.Close()
+		u.client.CloseIdleConnections()
 	}
 	if p != nil {
 		p.Close()

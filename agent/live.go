@@ -31,7 +31,6 @@ type live struct {
 
 	seq   uint64
 	bdSeq uint64
-	born  bool
 }
 
 // latest is what a live message says.
@@ -62,15 +61,17 @@ func (l *live) run(ctx context.Context, newest func() latest) {
 		case <-ctx.Done():
 			return
 		case <-l.birth:
-			l.seq, l.born = 0, false
+			l.seq = 0
 		case <-tick.C:
 		}
 		if !l.uplink.Connected() {
 			continue
 		}
+		// A birth whenever the numbers begin anew: a reader that lost a message
+		// is back in step without asking.
 		message := topic.NDATA
-		if !l.born {
-			message, l.born = topic.NBIRTH, true
+		if l.seq == 0 {
+			message = topic.NBIRTH
 		}
 		p, err := l.payload(newest(), message == topic.NBIRTH).Append(nil)
 		if err != nil {

@@ -46,8 +46,9 @@ func TestPowerCutAtEveryWriteOfAnUpdateLeavesAVerifiedModel(t *testing.T) {
 		hub.Await(t, "release 1 acts", func(r twin.Reported) bool { return r.Champion != nil })
 		before := d.Ops()
 		dead := make(chan struct{})
+		n := 0 // guarded by the disk
 		d.Fault(func(disk.Op, string) error {
-			if ops++; ops == cutAt {
+			if n++; n == cutAt {
 				close(dead)
 				return disk.ErrPowerCut
 			}

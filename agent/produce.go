@@ -37,6 +37,11 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 			return
 		}
 	}
+	defer func() {
+		if err := a.source.Close(); err != nil {
+			a.config.Log.Warn("the source was not closed well", "error", err)
+		}
+	}()
 	channels, rate := a.source.Channels(), a.source.RateHz()
 	a.setSource(func(f *health.Facts) {
 		f.SourceError, f.Started = nil, a.config.Now()
@@ -57,7 +62,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 		a.setSource(func(f *health.Facts) { f.Unsupported = "no model can be run: " + err.Error() })
 	}
 	a.mu.Lock()
-	a.pipeline, a.updater = p, u
+	a.pipeline, a.updater, a.rateHz = p, u, rate
 	if a.config.Telemetry.LiveS > 0 {
 		l := newLive(a.config.id(), channels, a.uplink, seconds(a.config.Telemetry.LiveS), a.config.Now)
 		a.live = l
@@ -93,15 +98,16 @@ func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
 	if err != nil {
 		return nil, err
 	}
+	client := a.identity.Client()
 	applier := apply.New(apply.Config{
 		Disk: a.disk, Roots: a.roots, Class: a.config.Class, Arch: goruntime.GOARCH, Scorer: &a.scorer, Pipeline: p, Log: a.config.Log,
 		Runtime: runtime.Options{Library: a.config.ONNXRuntime},
-		Base:    strings.TrimSuffix(a.config.Hub.URL, "/"), Client: a.identity.Client(),
+		Base:    strings.TrimSuffix(a.config.Hub.URL, "/"), Client: client,
 		ByteBudget: int64(a.config.Hub.ByteBudgetMiB) << 20, MemoryReserve: int64(a.config.Update.MemoryMiB) << 20,
 		Interlock: a.interlock(), Rehearse: a.rehearse(), Now: a.config.Now,
 	})
 	return &updater{
-		machine: machine, applier: applier, pipeline: p, disk: a.disk, now: a.config.Now, log: a.config.Log,
+		machine: machine, applier: applier, client: client, pipeline: p, disk: a.disk, now: a.config.Now, log: a.config.Log,
 		events: make(chan update.Event, eventQueue), report: a.wantReport,
 		alive: func() { a.beat.Store(time.Now().UnixNano()) }, resumed: make(chan struct{}),
 	}, nil

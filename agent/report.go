@@ -150,7 +150,7 @@ func (a *Agent) Reported() twin.Reported {
 		w := a.pipeline.Watch()
 		a.rec.Champion.add(w, now)
 		r.Champion = a.rec.Champion.running(w)
-		r.Stream.SampleRateHz = a.source.RateHz()
+		r.Stream.SampleRateHz = a.rateHz
 	}
 	r.Stream.Samples, r.Stream.WindowsDue, r.Stream.WindowsScored = c.Samples, c.WindowsDue, c.WindowsScored
 	r.Stream.WindowsLost, r.Stream.StoppedMs, r.Stream.Swaps = c.WindowsLost, c.StoppedMs, c.Swaps

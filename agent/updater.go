@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 type updater struct {
 	machine  *update.Machine
 	applier  *apply.Applier
+	client   *http.Client // of the applier
 	pipeline *pipeline.Pipeline
 	disk     disk.FS
 	now      func() time.Time
