@@ -390,7 +390,16 @@ func (h *Hub) embeddedBroker() (broker.Broker, error) {
 		Authorize: func(c *x509.Certificate) (topic.ID, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), authorizeTimeout)
 			defer cancel()
-			return h.enroll.Authorize(ctx, c)
+			id, err := h.enroll.Authorize(ctx, c)
+			if err != nil {
+				return id, err
+			}
+			if d, err := h.fleet.Get(id); err == nil && c.NotAfter.After(d.CertExpiry) {
+				if err := h.fleet.Renewed(ctx, id, c.NotAfter); err != nil {
+					h.log.Error("cannot note a renewed certificate", slog.String("device", id.String()), slog.Any("error", err))
+				}
+			}
+			return id, nil
 		},
 	})
 }
