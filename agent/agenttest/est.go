@@ -29,6 +29,7 @@ type authority struct {
 	mu     sync.Mutex
 	used   bool
 	issued int
+	life   time.Duration // of the certificates it gives out; 0: an hour
 }
 
 func newAuthority(h *Hub) *authority {
@@ -80,6 +81,21 @@ func (a *authority) handle(mux *http.ServeMux) {
 	})
 }
 
+// Certificates sets how long certificates given out from now on live. A life
+// below 0 has ended already.
+func (h *Hub) Certificates(life time.Duration) {
+	h.est.mu.Lock()
+	defer h.est.mu.Unlock()
+	h.est.life = life
+}
+
+// NewToken makes h.Token work once more.
+func (h *Hub) NewToken() {
+	h.est.mu.Lock()
+	defer h.est.mu.Unlock()
+	h.est.used = false
+}
+
 // Issued is how many certificates the hub has given out.
 func (h *Hub) Issued() int {
 	h.est.mu.Lock()
@@ -97,11 +113,15 @@ func (a *authority) certify(w http.ResponseWriter, r *http.Request) {
 				a.mu.Lock()
 				a.issued++
 				serial := int64(100 + a.issued)
+				life := a.life
 				a.mu.Unlock()
+				if life == 0 {
+					life = time.Hour
+				}
 				a.answer(w, must(x509.CreateCertificate(rand.Reader, &x509.Certificate{
 					SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: a.hub.ID.String()},
 					URIs:      []*url.URL{{Scheme: "swell", Opaque: "device:" + a.hub.ID.Site + ":" + a.hub.ID.Node}},
-					NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+					NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
 					ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 				}, a.cert, csr.PublicKey, a.key)))
 				return

@@ -220,10 +220,13 @@ func (i *Identity) TLS() *tls.Config {
 		RootCAs:    i.roots,
 		Time:       i.now,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			ended := i.expired()
 			i.mu.Lock()
 			defer i.mu.Unlock()
-			if i.cert == nil {
-				return &tls.Certificate{}, nil // as without GetClientCertificate
+			if i.cert == nil || ended {
+				// As without GetClientCertificate: a server that takes devices
+				// without one lets this one enrol again.
+				return &tls.Certificate{}, nil
 			}
 			return i.cert, nil
 		},
@@ -252,7 +255,12 @@ func (i *Identity) Client() *http.Client {
 
 // Enroll gets the first certificate. An error that wraps ErrRefused needs a
 // person; any other may go away.
-func (i *Identity) Enroll(ctx context.Context) error {
+func (i *Identity) Enroll(ctx context.Context) (err error) {
+	defer func() {
+		i.mu.Lock()
+		i.renewal = err
+		i.mu.Unlock()
+	}()
 	if err := i.pin(ctx); err != nil {
 		return fmt.Errorf("cannot enrol: %w", err)
 	}
@@ -281,7 +289,17 @@ func (i *Identity) Renew(ctx context.Context) error {
 	return nil
 }
 
-// Run renews the certificate when it is time, until ctx ends.
+// expired says whether the certificate's life is over.
+func (i *Identity) expired() bool {
+	now := i.now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.leaf != nil && now.After(i.leaf.NotAfter)
+}
+
+// Run renews the certificate when it is time, until ctx ends. One that has
+// ended cannot be renewed: then the device enrols again, as soon as it is given
+// a new token.
 func (i *Identity) Run(ctx context.Context) {
 	for {
 		wait := i.renewIn(mathrand.Float64())
@@ -292,7 +310,11 @@ func (i *Identity) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		if err := i.Renew(ctx); err != nil && ctx.Err() == nil {
+		refresh := i.Renew
+		if i.expired() {
+			refresh = i.Enroll
+		}
+		if err := refresh(ctx); err != nil && ctx.Err() == nil {
 			i.config.Log.Warn("certificate not renewed", "error", err)
 		}
 	}

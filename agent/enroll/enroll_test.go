@@ -166,3 +166,30 @@ func TestDeviceInTheYear1970StillReachesItsHub(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestDeviceWhoseCertificateEndedEnrolsAgainWithANewToken(t *testing.T) {
+	hub := agenttest.NewHub(t, pump)
+	c := configure(hub, &disk.Mem{})
+	hub.Certificates(-time.Second)
+	i := must(t, c)
+	if err := i.Enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hub.Certificates(time.Hour)
+	if err := i.Renew(t.Context()); err == nil {
+		t.Fatal("a certificate that had ended was renewed")
+	}
+	if err := i.Enroll(t.Context()); !errors.Is(err, enroll.ErrRefused) {
+		t.Fatalf("the token worked twice: %v", err)
+	}
+	if _, _, why := i.Validity(); why == nil {
+		t.Error("nothing says that it failed")
+	}
+	hub.NewToken()
+	if err := i.Enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, until, why := i.Validity(); !until.After(time.Now()) || why != nil {
+		t.Errorf("valid until %s, %v", until, why)
+	}
+}
