@@ -197,6 +197,9 @@ func (s *Spool) scan(name string, cursor uint64) (*segment, error) {
 			break
 		}
 		seq := binary.LittleEndian.Uint64(b[at+8:])
+		if k := len(g.entries); k > 0 && seq != g.entries[k-1].seq+1 {
+			break // Ack counts on it
+		}
 		s.nextRow = max(s.nextRow, binary.LittleEndian.Uint64(b[at+16:]))
 		s.nextSeq = max(s.nextSeq, seq+1)
 		e := entry{seq: seq, offset: int64(at + recordLen), length: n, acked: seq < cursor}
