@@ -98,6 +98,9 @@ func (m *Machine) Ready() Ready {
 // Advance says that what Ready returned was saved and started.
 func (m *Machine) Advance() { m.out, m.dirty = Ready{}, false }
 
+// Phase returns where the trial stands; Status says more.
+func (m *Machine) Phase() twin.Phase { return m.j.State.Phase.twin() }
+
 // Status returns the machine's part of the reported document, as it is now.
 func (m *Machine) Status() Status {
 	s := Status{Generation: m.j.State.Generation, Quarantined: slices.Clone(m.j.Quarantined)}

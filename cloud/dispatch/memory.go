@@ -27,10 +27,12 @@ type Memory struct {
 	serial   uint64
 }
 
-// kept is one rollout, as JSON so that nobody shares memory with the store.
+// kept is one rollout. It and its decisions have been through JSON, so that
+// nothing a SQL store would lose survives here, and no writer shares memory
+// with the store. Readers must not change what they get.
 type kept struct {
 	version   uint64
-	rollout   []byte
+	rollout   rollout.Rollout
 	records   map[topic.ID]rollout.Record
 	decisions [][]byte
 }
@@ -61,11 +63,7 @@ func (m *Memory) Rollouts(context.Context) ([]rollout.Rollout, error) {
 	defer m.mu.Unlock()
 	out := make([]rollout.Rollout, 0, len(m.rollouts))
 	for _, k := range m.rollouts {
-		var r rollout.Rollout
-		if err := json.Unmarshal(k.rollout, &r); err != nil {
-			return nil, err
-		}
-		out = append(out, r)
+		out = append(out, k.rollout)
 	}
 	slices.SortFunc(out, func(a, b rollout.Rollout) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Name, b.Name))
@@ -81,8 +79,7 @@ func (m *Memory) Load(_ context.Context, name string) (Loaded, error) {
 	if k == nil {
 		return Loaded{}, fmt.Errorf("rollout %s: %w", name, ErrNotFound)
 	}
-	l := Loaded{Version: k.version, Records: maps.Clone(k.records)}
-	return l, json.Unmarshal(k.rollout, &l.Rollout)
+	return Loaded{Rollout: k.rollout, Version: k.version, Records: maps.Clone(k.records)}, nil
 }
 
 // Commit implements Store.
@@ -105,6 +102,10 @@ func (m *Memory) Commit(_ context.Context, c Commit) (uint64, error) {
 	// Everything that can fail comes before anything changes.
 	body, err := json.Marshal(c.Rollout)
 	if err != nil {
+		return 0, err
+	}
+	var ro rollout.Rollout
+	if err := json.Unmarshal(body, &ro); err != nil {
 		return 0, err
 	}
 	docs := make([][]byte, len(c.Desired))
@@ -136,7 +137,7 @@ func (m *Memory) Commit(_ context.Context, c Commit) (uint64, error) {
 	}
 	maps.Copy(k.records, c.Records)
 	k.version++
-	k.rollout = body
+	k.rollout = ro
 	m.rollouts[name] = k
 	for i, d := range c.Desired {
 		dev := topic.ID{Site: d.Site, Node: d.Node}

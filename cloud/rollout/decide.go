@@ -242,6 +242,13 @@ func (d *decider) wave() (passed bool) {
 	var waits []string
 	for _, g := range d.p.Gates {
 		v := evaluate(d.r, d.p, g, t)
+		if g.Name == GateShadow && v.Applies && v.Result == Inconclusive {
+			// An anytime-valid test is decided at the moment it crosses its
+			// limit: what comes later can only turn it into a FAIL.
+			if k := slices.IndexFunc(w.Gates, func(old Verdict) bool { return old.Gate == GateShadow && old.Result == Pass }); k >= 0 {
+				v = w.Gates[k]
+			}
+		}
 		d.gates = append(d.gates, v)
 		if v.Result == Fail {
 			d.gatesSettled(w)

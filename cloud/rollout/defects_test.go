@@ -241,6 +241,20 @@ func TestFalseFlagsAreStoppedInTheFirstWaveBeforeTheyAct(t *testing.T) {
 	}
 }
 
+func TestWhatTheShadowOnceShowedIsNotUnshown(t *testing.T) {
+	w := newWorld(t, 9, 3, simple())
+	w.run(func() bool {
+		if len(w.r.Waves) == 1 && !w.r.Waves[0].Cleared.IsZero() {
+			// Afterwards a few windows disagree, too few for a verdict of harm.
+			w.flags = func(*rollout.Device) (uint32, uint32) { return uint32(w.rng.IntN(2)), uint32(w.rng.IntN(2)) }
+		}
+		return w.r.Wave == 1
+	})
+	if w.r.Wave != 1 {
+		t.Fatalf("%s: %s", w.r.State, w.r.Reason)
+	}
+}
+
 func TestAReleaseThatCrashesAtLoadHarmsNoMoreThanTheFirstWave(t *testing.T) {
 	w := newWorld(t, 24, 3, simple())
 	w.fate = func(d *rollout.Device, p twin.Phase) twin.Code {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/artifact"
-	"github.com/swellfleet/swell/protocol/twin"
 	"github.com/swellfleet/swell/simulator/device"
 	"github.com/swellfleet/swell/simulator/network"
 	"github.com/swellfleet/swell/simulator/world"
@@ -43,7 +42,8 @@ type Checker struct {
 	violations []Violation
 	awaySince  map[*device.Device]time.Duration
 	acting     map[*device.Device]artifact.Digest
-	haltedAt   time.Duration // 0: not halted
+	sizes      map[string]map[string]int // of groups, by label and value
+	haltedAt   time.Duration             // 0: not halted
 	haltLimit  time.Duration
 }
 
@@ -67,7 +67,7 @@ func (c *Checker) Halted(limit time.Duration) {
 // Event looks at every device.
 func (c *Checker) Event(string) {
 	if c.awaySince == nil {
-		c.awaySince, c.acting = map[*device.Device]time.Duration{}, map[*device.Device]artifact.Digest{}
+		c.awaySince, c.acting, c.sizes = map[*device.Device]time.Duration{}, map[*device.Device]artifact.Digest{}, map[string]map[string]int{}
 	}
 	flying := make([]map[string]int, len(c.Budgets))
 	for i := range flying {
@@ -89,7 +89,7 @@ func (c *Checker) Event(string) {
 			}
 			c.acting[d] = a
 		}
-		if inFlight(d) {
+		if d.InFlight() {
 			for i, b := range c.Budgets {
 				flying[i][d.Labels()[b.GroupBy]]++
 			}
@@ -115,7 +115,7 @@ func (c *Checker) Leases(granted map[string]bool) {
 			case granted[d.ID().String()]:
 				touched[name]++
 				count[name]++
-			case inFlight(d), gone && c.World.Elapsed()-since > Notice:
+			case d.InFlight(), gone && c.World.Elapsed()-since > Notice:
 				count[name]++
 			}
 		}
@@ -131,19 +131,15 @@ func (c *Checker) away(d *device.Device) bool {
 	return !d.On() || !c.Net.Reaches(d.ID().String())
 }
 
-func inFlight(d *device.Device) bool {
-	s := d.Status()
-	return s != nil && s.Trial != nil && (s.Trial.Phase == twin.PhaseActivating || s.Trial.Phase == twin.PhaseSoaking)
-}
-
 // limit recomputes how many devices of a group may be unavailable.
 func (c *Checker) limit(b rollout.Budget, name string) int {
-	size := 0
-	for _, d := range c.Devices {
-		if d.Labels()[b.GroupBy] == name {
-			size++
+	if c.sizes[b.GroupBy] == nil {
+		c.sizes[b.GroupBy] = map[string]int{}
+		for _, d := range c.Devices {
+			c.sizes[b.GroupBy][d.Labels()[b.GroupBy]]++
 		}
 	}
+	size := c.sizes[b.GroupBy][name]
 	n := float64(size)
 	if b.MaxUnavailable > 0 {
 		n = min(n, float64(b.MaxUnavailable))

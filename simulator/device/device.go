@@ -121,13 +121,13 @@ func (d *Device) On() bool { return d.on }
 // Acting returns the release whose verdicts count now; "" for none.
 func (d *Device) Acting() artifact.Digest { return d.acting }
 
-// Status returns what its machine says; nil while it is off.
-func (d *Device) Status() *update.Status {
+// InFlight says whether it is in the middle of a swap or soaks after one.
+func (d *Device) InFlight() bool {
 	if !d.on {
-		return nil
+		return false
 	}
-	s := d.machine.Status()
-	return &s
+	p := d.machine.Phase()
+	return p == twin.PhaseActivating || p == twin.PhaseSoaking
 }
 
 // Power switches it on.
@@ -224,9 +224,8 @@ func (d *Device) check() {
 	if d.Confirmed && (s.Champion == 0 || s.LastGood == 0) {
 		d.w.Fault(d, "it has no release to run or none to go back to")
 	}
-	if st := d.disk; s.LastGood != 0 && s.LastGood == s.Champion {
+	if s.LastGood != 0 && s.LastGood == s.Champion {
 		d.Confirmed = true
-		_ = st
 	}
 }
 

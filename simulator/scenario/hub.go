@@ -43,6 +43,7 @@ type hub struct {
 	past     map[topic.ID]map[string]bool
 	seq      map[topic.ID]uint64
 	store    *dispatch.Memory
+	current  rollout.Rollout // the newest one committed
 	d        *dispatch.Dispatcher
 	life     int  // rises with every crash
 	crashing bool // the next commit is the last thing this process does
@@ -141,7 +142,7 @@ func (h *hub) look() {
 	}
 	h.due = true
 	life := h.life
-	h.w.In(200*time.Millisecond, "look", func() {
+	h.w.In(time.Second, "look", func() {
 		if h.life == life && h.d != nil {
 			h.due = false
 			h.runOnce()
@@ -232,11 +233,16 @@ func (s watched) Commit(ctx context.Context, c dispatch.Commit) (uint64, error) 
 	h := s.h
 	if h.crashing {
 		if h.rand.Chance(0.5) {
-			_, _ = s.Memory.Commit(ctx, c) // done, and nobody knows
+			if _, err := s.Memory.Commit(ctx, c); err == nil { // done, and the process does not know
+				h.current = c.Rollout
+			}
 		}
 		return 0, errCrash
 	}
 	id, err := s.Memory.Commit(ctx, c)
+	if err == nil {
+		h.current = c.Rollout
+	}
 	if err != nil || c.Decision == nil || c.Decision.Actor != "" {
 		return id, err
 	}

@@ -107,21 +107,14 @@ func Play(s Scenario, o Options) (Result, error) {
 			}
 		}
 	}
-	load := func() rollout.Rollout {
-		l, err := h.store.Load(context.Background(), name)
-		if err != nil {
-			return rollout.Rollout{}
-		}
-		return l.Rollout
-	}
 	w.Run(s.For, func() bool { return false })
-	if r := load(); !r.State.Final() { // let what was begun come to its end
-		w.Run(s.For+48*time.Hour, func() bool { return load().State.Final() })
+	if !h.current.State.Final() { // let what was begun come to its end
+		w.Run(s.For+48*time.Hour, func() bool { return h.current.State.Final() })
 	}
 	w.Run(w.Elapsed()+settling, func() bool { return false })
 
 	res := Result{
-		Scenario: s.Name, Seed: o.Seed, Rollout: load(), Devices: s.Devices, Tried: len(tried), Events: w.Events(), Virtual: w.Elapsed(), Sent: net.Sent, Lost: net.Dropped,
+		Scenario: s.Name, Seed: o.Seed, Rollout: h.current, Devices: s.Devices, Tried: len(tried), Events: w.Events(), Virtual: w.Elapsed(), Sent: net.Sent, Lost: net.Dropped,
 	}
 	if h.d != nil {
 		if v, err := h.d.View(context.Background(), name); err == nil {

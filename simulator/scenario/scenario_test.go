@@ -70,11 +70,12 @@ func TestOneSeedGivesOneRun(t *testing.T) {
 
 func TestNoSeedOfABadNightBreaksAProperty(t *testing.T) {
 	s := load(t, "night")
+	s.Devices, s.For = 12, 3*time.Hour
 	s.Expect = nil // how it ends is chance; what holds is not
 	ends := map[rollout.State]int{}
 	var events uint64
 	began := time.Now()
-	for seed := range uint64(60) {
+	for seed := range uint64(50) {
 		r := play(t, s, scenario.Options{Seed: seed + 1})
 		explain(t, s, r)
 		if t.Failed() {
@@ -83,7 +84,7 @@ func TestNoSeedOfABadNightBreaksAProperty(t *testing.T) {
 		ends[r.Rollout.State]++
 		events += r.Events
 	}
-	t.Logf("60 seeds, %d events in %s: %v", events, time.Since(began).Round(time.Millisecond), ends)
+	t.Logf("50 seeds, %d events in %s: %v", events, time.Since(began).Round(time.Millisecond), ends)
 }
 
 // TestABudgetThatIgnoresOfflineDevicesIsCaught makes the hub believe that
