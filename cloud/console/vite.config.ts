@@ -12,7 +12,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
   },
   server: {
-    proxy: { "/api": { target: process.env.SWELL_HUB ?? "http://127.0.0.1:8080", changeOrigin: false } },
+    proxy: { "/api": { target: process.env.SWELL_HUB ?? "http://127.0.0.1:7440", changeOrigin: false } },
   },
   test: {
     environment: "jsdom",

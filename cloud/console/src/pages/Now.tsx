@@ -102,9 +102,10 @@ export function ToObject({ kind, name, children }: { kind: string; name: string;
   if (kind === "Rollout") return <Link to="/rollouts/$name" params={{ name }} aria-label={label}>{text}</Link>;
   if (kind === "TrainingRun") return <Link to="/training/$name" params={{ name }} aria-label={label}>{text}</Link>;
   if (kind === "Device" && site && node) return <Link to="/fleet/$site/$node" params={{ site, node }} aria-label={label}>{text}</Link>;
-  if (kind === "Model") return <Link to="/models" aria-label={label}>{text}</Link>;
+  // A release is named by its family and counter: "pump-anomaly-7".
   const version = /^(.+)-(\d+)$/.exec(name);
-  if ((kind === "ModelVersion" || kind === "Release") && version) return <Link to="/models/$name/$counter" params={{ name: version[1]!, counter: version[2]! }} aria-label={label}>{text}</Link>;
+  if ((kind === "ModelVersion" || kind === "Release" || kind === "Model") && version) return <Link to="/models/$name/$counter" params={{ name: version[1]!, counter: version[2]! }} aria-label={label}>{text}</Link>;
+  if (kind === "Model") return <Link to="/models" aria-label={label}>{text}</Link>;
   return <span>{name}</span>;
 }
 

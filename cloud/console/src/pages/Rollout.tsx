@@ -110,7 +110,7 @@ function Waves({ rollout: r, shown, onPick }: { rollout: Rollout; shown: number;
           <ProgressBar counts={w.counts} />
           <small>
             {w.counts.devices === 0 && w.state === "waiting" ? "devices not drawn yet" : `${count(w.counts.done)} of ${many(w.counts.devices, "device")}`}
-            {w.counts.failed > 0 && `, ${count(w.counts.failed)} failed`}
+            {w.counts.failed > 0 && `, ${count(w.counts.failed)} failed or rolled back`}
           </small>
           <small>{waveTime(w, now)}</small>
         </button>

@@ -13,7 +13,7 @@ import { useNow } from "../ui/useNow";
 type Rollout = Schemas["Rollout"];
 
 const columns: Column<Rollout>[] = [
-  { title: "Rollout", width: "minmax(80px, 0.6fr)", cell: (r) => <Link to="/rollouts/$name" params={{ name: r.metadata.name }}>{r.metadata.name}</Link> },
+  { title: "Rollout", width: "minmax(120px, 0.7fr)", cell: (r) => <Link to="/rollouts/$name" params={{ name: r.metadata.name }}>{r.metadata.name}</Link> },
   { title: "Release", width: "minmax(120px, 0.7fr)", cell: (r) => r.spec.release.id },
   { title: "State", width: "124px", cell: (r) => <StateMark state={r.status.state} marks={rolloutMarks} /> },
   { title: "Wave", width: "60px", number: true, cell: (r) => (r.status.currentWave === undefined ? "–" : `${r.status.currentWave + 1} / ${r.status.waves.length}`) },

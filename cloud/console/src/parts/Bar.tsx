@@ -8,7 +8,8 @@ export function ProgressBar({ counts }: { counts: Schemas["RolloutCounts"] }) {
   const parts = [
     { key: "done", n: done, fill: "var(--n4)", text: "done" },
     { key: "inFlight", n: inFlight, fill: "var(--n3)", text: "in flight" },
-    { key: "failed", n: failed, fill: "var(--red-fill)", text: "failed" },
+    // Most of these went back by themselves or were called back: worth a look, not an alarm.
+    { key: "failed", n: failed, fill: "var(--amber-fill)", text: "failed or rolled back" },
     { key: "unreachable", n: unreachable, fill: "var(--n2)", text: "unreachable" },
   ].filter((p) => p.n > 0);
   const said = parts.map((p) => `${count(p.n)} ${p.text}`).join(", ");
