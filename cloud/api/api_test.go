@@ -845,9 +845,9 @@ func TestTenThousandDevicesAreListedInTime(t *testing.T) {
 // many is a store of records that nobody changes.
 type many struct{ recs []fleet.Record }
 
-func (m many) Devices(_ context.Context, yield func(fleet.Record) error) error {
+func (m many) Devices(_ context.Context, _ time.Time, yield func(fleet.Record, time.Time) error) error {
 	for _, r := range m.recs {
-		if err := yield(r); err != nil {
+		if err := yield(r, time.Time{}); err != nil {
 			return err
 		}
 	}

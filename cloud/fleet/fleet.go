@@ -164,8 +164,11 @@ type Change struct {
 // Store keeps devices across restarts. Every method is atomic and durable on
 // return; it passes fleettest.Exercise.
 type Store interface {
-	// Devices calls yield for every record, by site and node.
-	Devices(ctx context.Context, yield func(Record) error) error
+	// Devices calls yield for every record that changed at or after since (the
+	// zero time: for every one), by site and node, with when it changed. That
+	// time is the writing hub's: since reaches back by ClockSkew, so that
+	// records may be given again.
+	Devices(ctx context.Context, since time.Time, yield func(r Record, changed time.Time) error) error
 	// SaveDevice writes everything of r but its Report, Base and Evidence.
 	SaveDevice(ctx context.Context, r Record) error
 	// SaveReports writes the reports, each with the device's Base and Evidence,
@@ -175,6 +178,9 @@ type Store interface {
 	// the newest), newest first, at most limit.
 	Timeline(ctx context.Context, id topic.ID, before uint64, limit int) ([]Entry, error)
 }
+
+// ClockSkew is how far the clocks of hubs that share a store may differ.
+const ClockSkew = 5 * time.Second
 
 // Errors a caller branches on.
 var (

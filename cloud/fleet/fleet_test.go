@@ -508,6 +508,28 @@ func TestTheCountsAddUp(t *testing.T) {
 	}
 }
 
+func TestHubsOnOneStoreSeeEachOthersDevices(t *testing.T) {
+	w := start(t)
+	other, err := fleet.Open(t.Context(), fleet.Config{Store: w.store, Log: slog.New(slog.DiscardHandler), Refresh: 10 * time.Millisecond, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(other.Close)
+	w.enrol(t, "p1")
+	if err := w.report(t, healthy("p1", 3)); err != nil {
+		t.Fatal(err)
+	}
+	seen := func() string {
+		d, err := other.Get(id("p1"))
+		return fmt.Sprintf("%s seq %d connected %t, %v", d.State, d.Report.Doc.Seq, d.Connected, err)
+	}
+	await(t, func() bool { return seen() == "ok seq 3 connected true, <nil>" }, seen)
+	if _, err := w.Retire(t.Context(), id("p1"), "ada", ""); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return strings.HasPrefix(seen(), "retired") }, seen)
+}
+
 func TestEveryChangeIsToldOnce(t *testing.T) {
 	w := start(t)
 	w.enrol(t, "p1")

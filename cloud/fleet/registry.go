@@ -23,6 +23,7 @@ type Config struct {
 	StaleAfter time.Duration // silence after which a device counts as offline; 0 means 90 s
 	MaxDevices int           // 0 means 200 000
 	Queue      int           // reports that may wait for the store; 0 means 4096
+	Refresh    time.Duration // how often to read what other hubs stored; 0 means never: this is the only one
 	// OnChange hears of every change after it is stored, one at a time. It must
 	// return soon and must not call the Registry's writing methods. nil: nobody
 	// listens.
@@ -42,7 +43,8 @@ type Registry struct {
 
 	// write serialises changes to records, from their check to their storage;
 	// readers need only mu.
-	write sync.Mutex
+	write  sync.Mutex
+	newest time.Time // newest change read from the store; guarded by write
 
 	mu     sync.RWMutex
 	byID   map[topic.ID]*Device // values are replaced, never changed in place
@@ -83,7 +85,10 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		cfg: cfg, queue: make(chan pending, cfg.Queue), quit: make(chan struct{}), done: make(chan struct{}),
 		byID: map[topic.ID]*Device{}, labels: map[string]int{},
 	}
-	err := cfg.Store.Devices(ctx, func(rec Record) error {
+	err := cfg.Store.Devices(ctx, time.Time{}, func(rec Record, changed time.Time) error {
+		if changed.After(r.newest) {
+			r.newest = changed
+		}
 		if len(r.byID) >= cfg.MaxDevices {
 			return fmt.Errorf("%w (%d): raise fleet.maxDevices", ErrFull, cfg.MaxDevices)
 		}

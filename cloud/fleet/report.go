@@ -122,12 +122,20 @@ func (r *Registry) run() {
 	defer close(r.done)
 	sweep := time.NewTicker(max(r.cfg.StaleAfter/9, 50*time.Millisecond))
 	defer sweep.Stop()
+	var refresh <-chan time.Time // nil: nobody else writes
+	if r.cfg.Refresh > 0 {
+		t := time.NewTicker(r.cfg.Refresh)
+		defer t.Stop()
+		refresh = t.C
+	}
 	for {
 		select {
 		case p := <-r.queue:
 			r.store(r.gather(p))
 		case <-sweep.C:
 			r.sweep()
+		case <-refresh:
+			r.refresh()
 		case <-r.quit:
 			for {
 				select {
@@ -256,24 +264,14 @@ func (r *Registry) fold(d *Device, p pending) (entries []Entry, important bool) 
 		d.Class = doc.Class
 	}
 	entries = differences(p.id, p.at, old, doc)
-	important = len(entries) > 0 || old.Generation != doc.Generation || !d.Connected || shadowGrew(old, doc)
+	// While a trial goes on every report can bring a gate its last number.
+	trial := doc.Trial != nil && !doc.Trial.Phase.Final()
+	important = len(entries) > 0 || old.Generation != doc.Generation || !d.Connected || trial
 	d.Evidence = rollout.Fold(rollout.Device{Evidence: d.Evidence}, *doc, p.at).Evidence
 	d.Report = Report{Received: p.at, Doc: *doc}
 	d.LastSeen = p.at
 	d.Connected = true
 	return entries, important
-}
-
-// shadowGrew reports whether a counting window of the behaviour gate closed.
-func shadowGrew(old, doc *twin.Reported) bool {
-	if doc.Trial == nil || doc.Trial.Shadow == nil {
-		return false
-	}
-	n := doc.Trial.Shadow.Index + uint64(len(doc.Trial.Shadow.Windows))
-	if old.Trial == nil || old.Trial.Shadow == nil {
-		return n > 0
-	}
-	return n != old.Trial.Shadow.Index+uint64(len(old.Trial.Shadow.Windows))
 }
 
 // differences are the lines of history between two reports of a device.
@@ -355,5 +353,35 @@ func (r *Registry) sweep() {
 			continue
 		}
 		r.replace(&d, true)
+	}
+}
+
+// refresh takes in what other hubs have stored.
+func (r *Registry) refresh() {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	r.write.Lock()
+	defer r.write.Unlock()
+	err := r.cfg.Store.Devices(ctx, r.newest, func(rec Record, changed time.Time) error {
+		if changed.After(r.newest) {
+			r.newest = changed
+		}
+		d, err := r.Get(rec.ID)
+		if err == nil && d.Version >= rec.Version && !rec.Report.Received.After(d.Report.Received) {
+			return nil
+		}
+		if err != nil && r.Len() >= r.cfg.MaxDevices {
+			return ErrFull
+		}
+		heard := rec.Report.Received.After(d.LastSeen)
+		d.Record = rec
+		if heard {
+			d.LastSeen, d.Connected = rec.Report.Received, true
+		}
+		r.replace(&d, true)
+		return nil
+	})
+	if err != nil {
+		r.cfg.Log.Error("cannot read what other hubs stored about devices", slog.Any("error", err))
 	}
 }

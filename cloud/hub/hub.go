@@ -327,9 +327,18 @@ func (h *Hub) worker(name string, background context.Context, run func(context.C
 	})
 }
 
+// refreshEvery is how often a hub that shares the work reads what the others
+// stored about devices.
+const refreshEvery = 2 * time.Second
+
 func (h *Hub) openFleet(ctx, background context.Context) (err error) {
+	refresh := time.Duration(0)
+	if !h.cfg.has(RoleAll) {
+		refresh = refreshEvery
+	}
 	h.fleet, err = fleet.Open(ctx, fleet.Config{
-		Store: h.db.Fleet(), Log: h.log, StaleAfter: duration(h.cfg.Fleet.StaleS), MaxDevices: h.cfg.Fleet.MaxDevices, OnChange: h.deviceChanged, Now: h.cfg.Now,
+		Refresh: refresh,
+		Store:   h.db.Fleet(), Log: h.log, StaleAfter: duration(h.cfg.Fleet.StaleS), MaxDevices: h.cfg.Fleet.MaxDevices, OnChange: h.deviceChanged, Now: h.cfg.Now,
 	})
 	if err != nil {
 		return err

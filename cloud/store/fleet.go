@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -14,12 +15,16 @@ func (db *DB) Fleet() fleet.Store { return devices{db} }
 
 type devices struct{ db *DB }
 
-func (d devices) Devices(ctx context.Context, yield func(fleet.Record) error) error {
+func (d devices) Devices(ctx context.Context, since time.Time, yield func(fleet.Record, time.Time) error) error {
+	from := int64(0)
+	if !since.IsZero() {
+		from = instant(since.Add(-fleet.ClockSkew))
+	}
 	return d.db.each(ctx, func(s scan) error {
 		var r fleet.Record
-		var enrolled, retired, expiry, reported int64
+		var enrolled, retired, expiry, reported, changed int64
 		var labels, report, base, evidence string
-		if err := s(&r.ID.Site, &r.ID.Node, &r.Class, &labels, &enrolled, &retired, &expiry, &r.Version, &reported, &report, &base, &evidence); err != nil {
+		if err := s(&r.ID.Site, &r.ID.Node, &r.Class, &labels, &enrolled, &retired, &expiry, &r.Version, &changed, &reported, &report, &base, &evidence); err != nil {
 			return err
 		}
 		r.EnrolledAt, r.RetiredAt, r.CertExpiry, r.Report.Received = moment(enrolled), moment(retired), moment(expiry), moment(reported)
@@ -28,8 +33,8 @@ func (d devices) Devices(ctx context.Context, yield func(fleet.Record) error) er
 				return fmt.Errorf("device %s: %w", r.ID, err)
 			}
 		}
-		return yield(r)
-	}, "SELECT site, node, class, labels, enrolled_at, retired_at, cert_expiry, version, reported_at, report, base, evidence FROM devices ORDER BY site, node")
+		return yield(r, moment(changed))
+	}, "SELECT site, node, class, labels, enrolled_at, retired_at, cert_expiry, version, changed, reported_at, report, base, evidence FROM devices WHERE changed >= ? ORDER BY site, node", from)
 }
 
 func (d devices) SaveDevice(ctx context.Context, r fleet.Record) error {
@@ -38,10 +43,10 @@ func (d devices) SaveDevice(ctx context.Context, r fleet.Record) error {
 		return err
 	}
 	return d.db.tx(ctx, func(t *tx) error {
-		return t.exec(`INSERT INTO devices (site, node, class, labels, enrolled_at, retired_at, cert_expiry, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		return t.exec(`INSERT INTO devices (site, node, class, labels, enrolled_at, retired_at, cert_expiry, version, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (site, node) DO UPDATE SET class = excluded.class, labels = excluded.labels, enrolled_at = excluded.enrolled_at,
-			retired_at = excluded.retired_at, cert_expiry = excluded.cert_expiry, version = excluded.version`,
-			r.ID.Site, r.ID.Node, string(r.Class), labels, instant(r.EnrolledAt), instant(r.RetiredAt), instant(r.CertExpiry), int64(r.Version))
+			retired_at = excluded.retired_at, cert_expiry = excluded.cert_expiry, version = excluded.version, changed = excluded.changed`,
+			r.ID.Site, r.ID.Node, string(r.Class), labels, instant(r.EnrolledAt), instant(r.RetiredAt), instant(r.CertExpiry), int64(r.Version), instant(time.Now()))
 	})
 }
 
@@ -58,8 +63,8 @@ func (d devices) SaveReports(ctx context.Context, reports []fleet.Record, entrie
 	}
 	return d.db.tx(ctx, func(t *tx) error {
 		for i, r := range reports {
-			n, err := t.change("UPDATE devices SET reported_at = ?, report = ?, base = ?, evidence = ? WHERE site = ? AND node = ?",
-				instant(r.Report.Received), rows[i].report, rows[i].base, rows[i].evidence, r.ID.Site, r.ID.Node)
+			n, err := t.change("UPDATE devices SET changed = ?, reported_at = ?, report = ?, base = ?, evidence = ? WHERE site = ? AND node = ?",
+				instant(time.Now()), instant(r.Report.Received), rows[i].report, rows[i].base, rows[i].evidence, r.ID.Site, r.ID.Node)
 			if err == nil && n == 0 {
 				err = fleet.ErrUnknown
 			}

@@ -28,7 +28,7 @@ func Exercise(t *testing.T, s fleet.Store) {
 	}
 	all := func() (out []fleet.Record) {
 		t.Helper()
-		if err := s.Devices(ctx, func(r fleet.Record) error { out = append(out, r); return nil }); err != nil {
+		if err := s.Devices(ctx, time.Time{}, func(r fleet.Record, _ time.Time) error { out = append(out, r); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		return out
@@ -65,6 +65,15 @@ func Exercise(t *testing.T, s fleet.Store) {
 	must(s.SaveDevice(ctx, fleet.Record{ID: a.ID, Class: a.Class, Labels: a.Labels, EnrolledAt: a.EnrolledAt, CertExpiry: a.CertExpiry, RetiredAt: retired.RetiredAt, Version: 2}))
 	if got := all(); !reflect.DeepEqual(got[0], retired) {
 		t.Errorf("a retired device came back as\n%+v, want\n%+v", got[0], retired)
+	}
+
+	// What changed lately is found by its time; what did not is left out.
+	var times []time.Time
+	if err := s.Devices(ctx, time.Now().Add(-time.Hour), func(_ fleet.Record, at time.Time) error { times = append(times, at); return nil }); err != nil || len(times) != 2 {
+		t.Errorf("changes of the last hour: %v, %v, want both devices", times, err)
+	}
+	if err := s.Devices(ctx, time.Now().Add(time.Hour), func(r fleet.Record, _ time.Time) error { return fmt.Errorf("got %s", r.ID) }); err != nil {
+		t.Errorf("changes of the future: %v", err)
 	}
 
 	// A batch with a stranger in it changes nothing.

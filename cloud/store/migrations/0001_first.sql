@@ -34,12 +34,14 @@ CREATE TABLE devices (
     retired_at BIGINT NOT NULL,
     cert_expiry BIGINT NOT NULL,
     version BIGINT NOT NULL,
+    changed BIGINT NOT NULL,
     reported_at BIGINT NOT NULL DEFAULT 0,
     report TEXT NOT NULL DEFAULT '',
     base TEXT NOT NULL DEFAULT '',
     evidence TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (site, node)
 );
+CREATE INDEX devices_changed ON devices(changed);
 CREATE TABLE timeline (
     id {{serial}},
     site TEXT NOT NULL,
