@@ -52,3 +52,10 @@ func (h *Hub) Verdicts(ctx context.Context, id topic.ID, yield func(Verdict)) er
 	}
 	return nil
 }
+
+// Rows returns how many rows of a device, samples and verdicts together, the
+// hub has acknowledged since it started.
+func (h *Hub) Rows(ctx context.Context, id topic.ID) (uint64, error) {
+	st, err := h.ingest.Stats(ctx, id)
+	return st.Rows, err
+}

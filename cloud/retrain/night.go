@@ -107,6 +107,9 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		return err
 	}
 	out.Summary = fmt.Sprintf("%s-%d: %s.", o.Policy.Family, released.Counter, out.Blessed.describe())
+	if kept := append(out.Validated.Refusals, out.Blessed.Refusals...); len(kept) > 0 {
+		out.Summary += " Without a new model: " + strings.Join(kept, "; ") + "."
+	}
 	if o.Policy.RolloutPolicy == "" {
 		return nil
 	}

@@ -59,6 +59,10 @@ type Gates struct {
 	MaxFlagShare float64 `json:"max_flag_share,omitempty"`
 	// MinDetected is the smallest share of simulated faults it must find. 0: 0.3.
 	MinDetected float64 `json:"min_detected,omitempty"`
+	// WaiveFaults lets a candidate pass although no fault could be simulated
+	// in its data: a person's explicit choice, as for a first look at little
+	// data.
+	WaiveFaults bool `json:"waive_faults,omitempty"`
 	// Margin is how much worse than the champion the share of found faults may be. 0: 0.05.
 	Margin float64 `json:"margin,omitempty"`
 	// MaxPSI is the largest population stability index of any channel against

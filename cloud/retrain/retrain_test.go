@@ -366,6 +366,12 @@ func TestBlessFailsClosed(t *testing.T) {
 			}
 		})
 	}
+	noFaults := Judged{Classes: []JudgedClass{{Windows: 100, Candidates: []Score{with(func(s *Score) { s.Faults, s.Detected = 0, 0 })}}}}
+	waived := g
+	waived.WaiveFaults = true
+	if b := Bless(waived, noFaults); len(b.Winners) != 1 {
+		t.Errorf("faults were waived, and still: %v", b.Refusals)
+	}
 	if b := Bless(g, Judged{}); len(b.Winners) != 0 || len(b.Refusals) == 0 {
 		t.Error("nothing judged and nothing refused")
 	}

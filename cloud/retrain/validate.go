@@ -66,6 +66,7 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 	var out Validated
 	byClass := map[artifact.Class][]table{}
 	var classes []artifact.Class
+	unusableIn := map[artifact.Class][]string{}
 	for _, e := range snap.Devices {
 		t, err := s.load(ctx, snap, e)
 		if err != nil {
@@ -79,6 +80,7 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		}
 		if why := unusable(t, o.Policy); why != "" {
 			out.Dropped = append(out.Dropped, Drop{e.Device.String(), "device", len(t.rows), why})
+			unusableIn[e.Class] = append(unusableIn[e.Class], e.Device.String()+": "+why)
 			continue
 		}
 		if len(byClass[e.Class]) == 0 {
@@ -104,13 +106,12 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		}
 		out.Classes = append(out.Classes, c)
 	}
-	if len(out.Classes) == 0 && len(out.Refusals) == 0 {
-		reasons := make([]string, 0, len(out.Dropped))
-		for _, d := range out.Dropped {
-			reasons = append(reasons, d.Device+": "+d.Why)
+	for class, why := range unusableIn {
+		if len(byClass[class]) == 0 {
+			out.Refusals = append(out.Refusals, fmt.Sprintf("class %s: no device has usable data (%s)", class, strings.Join(why, "; ")))
 		}
-		out.Refusals = []string{"no device has usable data (" + strings.Join(reasons, "; ") + ")"}
 	}
+	slices.Sort(out.Refusals)
 	return out, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/swellfleet/swell/agent/source"
 )
@@ -13,8 +14,9 @@ import (
 // plays the rest: first the rows to learn from, then those to judge.
 type gate struct {
 	source.Source
-	at    uint64 // rows before it pass at once
-	shift int64  // ns added to every time, so that an old recording is recent
+	at    uint64    // rows before it pass at once
+	start time.Time // when its first row shall have been taken, so that an old recording is recent
+	shift int64     // ns added to every time; set with the first row
 
 	open chan struct{} // closed when the rest may pass
 	once *sync.Once
@@ -27,12 +29,12 @@ type gate struct {
 	ended bool
 }
 
-func newGate(s source.Source, at uint64, shift int64) *gate {
-	return &gate{Source: s, at: at, shift: shift, open: make(chan struct{}), once: &sync.Once{}}
+func newGate(s source.Source, at uint64, start time.Time) *gate {
+	return &gate{Source: s, at: at, start: start, open: make(chan struct{}), once: &sync.Once{}}
 }
 
-// Open lets the rest pass.
-func (g *gate) OpenGate() { g.once.Do(func() { close(g.open) }) }
+// release lets the rest pass.
+func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
 
 // Next implements source.Source.
 func (g *gate) Next(ctx context.Context) (source.Rows, error) {
@@ -51,6 +53,9 @@ func (g *gate) Next(ctx context.Context) (source.Rows, error) {
 				return source.Rows{}, ctx.Err()
 			}
 			return source.Rows{}, err
+		}
+		if g.shift == 0 && len(rows.Times) > 0 {
+			g.shift = g.start.UnixNano() - rows.Times[0]
 		}
 		for i := range rows.Times {
 			rows.Times[i] += g.shift
