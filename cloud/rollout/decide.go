@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -39,11 +40,13 @@ func Decide(r Rollout, s Snapshot, now time.Time) Decision {
 // hub will load next, if no device says anything meanwhile.
 func Apply(s Snapshot, d Decision) Snapshot {
 	out := Snapshot{Devices: slices.Clone(s.Devices)}
+	records := make(map[topic.ID]Record, len(d.Changes))
 	for _, c := range d.Changes {
-		for i := range out.Devices {
-			if out.Devices[i].ID == c.Device {
-				out.Devices[i].Record = c.Record
-			}
+		records[c.Device] = c.Record
+	}
+	for i := range out.Devices {
+		if rec, ok := records[out.Devices[i].ID]; ok {
+			out.Devices[i].Record = rec
 		}
 	}
 	return out
