@@ -126,6 +126,17 @@ type S3 struct {
 type Series struct {
 	RetentionDays float64 `yaml:"retention_days"` // of rows kept for people; default 90
 	CacheMiB      int     `yaml:"cache_mib"`      // default 32
+	// Influx keeps rollups in InfluxDB 2 as well; people's charts then read
+	// them there.
+	Influx *Influx `yaml:"influx"`
+}
+
+// Influx is an InfluxDB 2 server.
+type Influx struct {
+	URL       string `yaml:"url"` // such as http://influxdb:8086
+	TokenFile string `yaml:"token_file"`
+	Org       string `yaml:"org"`
+	Bucket    string `yaml:"bucket"` // must exist
 }
 
 // Segments are the raw data for training.
@@ -262,6 +273,9 @@ func (c Config) Validate() error {
 	}
 	if c.Objects.S3 != nil && c.Objects.Dir != "" {
 		bad("objects", "set dir or s3, not both")
+	}
+	if i := c.Series.Influx; i != nil && (i.URL == "" || i.TokenFile == "" || i.Org == "" || i.Bucket == "") {
+		bad("series.influx", "url, token_file, org and bucket are all required")
 	}
 	if !slices.Contains([]string{"", "debug", "info", "warn", "error"}, c.LogLevel) {
 		bad("log_level", "%q: use debug, info, warn or error", c.LogLevel)

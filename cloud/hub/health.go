@@ -36,6 +36,9 @@ func (h *Hub) health(ctx context.Context) ([]apimodel.HealthPart, bool) {
 		err = h.series.Failed()
 	}
 	add("series", err)
+	if h.influx != nil {
+		add("influx", h.influx.Check(ctx))
+	}
 	if h.broker != nil {
 		add("broker", nil)
 	}

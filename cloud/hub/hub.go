@@ -49,7 +49,9 @@ import (
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/release/signing"
 	"github.com/swellfleet/swell/cloud/segments"
+	"github.com/swellfleet/swell/cloud/series"
 	seriesembedded "github.com/swellfleet/swell/cloud/series/embedded"
+	"github.com/swellfleet/swell/cloud/series/influx"
 	"github.com/swellfleet/swell/cloud/store"
 	"github.com/swellfleet/swell/cloud/store/postgres"
 	"github.com/swellfleet/swell/cloud/store/sqlite"
@@ -86,6 +88,7 @@ type Hub struct {
 	ledger  *ledger.Log
 	objects objects.Store
 	series  *seriesembedded.Store
+	influx  *influx.Store // nil without one
 	ingest  *ingest.Ingest
 	keeper  *segments.Keeper
 	fleet   *fleet.Registry
@@ -300,12 +303,54 @@ func (h *Hub) openSeries(_, background context.Context) (err error) {
 	h.worker("segments", background, h.keeper.Run)
 	h.stream = api.NewStream()
 	h.onStop("stream", func(context.Context) error { h.stream.Close(); return nil })
-	h.ingest, err = ingest.New(ingest.Config{Head: h.series, Sinks: []ingest.Sink{verdicts{h}}, Log: h.log, QuarantineDir: h.cfg.dir("quarantine")})
+	rollups, err := h.openInflux()
+	if err != nil {
+		return err
+	}
+	h.ingest, err = ingest.New(ingest.Config{Head: h.series, Rollups: rollups, Sinks: []ingest.Sink{verdicts{h}}, Log: h.log, QuarantineDir: h.cfg.dir("quarantine")})
 	if err != nil {
 		return err
 	}
 	h.onStop("ingest", func(context.Context) error { return h.ingest.Close() })
 	return nil
+}
+
+// openInflux returns the rollups' store; nil without one.
+func (h *Hub) openInflux() (series.Store, error) {
+	i := h.cfg.Series.Influx
+	if i == nil {
+		return nil, nil
+	}
+	token, err := secretFile("series.influx.token_file", i.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	h.influx, err = influx.Open(influx.Config{URL: i.URL, Token: token, Org: i.Org, Bucket: i.Bucket, Log: h.log})
+	if err != nil {
+		return nil, fmt.Errorf("series.influx: %w", err)
+	}
+	h.onStop("influx", func(context.Context) error { return h.influx.Close() })
+	return h.influx, nil
+}
+
+// charts answers what people look at: raw rows from the hub's own series,
+// rollups from InfluxDB where there is one.
+type charts struct{ h *Hub }
+
+// Query implements api.Series.
+func (c charts) Query(ctx context.Context, q series.Query) (series.Result, error) {
+	if c.h.influx != nil && q.MaxPoints > 0 {
+		return c.h.influx.Query(ctx, q)
+	}
+	return c.h.series.Query(ctx, q)
+}
+
+// Signals implements api.Series.
+func (c charts) Signals(ctx context.Context, id topic.ID) ([]series.SignalInfo, error) {
+	if c.h.influx != nil {
+		return c.h.influx.Signals(ctx, id)
+	}
+	return c.h.series.Signals(ctx, id)
 }
 
 // worker runs a loop until Close reaches it, in its place of the order.
@@ -515,7 +560,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 	}
 	h.registerMetrics()
 	conf := api.Config{
-		Auth: h.auth, Fleet: h.fleet, Store: h.db, Enroll: enrolment{h}, Series: h.series, Ledger: h.ledger, Rollouts: h.plan, Registry: h.db.Registry(),
+		Auth: h.auth, Fleet: h.fleet, Store: h.db, Enroll: enrolment{h}, Series: charts{h}, Ledger: h.ledger, Rollouts: h.plan, Registry: h.db.Registry(),
 		Releases: releases{h.db.Releases(), h.objects, h.builder}, Stream: h.stream, Console: console.Handler(), Metrics: h.metrics,
 		Health: h.health, ValuesPerSecond: h.rate.get, Secure: h.cfg.HTTP.CertFile != "" || h.cfg.HTTP.SecureCookies, Log: h.log, Now: h.cfg.Now,
 		RequestsPerSecond: h.cfg.HTTP.RequestsPerSecond,
