@@ -42,7 +42,7 @@ export function fromBase64(s: string): Uint8Array {
 }
 
 /** Size and root hash of a checkpoint (C2SP tlog-checkpoint), or why there is none. */
-export function parseCheckpoint(text: string): { origin: string; size: number; root: string } {
+function parseCheckpoint(text: string): { origin: string; size: number; root: string } {
   const [origin, size, root] = text.split("\n");
   if (!origin || !size || !root || !/^(0|[1-9][0-9]*)$/.test(size)) throw new Error("the checkpoint has no origin, size and root");
   return { origin, size: Number(size), root: hex(fromBase64(root)) };

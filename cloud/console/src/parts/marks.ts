@@ -4,10 +4,10 @@
 
 import type { Schemas } from "../api/client";
 
-export type Tone = "n1" | "n2" | "n3" | "n4" | "amber-fill" | "red-fill";
+type Tone = "n1" | "n2" | "n3" | "n4" | "amber-fill" | "red-fill";
 
 /** One stroke or area of a mark in a box of 12 × 12. */
-export interface Stroke {
+interface Stroke {
   d: string;
   fill?: Tone;
   stroke?: Tone;

@@ -7,7 +7,6 @@ import {
   Modal,
   PasswordInput,
   SegmentedControl,
-  Select as KitSelect,
   Textarea,
   TextInput,
   Tooltip,
@@ -47,7 +46,7 @@ export function IconButton(p: { label: string; children: ReactNode; onClick: () 
 }
 
 /** Shows text when its child is pointed at or focused. The child must be one element that takes a ref. */
-export function Tip(p: { text: ReactNode; children: ReactNode }) {
+function Tip(p: { text: ReactNode; children: ReactNode }) {
   return (
     <Tooltip label={p.text} openDelay={250} multiline maw={360} events={{ hover: true, focus: true, touch: true }} withArrow>
       {p.children}
@@ -101,21 +100,6 @@ export function TextArea(p: { label: string; value: string; onChange: (v: string
   return <Textarea size="xs" label={p.label} value={p.value} onChange={(e) => p.onChange(e.currentTarget.value)} placeholder={p.placeholder} rows={p.rows ?? 3} maxLength={p.maxLength} data-autofocus />;
 }
 
-export function Select(p: { label: string; value: string; onChange: (v: string) => void; options: { value: string; label: string }[]; hideLabel?: boolean; width?: number }) {
-  return (
-    <KitSelect
-      size="xs"
-      w={p.width}
-      label={p.hideLabel ? undefined : p.label}
-      aria-label={p.hideLabel ? p.label : undefined}
-      data={p.options}
-      value={p.value}
-      onChange={(v) => v !== null && p.onChange(v)}
-      allowDeselect={false}
-    />
-  );
-}
-
 /** A choice between few things that are all shown. */
 export function Segmented<T extends string>(p: { label: string; value: T; onChange: (v: T) => void; options: { value: T; label: string }[] }) {
   return <SegmentedControl size="xs" aria-label={p.label} value={p.value} onChange={(v) => p.onChange(v as T)} data={p.options} />;
@@ -125,9 +109,9 @@ export function Segmented<T extends string>(p: { label: string; value: T; onChan
  * A dialog that takes the focus until it is closed. The kit's scroll lock stays
  * off: it writes a style tag without the page's nonce.
  */
-export function Dialog(p: { title: string; open: boolean; onClose: () => void; children: ReactNode; wide?: boolean }) {
+export function Dialog(p: { title: string; open: boolean; onClose: () => void; children: ReactNode }) {
   return (
-    <Modal opened={p.open} onClose={p.onClose} title={p.title} size={p.wide ? 720 : 460} centered lockScroll={false} transitionProps={{ duration: 100 }} closeButtonProps={{ "aria-label": "Close" }} styles={{ title: { fontWeight: 600, fontSize: 15 } }}>
+    <Modal opened={p.open} onClose={p.onClose} title={p.title} size={460} centered lockScroll={false} transitionProps={{ duration: 100 }} closeButtonProps={{ "aria-label": "Close" }} styles={{ title: { fontWeight: 600, fontSize: 15 } }}>
       {p.children}
     </Modal>
   );
