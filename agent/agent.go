@@ -91,17 +91,19 @@ type Agent struct {
 	view   sync.Mutex
 	newest latest
 
-	mu       sync.Mutex
-	seq      uint64 // of the newest report
-	rec      record
-	desired  *twin.Desired      // newest document; kept until there is an updater
-	pipeline *pipeline.Pipeline // nil until the source is open
-	updater  *updater           // likewise
-	live     *live              // likewise; nil also when not wanted
-	rateHz   float64            // of the source
-	board    health.Board
-	findings []twin.Condition
-	facts    health.Facts
+	mu        sync.Mutex
+	seq       uint64 // of the newest report
+	rec       record
+	desired   *twin.Desired      // newest document; kept until there is an updater
+	pipeline  *pipeline.Pipeline // nil until the source is open
+	updater   *updater           // likewise
+	live      *live              // likewise; nil also when not wanted
+	rateHz    float64            // of the source
+	dropped   uint64             // blocks lost in this run, as of the newest look
+	droppedAt time.Time          // when that number last rose
+	board     health.Board
+	findings  []twin.Condition
+	facts     health.Facts
 }
 
 // recorded is a finished block.
@@ -111,12 +113,13 @@ type recorded struct {
 }
 
 const (
-	recordQueue = 64               // blocks between pipeline and spool
-	recordWait  = 2 * time.Second  // how long the pipeline waits for room there
-	lookEvery   = time.Second      // between looks at the agent's health
-	recordEvery = 10 * time.Second // between durable saves of the counters
-	aliveWithin = 30 * time.Second
-	sourceAgain = 5 * time.Second // between attempts to open a source, at most
+	recordQueue   = 64               // blocks between pipeline and spool
+	recordWait    = 2 * time.Second  // how long the pipeline waits for room there
+	lookEvery     = time.Second      // between looks at the agent's health
+	recordEvery   = 10 * time.Second // between durable saves of the counters
+	aliveWithin   = 30 * time.Second
+	droppedLately = 10 * time.Minute // how long lost blocks stay a finding
+	sourceAgain   = 5 * time.Second  // between attempts to open a source, at most
 )
 
 // New checks the configuration and makes an agent that has not started.
@@ -260,7 +263,7 @@ func (a *Agent) open() (err error) {
 	if a.source = a.config.Custom; a.source == nil {
 		a.source = sources[a.config.Source.Kind](a.config.Source)
 	}
-	a.facts.DownSince = a.config.Now()
+	a.facts.DownSince, a.facts.BuiltAt = a.config.Now(), builtAt()
 	return nil
 }
 
@@ -369,7 +372,7 @@ func (a *Agent) Down(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.facts.DownSince.IsZero() {
-		a.facts.DownSince = a.config.Now()
+		a.facts.DownSince, a.facts.BuiltAt = a.config.Now(), builtAt()
 		a.config.Log.Warn("connection to the hub lost", "error", err)
 	}
 	a.facts.LinkError = err

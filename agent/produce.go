@@ -271,7 +271,7 @@ func (a *Agent) keep() {
 			a.config.Log.Warn("a block of telemetry is lost", "error", err)
 		}
 		a.mu.Lock()
-		a.facts.SpoolError = err
+		a.facts.WriteError = err
 		a.mu.Unlock()
 	}
 }
@@ -282,7 +282,7 @@ func (a *Agent) syncLoop(ctx context.Context) {
 		if err := a.spool.Sync(); err != nil {
 			a.config.Log.Warn("telemetry is not durable", "error", err)
 			a.mu.Lock()
-			a.facts.SpoolError = err
+			a.facts.WriteError = err
 			a.mu.Unlock()
 		}
 	}

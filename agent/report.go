@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	goruntime "runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/swellfleet/swell/agent/health"
@@ -109,10 +110,15 @@ func (a *Agent) look() bool {
 	f.Now, f.DiskFree, f.DiskTotal = a.config.Now(), free, total
 	f.NotBefore, f.NotAfter, f.Renewal = notBefore, notAfter, renewal
 	f.Connected = a.uplink.Connected()
-	f.Dropped = s.Dropped + a.lost.Load()
+	if n := s.Dropped + a.lost.Load(); n != a.dropped {
+		a.dropped, a.droppedAt = n, f.Now
+	}
+	if f.Now.Sub(a.droppedAt) < droppedLately {
+		f.Dropped = a.dropped
+	}
 	if a.updater != nil {
-		if _, err := a.updater.read(); err != nil && f.SpoolError == nil {
-			f.SpoolError = err
+		if _, err := a.updater.read(); err != nil && f.WriteError == nil {
+			f.WriteError = err
 		}
 	}
 	var changed bool
@@ -121,6 +127,21 @@ func (a *Agent) look() bool {
 		a.rec.Champion.add(a.pipeline.Watch(), f.Now)
 	}
 	return changed
+}
+
+// builtAt is when the program's source was committed; zero where the program
+// does not say.
+func builtAt() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if t, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
+			return t
+		}
+	}
+	return time.Time{}
 }
 
 // Reported is what the device would report now. It may be called at any time,

@@ -32,8 +32,8 @@ type Facts struct {
 	Connected   bool
 	DownSince   time.Time // zero: connected
 	LinkError   error
-	Dropped     uint64 // blocks the spool dropped since the last look
-	SpoolError  error
+	Dropped     uint64 // blocks lost lately
+	WriteError  error  // of the newest write to the disk; nil: it succeeded
 	// Unsupported says what the hub wants and this agent cannot do; empty: nothing.
 	Unsupported string
 }
@@ -66,8 +66,8 @@ func Evaluate(f Facts) []twin.Condition {
 	}
 	if f.DiskTotal > 0 && f.DiskFree < max(min(f.DiskTotal/lowDiskShare, 1<<30), lowDiskBytes) {
 		found(DiskPressure, "LowSpace", "the disk has %d MiB left: make room, or lower spool.max_mib", f.DiskFree>>20)
-	} else if f.SpoolError != nil {
-		found(DiskPressure, "SpoolError", "telemetry cannot be kept on disk: %v", f.SpoolError)
+	} else if f.WriteError != nil {
+		found(DiskPressure, "WriteError", "the agent cannot write to its disk: %v", f.WriteError)
 	}
 	if !f.BuiltAt.IsZero() && f.Now.Before(f.BuiltAt.Add(-24*time.Hour)) {
 		found(ClockSkew, "BeforeBuild", "the clock says %s, before this program was built: set the clock (chrony, timesyncd)", f.Now.UTC().Format(time.RFC3339))

@@ -30,7 +30,7 @@ func TestEachFindingHoldsWhenItShould(t *testing.T) {
 		{"little disk left", func(f *health.Facts) { f.DiskFree = 50 << 20 }, "DiskPressure/LowSpace"},
 		{"a share of a large disk left", func(f *health.Facts) { f.DiskTotal, f.DiskFree = 1<<40, 2<<30 }, ""},
 		{"the disk cannot be asked", func(f *health.Facts) { f.DiskTotal, f.DiskFree = 0, 0 }, ""},
-		{"telemetry cannot be written", func(f *health.Facts) { f.SpoolError = errors.New("full") }, "DiskPressure/SpoolError"},
+		{"telemetry cannot be written", func(f *health.Facts) { f.WriteError = errors.New("full") }, "DiskPressure/WriteError"},
 		{"clock in 1970", func(f *health.Facts) { f.Now = time.Unix(0, 0) }, "ClockSkew/BeforeBuild"},
 		{"clock before the certificate", func(f *health.Facts) { f.BuiltAt = time.Time{}; f.NotBefore = noon.Add(2 * time.Hour) }, "ClockSkew/BeforeCertificate"},
 		{"no rows for a while", func(f *health.Facts) { f.LastRow = noon.Add(-time.Minute) }, "SourceStalled/NoRows"},
