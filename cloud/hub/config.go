@@ -36,6 +36,9 @@ type Config struct {
 	DataDir string `yaml:"data_dir"` // required: everything the hub keeps itself
 	Name    string `yaml:"name"`     // of this hub among those that share servers; default "hub"; never change it
 	Roles   []Role `yaml:"roles"`    // default [all]
+	// SharedDir is a folder that hubs which share the work have in common: the
+	// devices' CA, the signing key and the ledger. Default DataDir.
+	SharedDir string `yaml:"shared_dir"`
 
 	HTTP     HTTP     `yaml:"http"`
 	Devices  Devices  `yaml:"devices"`
@@ -204,6 +207,7 @@ func LoadFile(path string) (Config, error) {
 
 func (c Config) withDefaults() Config {
 	def(&c.Name, "hub")
+	def(&c.SharedDir, c.DataDir)
 	if len(c.Roles) == 0 {
 		c.Roles = []Role{RoleAll}
 	}
@@ -288,8 +292,8 @@ func (c Config) Validate() error {
 			bad(name, "%g: want more than 0 and at most 1e9", v)
 		}
 	}
-	if !c.has(RoleAll) && c.Store.PostgresURLFile == "" {
-		bad("roles", "hubs that share the work need a common store: set store.postgres_url_file")
+	if !c.has(RoleAll) && (c.Store.PostgresURLFile == "" || c.SharedDir == c.DataDir || c.Objects.S3 == nil && c.Objects.Dir == "") {
+		bad("roles", "hubs that share the work need a common store, folder and objects: set store.postgres_url_file, shared_dir, and objects.s3 or objects.dir")
 	}
 	for i, p := range c.Rollouts.Policies {
 		if err := p.Validate(); err != nil {
@@ -316,6 +320,8 @@ func loopback(addr string) bool {
 func (c Config) dir(parts ...string) string {
 	return filepath.Join(append([]string{c.DataDir}, parts...)...)
 }
+
+func (c Config) shared(part string) string { return filepath.Join(c.SharedDir, part) }
 
 func duration(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 

@@ -123,6 +123,11 @@ func clip(s string, n int) string {
 // deviceChanged tells whoever watches, and the planner when it matters.
 func (h *Hub) deviceChanged(c fleet.Change) {
 	h.stream.Publish(api.Change{Kind: "Device", Name: c.ID.String(), State: string(c.State)})
+	if c.State == fleet.Retired && c.Was != fleet.Retired && h.broker != nil {
+		// Perhaps another hub retired it. Not in this call: the end of the
+		// session is a change of the fleet too.
+		h.tasks.Go(func() { h.broker.Kick(c.ID) })
+	}
 	if !c.Important {
 		return
 	}

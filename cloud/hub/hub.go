@@ -256,7 +256,7 @@ func (h *Hub) openStore(ctx, _ context.Context) error {
 }
 
 func (h *Hub) openLedger(ctx, _ context.Context) (err error) {
-	h.ledger, err = ledger.Open(ctx, ledger.Config{Dir: h.cfg.dir("ledger"), Logger: h.log})
+	h.ledger, err = ledger.Open(ctx, ledger.Config{Dir: h.cfg.shared("ledger"), Logger: h.log})
 	if err != nil {
 		return err
 	}
@@ -394,7 +394,7 @@ func (h *Hub) openFleet(ctx, background context.Context) (err error) {
 }
 
 func (h *Hub) openEnrolment(context.Context, context.Context) (err error) {
-	if h.ca, err = enroll.OpenCA(h.cfg.dir("ca"), h.cfg.Now); err != nil {
+	if h.ca, err = enroll.OpenCA(h.cfg.shared("ca"), h.cfg.Now); err != nil {
 		return err
 	}
 	h.enroll, err = enroll.New(enroll.Config{
@@ -404,7 +404,7 @@ func (h *Hub) openEnrolment(context.Context, context.Context) (err error) {
 }
 
 func (h *Hub) openReleases(context.Context, context.Context) error {
-	key, err := signing.OpenKeyPair(signing.KeyConfig{Dir: h.cfg.dir("signing")})
+	key, err := signing.OpenKeyPair(signing.KeyConfig{Dir: h.cfg.shared("signing")})
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,10 @@ import (
 	"github.com/swellfleet/swell/cloud/api"
 	"github.com/swellfleet/swell/cloud/api/apiclient"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/hub"
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/store/sqlite"
 	"github.com/swellfleet/swell/cloud/store/storetest"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -519,6 +521,87 @@ func TestAHubKeepsItsStateInPostgreSQL(t *testing.T) {
 	list, err := r.api.ListDevicesWithResponse(t.Context(), nil)
 	if err != nil || list.JSON200 == nil || list.JSON200.Total != 1 {
 		t.Errorf("devices: %v, %s", err, list.Body)
+	}
+}
+
+func TestHubsShareTheWorkByRole(t *testing.T) {
+	database := storetest.Postgres(t)
+	shared := t.TempDir()
+	file := filepath.Join(shared, "url")
+	if err := os.WriteFile(file, []byte(database(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	part := func(name string, roles ...hub.Role) hub.Config {
+		cfg := onFreePorts(t.TempDir())
+		cfg.Name, cfg.Roles, cfg.SharedDir = name, roles, shared
+		cfg.Store.PostgresURLFile, cfg.Objects.Dir = file, filepath.Join(shared, "objects")
+		return cfg
+	}
+	devices, err := hub.New(t.Context(), part("devices", hub.RoleIngest, hub.RoleDispatch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { devices.Close() })
+	if devices.Addrs().HTTP != "" {
+		t.Errorf("a hub without the role api listens for people on %s", devices.Addrs().HTTP)
+	}
+	people := start(t, part("people", hub.RoleAPI), "")
+	if a := people.Addrs(); a.MQTT != "" || a.Devices != "" {
+		t.Errorf("a hub with the role api alone listens for devices: %+v", a)
+	}
+	both := &running{Hub: devices, api: people.api}
+	d := both.enrol(t, topic.ID{Site: "hall-1", Node: "pump-1"})
+	d.connect(t, devices.Addrs().MQTT)
+	doc, err := json.Marshal(twin.Reported{Schema: 1, Site: "hall-1", Node: "pump-1", Boot: "b", Seq: 1, Class: "pump"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.publish(t, topic.Reported, doc)
+	last := ""
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		res, err := people.api.GetDeviceWithResponse(t.Context(), "hall-1", "pump-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last = string(res.Body); res.JSON200 != nil && res.JSON200.Status.State == apimodel.DeviceStateOk {
+			return
+		}
+	}
+	t.Errorf("the hub for people does not see what the hub for devices took in: %s", last)
+}
+
+func TestADeviceGetsItsDesiredDocumentWheneverItSubscribes(t *testing.T) {
+	cfg := onFreePorts(t.TempDir())
+	r := start(t, cfg, "")
+	d := r.enrol(t, topic.ID{Site: "hall-1", Node: "pump-1"})
+	// What a dispatcher stored; the hub's own holds the lease under its name.
+	db, err := sqlite.Open(t.Context(), filepath.Join(cfg.DataDir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	now := time.Now().UTC()
+	if ok, err := db.Dispatch().Acquire(t.Context(), "hub", now, time.Minute); err != nil || !ok {
+		t.Fatalf("the lease: %t, %v", ok, err)
+	}
+	doc := twin.Desired{Schema: 1, Site: "hall-1", Node: "pump-1", IssuedAt: now, ExpiresAt: now.Add(time.Hour), Floors: map[string]uint64{"pump-anomaly": 3}}
+	ended := rollout.Rollout{Name: "r", State: rollout.Superseded, Created: now, Ended: now}
+	if _, err := db.Dispatch().Commit(t.Context(), dispatch.Commit{Holder: "hub", Now: now, Rollout: ended, Desired: []twin.Desired{doc}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the broker keeps no session: each connection asks anew
+		d.connect(t, r.Addrs().MQTT)
+		d.packet(t, 0x82, []byte{0, 9}, text(topic.Of(d.id, topic.Desired)), []byte{1})
+		body := d.read(t, 0x30)
+		name := text(topic.Of(d.id, topic.Desired))
+		if !bytes.HasPrefix(body, name) {
+			t.Fatalf("a message on another topic: %q", body)
+		}
+		got, err := twin.ParseDesired(body[len(name)+2:], d.id)
+		if err != nil || got.Generation != 1 || got.Floors["pump-anomaly"] != 3 {
+			t.Errorf("desired %+v, %v", got, err)
+		}
+		d.conn.Close()
 	}
 }
 
