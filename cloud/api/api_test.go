@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -677,11 +678,47 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	if len(list.Items) != 1 {
 		t.Errorf("list %+v", list.Items)
 	}
+	w.call(t, auth.Viewer, "GET", "/rollouts?state=promoted", nil).into(t, &list)
+	if len(list.Items) != 0 {
+		t.Errorf("list of another state: %+v", list.Items)
+	}
 	var o apimodel.Overview
 	w.call(t, auth.Viewer, "GET", "/overview", nil).into(t, &o)
 	if len(*o.Rollouts) != 1 || !slices.ContainsFunc(o.NeedsMe, func(n apimodel.NeedsMe) bool { return n.Kind == "Rollout" && value(n.Action) == "resume" }) {
 		t.Errorf("a paused rollout needs somebody: %+v", o.NeedsMe)
 	}
+}
+
+func TestAnEndedRolloutIsReadOnceForLists(t *testing.T) {
+	w := start(t)
+	w.enrol(t, "p1")
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	for i := range 3 {
+		ro := rollout.Rollout{
+			Name: fmt.Sprintf("r%d", i), Release: rollout.FromManifest(manifest, release7), State: rollout.Failed, Reason: "a gate said FAIL",
+			Policy: rollout.Policy{Name: "p", Waves: []rollout.Wave{{Name: "all", Share: 1}}}, Created: now.Add(time.Duration(i) * time.Second), Started: now, Ended: now.Add(time.Minute),
+		}
+		if _, err := w.db.Dispatch().Commit(t.Context(), dispatch.Commit{Now: now, Rollout: ro}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var first, second apimodel.RolloutList
+	w.call(t, auth.Viewer, "GET", "/rollouts?limit=2", nil).into(t, &first)
+	if len(first.Items) != 2 || first.Items[0].Metadata.Name != "r2" || first.NextCursor == nil || first.Items[0].Status.State != apimodel.RolloutStateFailed {
+		t.Fatalf("first page %+v", first)
+	}
+	w.srv.cfg.Rollouts = onlyList{w.srv.cfg.Rollouts.(parties)}
+	w.call(t, auth.Viewer, "GET", "/rollouts?limit=2", nil).into(t, &second)
+	if len(second.Items) != 2 || second.Items[1].Metadata.Name != "r1" {
+		t.Errorf("second look %+v", second)
+	}
+}
+
+// onlyList fails to load rollouts.
+type onlyList struct{ parties }
+
+func (onlyList) Load(context.Context, string) (dispatch.View, error) {
+	return dispatch.View{}, errors.New("was read again")
 }
 
 func TestModelsShowWhereTheyRunAndHowTheyVerify(t *testing.T) {

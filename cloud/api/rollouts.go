@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/api/apigen"
@@ -172,13 +173,55 @@ func (s *Server) ListRollouts(ctx context.Context, r apigen.ListRolloutsRequestO
 	list, next := page(rest, limitOf(r.Params.Limit), place)
 	out := apimodel.RolloutList{Items: make([]apimodel.Rollout, len(list)), NextCursor: next}
 	for i, ro := range list {
-		v, err := s.cfg.Rollouts.Load(ctx, ro.Name)
-		if err != nil {
+		if out.Items[i], err = s.listed(ctx, ro); err != nil {
 			return nil, err
 		}
-		out.Items[i] = rolloutOf(v)
 	}
 	return apigen.ListRollouts200JSONResponse(out), nil
+}
+
+// endedRollouts keeps how ended rollouts look in lists: to show one, its last
+// decision with the state of every device has to be read, and a page has a
+// hundred of them. A device that joins late is seen in the rollout itself.
+type endedRollouts struct {
+	mu   sync.Mutex
+	seen map[endedKey]apimodel.Rollout
+}
+
+type endedKey struct {
+	name  string
+	state rollout.State
+	ended int64 // ns since 1970
+}
+
+// maxEnded bounds endedRollouts, which is emptied when it is full.
+const maxEnded = 1024
+
+// listed shows a rollout in a list.
+func (s *Server) listed(ctx context.Context, r rollout.Rollout) (apimodel.Rollout, error) {
+	k := endedKey{r.Name, r.State, r.Ended.UnixNano()}
+	if r.State.Final() {
+		s.ended.mu.Lock()
+		out, ok := s.ended.seen[k]
+		s.ended.mu.Unlock()
+		if ok {
+			return out, nil
+		}
+	}
+	v, err := s.cfg.Rollouts.Load(ctx, r.Name)
+	if err != nil {
+		return apimodel.Rollout{}, err
+	}
+	out := rolloutOf(v)
+	if r.State.Final() {
+		s.ended.mu.Lock()
+		defer s.ended.mu.Unlock()
+		if s.ended.seen == nil || len(s.ended.seen) >= maxEnded {
+			s.ended.seen = map[endedKey]apimodel.Rollout{}
+		}
+		s.ended.seen[k] = out
+	}
+	return out, nil
 }
 
 // CreateRollout starts a release's rollout.

@@ -150,6 +150,7 @@ type Server struct {
 	unknown *auth.Limiter // by address
 	flight  inFlight
 	seen    releaseCache
+	ended   endedRollouts
 	sent    *prometheus.HistogramVec
 	refused *prometheus.CounterVec
 }
