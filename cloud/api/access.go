@@ -25,6 +25,10 @@ type caller struct {
 	cookie string // empty for a token
 }
 
+// person names the human behind the call, by session and token alike: who
+// started a rollout must not approve it through a token of their own.
+func (c caller) person() string { return "user:" + c.User }
+
 type callerKey struct{}
 
 // callerOf returns the request's caller; the zero one where nobody logged in.

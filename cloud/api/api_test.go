@@ -689,6 +689,29 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	}
 }
 
+func TestNobodyApprovesTheirOwnRolloutThroughAnotherDoor(t *testing.T) {
+	w := start(t)
+	w.enrol(t, "p1", "p2")
+	policy := `{"apiVersion":"swell/v1","kind":"RolloutPolicy","metadata":{"name":"asked"},"spec":{"selector":"","waves":[{"name":"all","share":1,"approvals":1}]}}`
+	if a := w.call(t, auth.Approver, "PUT", "/rollout-policies/asked", policy); a.StatusCode != 200 {
+		t.Fatalf("policy: %d %s", a.StatusCode, a.body)
+	}
+	if a := w.call(t, auth.Approver, "POST", "/rollouts?reason=better", apimodel.RolloutCreate{Release: "pump-anomaly-7", Policy: "asked"}); a.StatusCode != 201 {
+		t.Fatalf("start: %d %s", a.StatusCode, a.body)
+	}
+	in := w.call(t, "", "POST", "/session", apimodel.LoginRequest{User: "approver-1", Password: password})
+	var s apimodel.Session
+	in.into(t, &s)
+	cookie, _, _ := strings.Cut(in.Header.Get("Set-Cookie"), ";")
+	const approve = "/rollouts/pump-anomaly-7/actions/approve?reason=fine"
+	w.call(t, "", "POST", approve, nil, "Cookie", cookie, csrfHeader, *s.CsrfToken).problem(t, 403, "role")
+	w.call(t, auth.Approver, "POST", approve, nil).problem(t, 403, "role")
+	if a := w.call(t, auth.Admin, "POST", approve, nil); a.StatusCode != 200 {
+		t.Errorf("somebody else's approval: %d %s", a.StatusCode, a.body)
+	}
+	w.call(t, auth.Admin, "POST", approve, nil).problem(t, 409, "conflict") // once
+}
+
 func TestAnEndedRolloutIsReadOnceForLists(t *testing.T) {
 	w := start(t)
 	w.enrol(t, "p1")

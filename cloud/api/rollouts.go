@@ -227,7 +227,7 @@ func (s *Server) listed(ctx context.Context, r rollout.Rollout) (apimodel.Rollou
 // CreateRollout starts a release's rollout.
 func (s *Server) CreateRollout(ctx context.Context, r apigen.CreateRolloutRequestObject) (apigen.CreateRolloutResponseObject, error) {
 	v, err := s.cfg.Rollouts.Propose(ctx, Proposal{
-		Release: r.Body.Release, Policy: r.Body.Policy, Author: callerOf(ctx).Actor(), Reason: value(r.Params.Reason), DryRun: value(r.Params.DryRun),
+		Release: r.Body.Release, Policy: r.Body.Policy, Author: callerOf(ctx).person(), Reason: value(r.Params.Reason), DryRun: value(r.Params.DryRun),
 	})
 	if err != nil {
 		return nil, err
@@ -352,7 +352,7 @@ func decisionOf(d dispatch.Stored) (apimodel.RolloutDecision, error) {
 
 // ask hands a person's request to the rollout.
 func (s *Server) ask(ctx context.Context, name string, action rollout.Action, reason string, dry *apimodel.DryRun) (apimodel.Rollout, error) {
-	q := rollout.Request{Action: action, By: callerOf(ctx).Actor(), Reason: reason, At: s.cfg.Now().UTC()}
+	q := rollout.Request{Action: action, By: callerOf(ctx).person(), Reason: reason, At: s.cfg.Now().UTC()}
 	v, err := s.cfg.Rollouts.Ask(ctx, name, q, value(dry))
 	if err != nil {
 		return apimodel.Rollout{}, err
