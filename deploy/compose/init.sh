@@ -30,6 +30,12 @@ secret $hub s3-secret
 secret $grafana grafana-password
 secret $influxdb influxdb-password
 secret $influxdb influxdb-token
+secret 0 broker-group
+# mosquitto grants any subscription and checks what it delivers: a device that
+# knew the group of the hub's shared subscription could join it, and what it was
+# not allowed to read would be lost. So the group is a secret.
+sed "s/GROUP/$(cat "$secrets/broker-group")/" "${HUB_CONFIG:-/init/hub.yaml}" >"$secrets/hub.yaml"
+own $hub "$secrets/hub.yaml"
 printf 'postgres://swell:%s@postgres:5432/swell?sslmode=disable\n' "$(cat "$secrets/postgres-password")" >"$secrets/postgres-url"
 cp "$secrets/influxdb-token" "$secrets/hub-influxdb-token"
 cp "$secrets/influxdb-token" "$secrets/grafana-influxdb-token"
