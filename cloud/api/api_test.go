@@ -506,7 +506,7 @@ func TestDevicesAreListedPageByPageAndExplainedOneByOne(t *testing.T) {
 
 	var d apimodel.Device
 	w.call(t, auth.Operator, "PATCH", "/devices/hall-1/p1/labels?reason=moved", apimodel.LabelsPatch{Set: &apimodel.Labels{"line": "l2"}}).into(t, &d)
-	if *d.Spec.Line != "l2" || d.Status.State != apimodel.DeviceStateOk || *d.Status.AttestedDigest != string(onnx) || d.Status.Release.ID != "pump-anomaly-7" || d.Status.Reported == nil {
+	if *d.Spec.Line != "l2" || d.Status.State != apimodel.DeviceStateOk || *d.Status.AttestedDigest != string(onnx) || !*d.Status.Attested || d.Status.Release.ID != "pump-anomaly-7" || d.Status.Reported == nil {
 		t.Errorf("device %+v", d)
 	}
 	w.call(t, auth.Operator, "PATCH", "/devices/hall-1/p1/labels", apimodel.LabelsPatch{Set: &apimodel.Labels{"site": "x"}}).problem(t, 400, "invalid")

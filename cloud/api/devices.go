@@ -42,8 +42,8 @@ func runningRef(r *twin.Running) *apimodel.ReleaseRef {
 	return &ref
 }
 
-// deviceOf shows a device as in lists.
-func deviceOf(d *fleet.Device, w store.Wanted) apimodel.Device {
+// device shows a device as in lists.
+func (s *Server) device(ctx context.Context, d *fleet.Device, w store.Wanted) apimodel.Device {
 	doc := &d.Report.Doc
 	name := d.ID.String()
 	labels := apimodel.Labels(d.All())
@@ -71,6 +71,8 @@ func deviceOf(d *fleet.Device, w store.Wanted) apimodel.Device {
 	st.WindowsScored, st.WindowsLost, st.SpoolDropped, st.SpoolBytes, st.ProductionStoppedSeconds = &scored, &lost, &dropped, &spool, &stopped
 	st.AgentVersion = some(doc.Agent.Version)
 	st.Release = runningRef(doc.Champion)
+	attested := s.attested(ctx, d, w)
+	st.Attested = &attested
 	if c := doc.Champion; c != nil {
 		st.ReportedDigest, st.AttestedDigest = some(string(c.Manifest)), some(string(c.Model))
 	}
@@ -120,7 +122,7 @@ func (s *Server) whole(ctx context.Context, d *fleet.Device) (apimodel.Device, e
 	if want.Model != nil {
 		w.Model = want.Model.Manifest
 	}
-	out := deviceOf(d, w)
+	out := s.device(ctx, d, w)
 	if wanted {
 		if out.Spec.Desired, err = asObject(want); err != nil {
 			return out, err
@@ -212,7 +214,7 @@ func (s *Server) ListDevices(ctx context.Context, r apigen.ListDevicesRequestObj
 	}
 	out := apimodel.DeviceList{Items: make([]apimodel.Device, len(list)), Total: int64(total)}
 	for i, d := range list {
-		out.Items[i] = deviceOf(d, wanted[d.ID])
+		out.Items[i] = s.device(ctx, d, wanted[d.ID])
 	}
 	if more {
 		out.NextCursor = cursorOf(list[len(list)-1].ID.String())
@@ -376,30 +378,21 @@ func (s *Server) manifest(ctx context.Context, d artifact.Digest) (m artifact.Ma
 	return m, err == nil, nil
 }
 
-// attested returns the test whether a device has loaded the very bytes of the
-// release it should run, or of any release of ours where nothing is wanted.
-func (s *Server) attested(ctx context.Context) (func(*fleet.Device) bool, error) {
-	wanted, err := s.cfg.Store.Wanted(ctx)
-	if err != nil {
-		return nil, err
+// attested says whether a device has loaded the very bytes of the release it
+// should run, or of the one it names where nothing is wanted of it.
+func (s *Server) attested(ctx context.Context, d *fleet.Device, w store.Wanted) bool {
+	c := d.Report.Doc.Champion
+	if c == nil || c.Model == "" || w.Model != "" && w.Model != c.Manifest {
+		return false
 	}
-	return func(d *fleet.Device) bool {
-		c := d.Report.Doc.Champion
-		if c == nil || c.Model == "" {
-			return false
-		}
-		if w := wanted[d.ID].Model; w != "" && w != c.Manifest {
-			return false
-		}
-		m, ok, err := s.manifest(ctx, c.Manifest)
-		if err != nil || !ok {
-			return false
-		}
-		v, err := m.Select(d.Class, d.Report.Doc.Agent.Arch)
-		if err != nil {
-			return false
-		}
-		f, ok := v.File(artifact.RoleModel)
-		return ok && f.Digest == c.Model
-	}, nil
+	m, ok, err := s.manifest(ctx, c.Manifest)
+	if err != nil || !ok {
+		return false // what cannot be compared is not attested
+	}
+	v, err := m.Select(d.Class, d.Report.Doc.Agent.Arch)
+	if err != nil {
+		return false
+	}
+	f, ok := v.File(artifact.RoleModel)
+	return ok && f.Digest == c.Model
 }

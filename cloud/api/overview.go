@@ -21,11 +21,11 @@ var severities = []apimodel.Severity{apimodel.SeverityCritical, apimodel.Severit
 
 // GetOverview says how things stand.
 func (s *Server) GetOverview(ctx context.Context, _ apigen.GetOverviewRequestObject) (apigen.GetOverviewResponseObject, error) {
-	attested, err := s.attested(ctx)
+	wanted, err := s.cfg.Store.Wanted(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := s.cfg.Fleet.Count(attested)
+	c := s.cfg.Fleet.Count(func(d *fleet.Device) bool { return s.attested(ctx, d, wanted[d.ID]) })
 	by := byState(c.ByState)
 	flagged, dropped := int64(c.Flagged), int64(c.Totals.SpoolDropped)
 	out := apimodel.Overview{

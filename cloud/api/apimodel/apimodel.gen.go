@@ -703,14 +703,19 @@ type DeviceState string
 type DeviceStatus struct {
 	AgentVersion *string `json:"agentVersion,omitempty"`
 
-	// AttestedDigest Digest of the session the device says it has loaded and computes with; the only proof that it runs
+	// Attested The loaded bytes are the very file that the desired release (or, where none is
+	// desired, the reported one) has for this device's class; the only proof that it runs.
+	// Absent before the first report
+	Attested *bool `json:"attested,omitempty"`
+
+	// AttestedDigest Digest of the bytes its loaded session was made from, hashed at load
 	AttestedDigest       *string     `json:"attestedDigest,omitempty"`
 	CertificateExpiresAt *time.Time  `json:"certificateExpiresAt,omitempty"`
 	Conditions           []Condition `json:"conditions"`
 	Connected            bool        `json:"connected"`
 
-	// DesiredDigest "sha256:" and 64 lower-case hex digits
-	DesiredDigest *Digest    `json:"desiredDigest,omitempty"`
+	// DesiredDigest Manifest digest of the release it should run; absent when it should keep what runs
+	DesiredDigest *string    `json:"desiredDigest,omitempty"`
 	LastSeenAt    *time.Time `json:"lastSeenAt,omitempty"`
 
 	// Phase Phase of the trial by protocol/twin; absent when there is none under way
@@ -725,8 +730,8 @@ type DeviceStatus struct {
 	Reported   *map[string]interface{} `json:"reported,omitempty"`
 	ReportedAt *time.Time              `json:"reportedAt,omitempty"`
 
-	// ReportedDigest "sha256:" and 64 lower-case hex digits
-	ReportedDigest *Digest `json:"reportedDigest,omitempty"`
+	// ReportedDigest Manifest digest of the release it says it runs
+	ReportedDigest *string `json:"reportedDigest,omitempty"`
 
 	// ReportedGeneration Desired generation the device has acted on
 	ReportedGeneration *int64     `json:"reportedGeneration,omitempty"`
