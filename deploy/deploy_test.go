@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -270,6 +271,13 @@ func (s *site) try(args ...string) (code int, out, talk string) {
 	var o, e bytes.Buffer
 	code = ctl.Main(s.t.Context(), append([]string{"--config", s.ctl}, args...), strings.NewReader(""), &o, &e, "test")
 	return code, o.String(), e.String()
+}
+
+// stranger writes a file of tokens with one that the hub did not make.
+func (s *site) stranger() string {
+	path := filepath.Join(s.t.TempDir(), "swellctl.yaml")
+	write(s.t, path, regexp.MustCompile(`token: \S+`).ReplaceAllString(read(s.t, s.ctl), "token: made-up"))
+	return path
 }
 
 func (s *site) swellctl(args ...string) string {
