@@ -181,9 +181,14 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 		out = append(out, at("faults-found", s.Detected, g.MinDetected, false, s.Faults, "share of simulated faults found"))
 	}
 	if c.Champion != nil {
-		if c.Champion.Err != "" {
+		switch {
+		case c.Champion.Err != "":
 			out = append(out, GateResult{Gate: "not-worse", Class: c.Class, Kind: kind, Verdict: Inconclusive, Message: "the champion cannot be judged: " + c.Champion.Err})
-		} else {
+		case c.Champion.FlagShare > g.MaxFlagShare && s.FlagShare <= g.MaxFlagShare:
+			// A champion that alarms at everything finds everything. It would
+			// not pass tonight itself, so it is no measure.
+			out = append(out, at("not-worse", s.FlagShare-c.Champion.FlagShare, 0, true, c.Windows, "flags on normal data, against a champion that flags too much"))
+		default:
 			out = append(out, at("not-worse", s.Detected-c.Champion.Detected, -g.Margin, false, s.Faults, "faults found, against the champion"))
 		}
 	}

@@ -354,6 +354,8 @@ func TestBlessFailsClosed(t *testing.T) {
 		"cannot be judged": {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.Err = "load" })}}, false},
 		"worse than the champion": {JudgedClass{Windows: 100, Candidates: []Score{good},
 			Champion: &Score{Detected: 0.95, Faults: 40}}, false},
+		"champion alarms at everything": {JudgedClass{Windows: 100, Candidates: []Score{good},
+			Champion: &Score{Detected: 1, Faults: 40, FlagShare: 0.9}}, true},
 		"champion unknown": {JudgedClass{Windows: 100, Candidates: []Score{good}, Champion: &Score{Err: "channels"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,9 +36,8 @@ func Recording() string {
 }
 
 // factory makes n pumps in the given number of lines. With recordings each
-// plays another stretch of the fault-free hours, and the last one an
-// experiment in which a valve closes; without, made signals with a fault on
-// the last.
+// plays the fault-free hours from another minute on; without, made signals. On
+// the last pump a valve sticks once both nights are over.
 func factory(recordings string, n, lines int) []fleet.Device {
 	var out []fleet.Device
 	for i := range n {
@@ -49,21 +49,50 @@ func factory(recordings string, n, lines int) []fleet.Device {
 		}
 		if recordings != "" {
 			c := replay.Config{
-				Path: filepath.Join(recordings, "anomaly-free", "anomaly-free.csv"), Exclude: []string{"anomaly", "changepoint"},
-				StartRow: i * 380, Rate: pace, SampleRateHz: pace, Loop: true,
-			}
-			if i == n-1 {
-				c.Path, c.StartRow = filepath.Join(recordings, "valve2", "0.csv"), 0
+				Path:     filepath.Join(recordings, "anomaly-free", "anomaly-free.csv"),
+				StartRow: 3000 + i*40, Rate: pace, SampleRateHz: pace, Loop: true,
 			}
 			d.Source = func() (source.Source, error) { return replay.New(c), nil }
 		} else {
 			c := synthetic.Config{Seed: uint64(i) + 1, RateHz: pace, Channels: []string{"current", "flow", "pressure", "temperature", "vibration-1", "vibration-2"}}
-			if i == n-1 {
-				c.Faults = []synthetic.Fault{{AtS: 25, ForS: 10, Kind: "offset"}}
-			}
 			d.Source = func() (source.Source, error) { return synthetic.New(c), nil }
+		}
+		if i == n-1 {
+			healthy := d.Source
+			d.Source = func() (source.Source, error) {
+				src, err := healthy()
+				return &stuckValve{Source: src}, err
+			}
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// stuckValve is a source whose last channel (the flow, in the recordings) falls
+// by a third for a while, again and again, beginning when the story has been
+// told.
+type stuckValve struct{ source.Source }
+
+// In rows: when the valve sticks first, how often and for how long.
+const (
+	firstStuck = 100 * pace
+	stuckEvery = 60 * pace
+	stuckFor   = 12 * pace
+)
+
+// Next implements source.Source.
+func (s *stuckValve) Next(ctx context.Context) (source.Rows, error) {
+	rows, err := s.Source.Next(ctx)
+	if err != nil || len(rows.Values) == 0 {
+		return rows, err
+	}
+	flow := rows.Values[len(rows.Values)-1]
+	for i := range flow {
+		at := rows.First + uint64(i)
+		if at >= firstStuck && (at-firstStuck)%stuckEvery < stuckFor {
+			flow[i] *= 0.67
+		}
+	}
+	return rows, nil
 }

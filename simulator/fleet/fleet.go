@@ -15,7 +15,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
-	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/swellfleet/swell/agent"
 	"github.com/swellfleet/swell/agent/source"
@@ -73,8 +74,8 @@ type member struct {
 	done   chan struct{}
 }
 
-// startPause keeps a thousand agents from enrolling in the same instant.
-const startPause = 5 * time.Millisecond
+// asking is how many tokens are asked for at once.
+const asking = 8
 
 // Start enrols and starts every device. Close ends them.
 func Start(ctx context.Context, cfg Config) (*Fleet, error) {
@@ -83,19 +84,31 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 	}
 	ctx, end := context.WithCancel(ctx)
 	f := &Fleet{cfg: cfg, ctx: ctx, end: end, members: map[topic.ID]*member{}}
-	pause := time.NewTicker(startPause)
-	defer pause.Stop()
+	var tokens errgroup.Group
+	tokens.SetLimit(asking)
 	for _, d := range cfg.Devices {
-		if _, twice := f.members[d.ID]; twice {
-			f.Close()
+		if f.members[d.ID] != nil {
+			end()
 			return nil, fmt.Errorf("start fleet: device %s is named twice", d.ID)
 		}
-		f.members[d.ID] = &member{device: d}
+		m := &member{device: d}
+		f.members[d.ID] = m
+		tokens.Go(func() (err error) {
+			if m.token, err = cfg.Hub.Token(ctx, d); err != nil {
+				return fmt.Errorf("get an enrolment token for device %s: %w", d.ID, err)
+			}
+			return nil
+		})
+	}
+	if err := tokens.Wait(); err != nil {
+		end()
+		return nil, err
+	}
+	for _, d := range cfg.Devices {
 		if err := f.Resume(d.ID); err != nil {
 			f.Close()
 			return nil, err
 		}
-		<-pause.C
 	}
 	return f, nil
 }
@@ -133,11 +146,6 @@ func (f *Fleet) make(m *member) (*agent.Agent, error) {
 	src, err := d.Source()
 	if err != nil {
 		return nil, err
-	}
-	if m.token == "" {
-		if m.token, err = f.cfg.Hub.Token(f.ctx, d); err != nil {
-			return nil, fmt.Errorf("get an enrolment token: %w", err)
-		}
 	}
 	c := agent.Config{
 		Site: d.ID.Site, Node: d.ID.Node, Class: d.Class, Labels: d.Labels,
