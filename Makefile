@@ -100,15 +100,30 @@ ci: ## What CI runs: lint, verify, test, race
 
 .PHONY: bench-swap
 bench-swap: $(ORT) ## Windows lost and p99 latency over 100 model swaps under load
-	@go test -run '^$$' -bench '^BenchmarkSwap$$' -benchtime 1x ./agent/... 2>&1 | .ci/figures
+	@SWELL_BENCH=1 go test -v -count=1 -run '^TestSwapFigures$$' ./agent/pipeline 2>&1 | .ci/figures
 
 .PHONY: bench-agent
-bench-agent: $(ORT) ## Memory and CPU of an agent at 1 kHz × 8 channels
-	@go test -run '^$$' -bench '^BenchmarkAgent$$' -benchtime 1x ./agent/... 2>&1 | .ci/figures
+bench-agent: $(ORT) ## Memory and CPU of an agent at 1 kHz × 8 channels with an autoencoder every 100 ms
+	@.ci/ensure test
+	@SWELL_BENCH=1 go test -v -count=1 -run '^TestAgentFigures$$' ./agent/cmd/swell-agent 2>&1 | .ci/figures
 
 .PHONY: bench-ingest
-bench-ingest: ## Values per CPU-second from MQTT to durable and queryable
-	@go test -run '^$$' -bench '^BenchmarkIngest$$' -benchtime 1x ./cloud/ingest/... 2>&1 | .ci/figures
+bench-ingest: ## Values per CPU-second from MQTT to durable and queryable, beside JSON
+	@go test -run '^$$' -bench '^BenchmarkIngest' -benchtime 1x ./cloud/ingest 2>&1 | .ci/figures
+
+.PHONY: bench-backtest
+bench-backtest: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
+	@simulator/backtest/skab.sh $(BIN)/swell-sim | .ci/figures
+
+## ---- ship
+
+.PHONY: packages
+packages: build ## .deb packages of hub and agent, in dist/
+	@deploy/packages/build.sh
+
+.PHONY: shots
+shots: build testsetup ## Screenshots of the console for the README, from a demonstration
+	@$(BIN)/swell-sim demo --browse cloud/console/e2e --shots docs/shots
 
 .PHONY: clean
 clean: ## Remove what was built (caches outside the repository stay)

@@ -2,6 +2,8 @@ module github.com/swellfleet/swell
 
 go 1.26.0
 
+ignore ./cloud/console/node_modules
+
 require (
 	github.com/cockroachdb/pebble/v2 v2.1.7
 	github.com/coreos/go-systemd/v22 v22.7.0
