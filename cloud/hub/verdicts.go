@@ -22,26 +22,19 @@ type Verdict struct {
 // Verdicts calls yield with every verdict of a device that the hub has
 // acknowledged, by row; a row that came twice is given once.
 func (h *Hub) Verdicts(ctx context.Context, id topic.ID, yield func(Verdict)) error {
-	if err := h.keeper.Flush(ctx); err != nil {
-		return fmt.Errorf("verdicts of %s: %w", id, err)
-	}
-	list, err := h.keeper.List(ctx, time.Time{}, time.Now().AddDate(10, 0, 0), segments.Filter{Site: id.Site, Node: id.Node, Stream: string(telemetry.Verdicts)})
+	parts, err := h.Stored(ctx, id, telemetry.Verdicts)
 	if err != nil {
-		return fmt.Errorf("verdicts of %s: %w", id, err)
+		return err
 	}
 	seen := map[uint64]bool{}
-	for _, s := range list {
-		c, err := h.keeper.Read(ctx, s)
-		if err != nil {
-			return fmt.Errorf("verdicts of %s: %w", id, err)
-		}
+	for _, c := range parts {
 		column := map[string][]float32{}
 		for _, sig := range c.Signals {
 			column[sig.Name] = sig.Values
 		}
 		score, flag, rel := column[telemetry.Score], column[telemetry.Flag], column[telemetry.Release]
 		if score == nil || flag == nil || rel == nil {
-			return fmt.Errorf("verdicts of %s: segment %s has no column %s, %s or %s", id, s.Key, telemetry.Score, telemetry.Flag, telemetry.Release)
+			return fmt.Errorf("verdicts of %s: a segment has no column %s, %s or %s", id, telemetry.Score, telemetry.Flag, telemetry.Release)
 		}
 		for i, row := range c.Rows {
 			if !seen[row] {
@@ -51,6 +44,26 @@ func (h *Hub) Verdicts(ctx context.Context, id topic.ID, yield func(Verdict)) er
 		}
 	}
 	return nil
+}
+
+// Stored returns every row of a stream of a device that the hub has
+// acknowledged and still keeps, a segment a part; a row that came twice may be
+// in two of them.
+func (h *Hub) Stored(ctx context.Context, id topic.ID, stream telemetry.Stream) ([]segments.Columns, error) {
+	if err := h.keeper.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", stream, id, err)
+	}
+	list, err := h.keeper.List(ctx, time.Time{}, time.Now().AddDate(10, 0, 0), segments.Filter{Site: id.Site, Node: id.Node, Stream: string(stream)})
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", stream, id, err)
+	}
+	out := make([]segments.Columns, len(list))
+	for i, s := range list {
+		if out[i], err = h.keeper.Read(ctx, s); err != nil {
+			return nil, fmt.Errorf("%s of %s: %w", stream, id, err)
+		}
+	}
+	return out, nil
 }
 
 // Rows returns how many rows of a device, samples and verdicts together, the

@@ -61,6 +61,16 @@ func Start(ctx context.Context, cfg hub.Config, password string) (*Hub, error) {
 	return h, nil
 }
 
+// Connect logs in to a hub that runs elsewhere, in another process. The
+// returned Hub has no hub.Hub: only what goes through its REST API works.
+func Connect(ctx context.Context, url, user, password string) (*Hub, error) {
+	h := &Hub{URL: url, User: user, Password: password}
+	if err := h.login(ctx); err != nil {
+		return nil, fmt.Errorf("log in to the hub at %s: %w", url, err)
+	}
+	return h, nil
+}
+
 func (h *Hub) login(ctx context.Context) error {
 	plain, err := apiclient.NewClientWithResponses(h.URL + "/api/v1")
 	if err != nil {
