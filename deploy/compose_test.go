@@ -117,7 +117,7 @@ func longRunning(f composeFile) []string {
 // those that init.sh writes.
 func TestSecretsOfTheComposeFileAreMade(t *testing.T) {
 	made := read(t, "compose/init.sh")
-	for _, path := range []string{"compose/compose.yaml", "compose/hub.yaml", "compose/minio-init.sh"} {
+	for _, path := range []string{"compose/compose.yaml", "compose/hub.yaml", "compose/minio-init.sh", "compose/grafana/datasources/influxdb.yaml"} {
 		for _, m := range regexp.MustCompile(`/secrets/([a-z0-9-]+(?:\.yaml)?)`).FindAllStringSubmatch(read(t, path), -1) {
 			if !regexp.MustCompile(`secret \S+ ` + m[1] + `\n|\$secrets/` + m[1] + `"`).MatchString(made) {
 				t.Errorf("%s reads %s, which init.sh does not make", path, m[0])

@@ -73,8 +73,8 @@ func TestExampleConfigurationsLoadInTheirPrograms(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if external := path != "configs/hub.yaml"; external != (c.Broker.External != nil) || external != (c.Objects.S3 != nil) || external != (c.Store.PostgresURLFile != "") {
-			t.Errorf("%s: wants external servers %v and names %+v %+v %+v", path, external, c.Broker, c.Objects, c.Store)
+		if external := path != "configs/hub.yaml"; external != (c.Broker.External != nil) || external != (c.Objects.S3 != nil) || external != (c.Store.PostgresURLFile != "") || external != (c.Series.Influx != nil) {
+			t.Errorf("%s: wants external servers %v and names %+v %+v %+v %+v", path, external, c.Broker, c.Objects, c.Store, c.Series)
 		}
 	}
 }
@@ -233,8 +233,9 @@ func (s *site) data(parts ...string) string {
 }
 
 // runAgent enrols the device of the shipped configuration with a new token and
-// runs it until stop. Its state is in folder.
-func (s *site) runAgent(broker string) (folder string, stop func()) {
+// runs it until stop, by the shipped configuration as changes leave it. Its state
+// is in folder.
+func (s *site) runAgent(broker string, changes ...func(*agent.Config)) (folder string, stop func()) {
 	s.t.Helper()
 	folder = s.t.TempDir()
 	write(s.t, filepath.Join(folder, "enrol-token"), s.swellctl("enroll", "token", "hall-1/press-03", "--class", "press", "--line", "l1"))
@@ -249,6 +250,9 @@ func (s *site) runAgent(broker string) (folder string, stop func()) {
 		s.t.Fatal(err)
 	}
 	c.Status = "off"
+	for _, change := range changes {
+		change(&c)
+	}
 	a, err := agent.New(c)
 	if err != nil {
 		s.t.Fatal(err)
