@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	goruntime "runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/swellfleet/swell/agent/source"
 	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/models/runtime"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/telemetry"
 )
 
@@ -100,17 +102,24 @@ func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
 	}
 	client := a.identity.Client()
 	applier := apply.New(apply.Config{
-		Disk: a.disk, Roots: a.roots, Class: a.config.Class, Arch: goruntime.GOARCH, Scorer: &a.scorer, Pipeline: p, Log: a.config.Log,
-		Runtime: runtime.Options{Library: a.config.ONNXRuntime},
-		Base:    strings.TrimSuffix(a.config.Hub.URL, "/"), Client: client,
-		ByteBudget: int64(a.config.Hub.ByteBudgetMiB) << 20, MemoryReserve: int64(a.config.Update.MemoryMiB) << 20,
-		Interlock: a.interlock(), Rehearse: a.rehearse(), Now: a.config.Now,
+		StagerConfig: a.staging(artifact.Model, "slots", client),
+		Scorer:       &a.scorer, Pipeline: p, Runtime: runtime.Options{Library: a.config.ONNXRuntime},
+		MemoryReserve: int64(a.config.Update.MemoryMiB) << 20,
+		Interlock:     a.interlock(), Rehearse: a.rehearse(), Now: a.config.Now,
 	})
 	return &updater{
 		machine: machine, applier: applier, client: client, pipeline: p, disk: a.disk, now: a.config.Now, log: a.config.Log,
 		events: make(chan update.Event, eventQueue), report: a.wantReport,
 		alive: func() { a.beat.Store(time.Now().UnixNano()) }, resumed: make(chan struct{}),
 	}, nil
+}
+
+// staging says how releases of a kind come to the disk.
+func (a *Agent) staging(k artifact.Kind, folder string, client *http.Client) apply.StagerConfig {
+	return apply.StagerConfig{
+		Disk: a.disk, Roots: a.roots, Kind: k, Class: a.config.Class, Arch: goruntime.GOARCH, Folder: folder, Log: a.config.Log,
+		Base: strings.TrimSuffix(a.config.Hub.URL, "/"), Client: client, ByteBudget: int64(a.config.Hub.ByteBudgetMiB) << 20,
+	}
 }
 
 // interlock reads the operator's file; one that cannot be read forbids.

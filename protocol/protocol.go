@@ -14,6 +14,8 @@
 //
 //	1  2026-11-22  first version: topics swell/v1, desired and reported
 //	               documents, telemetry blocks, release manifest schema 1
+//	1  2026-11-22  firmware: Desired.FirmwareLease and Reported.Firmware; older
+//	               peers ignore both
 package protocol
 
 // Version is the protocol version this code speaks. It rises with each change

@@ -19,7 +19,7 @@ func (a *Applier) shadow(d artifact.Digest, every time.Duration) error {
 	}
 	defer m.Let()
 	if err := a.config.Pipeline.SetChallenger(m, every, a.config.Now()); err != nil {
-		return refuse(twin.CodeGuard, err)
+		return Refuse(twin.CodeGuard, err)
 	}
 	return nil
 }
@@ -29,7 +29,7 @@ func (a *Applier) interlock() error {
 		return nil
 	}
 	if err := a.config.Interlock(); err != nil {
-		return retry("", fmt.Errorf("interlock: %w", err))
+		return Retry("", fmt.Errorf("interlock: %w", err))
 	}
 	return nil
 }
@@ -39,11 +39,11 @@ func (a *Applier) swap(ctx context.Context, d artifact.Digest) error {
 	a.acting.Lock()
 	if a.challenger == nil || a.challenger.Release.Manifest != d {
 		a.acting.Unlock()
-		return refuse(twin.CodeLoad, fmt.Errorf("release %s is not loaded", d.Short()))
+		return Refuse(twin.CodeLoad, fmt.Errorf("release %s is not loaded", d.Short()))
 	}
 	if err := a.config.Pipeline.SetChampion(a.challenger); err != nil {
 		a.acting.Unlock()
-		return refuse(twin.CodeGuard, err)
+		return Refuse(twin.CodeGuard, err)
 	}
 	// The shadow ends with its purpose; without nil there is no error.
 	_ = a.config.Pipeline.SetChallenger(nil, 0, a.config.Now())
@@ -64,7 +64,7 @@ func (a *Applier) settled(ctx context.Context, d artifact.Digest) error {
 		}
 		select {
 		case <-ctx.Done():
-			return retry(twin.CodeLoad, fmt.Errorf("it waits for rows to fill its first window: %w", ctx.Err()))
+			return Retry(twin.CodeLoad, fmt.Errorf("it waits for rows to fill its first window: %w", ctx.Err()))
 		case <-poll.C:
 		}
 	}
@@ -158,7 +158,7 @@ func (a *Applier) act(m *scorer.Model) error {
 	defer a.acting.Unlock()
 	if err := a.config.Pipeline.SetChampion(m); err != nil {
 		m.Let()
-		return refuse(twin.CodeGuard, err)
+		return Refuse(twin.CodeGuard, err)
 	}
 	release(&a.champion)
 	release(&a.standby)

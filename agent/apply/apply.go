@@ -18,44 +18,24 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
-	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/pipeline"
 	"github.com/swellfleet/swell/agent/scorer"
 	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/models/runtime"
-	"github.com/swellfleet/swell/protocol/artifact"
-	"github.com/swellfleet/swell/protocol/trust"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
 // Config says what an Applier works with. All fields are required unless noted.
 type Config struct {
-	Disk     disk.FS
-	Roots    trust.Roots
-	Class    artifact.Class
-	Arch     string // GOARCH
+	StagerConfig
 	Scorer   *scorer.Scorer
 	Pipeline *pipeline.Pipeline
 	Runtime  runtime.Options
-	Log      *slog.Logger
 
-	// Base is the address of the release server, without a slash at its end;
-	// Client carries the device's certificate.
-	Base   string
-	Client *http.Client
-	// ByteBudget caps what one release may download in a run of the agent,
-	// retries included.
-	ByteBudget int64
-	// Stall ends a download that brings no byte for so long. 0 means 30 s.
-	Stall time.Duration
 	// MemoryReserve is what must stay available to the system after a load, in
 	// bytes.
 	MemoryReserve int64
@@ -72,11 +52,8 @@ type Config struct {
 // Applier performs actions. Do is called from one goroutine.
 type Applier struct {
 	config Config
-	work   sync.WaitGroup
-
-	mu      sync.Mutex
-	running map[uint64]context.CancelFunc
-	spent   map[artifact.Digest]int64 // bytes downloaded
+	stager *Stager
+	runner *Runner
 
 	acting sync.Mutex // held while the models below change
 	// champion acts; standby was champion before and stays loaded until the
@@ -86,10 +63,7 @@ type Applier struct {
 
 // New makes an Applier.
 func New(c Config) *Applier {
-	if c.Stall == 0 {
-		c.Stall = 30 * time.Second
-	}
-	return &Applier{config: c, running: map[uint64]context.CancelFunc{}, spent: map[artifact.Digest]int64{}}
+	return &Applier{config: c, stager: NewStager(c.StagerConfig), runner: NewRunner(c.Log)}
 }
 
 // Do starts action. answer is called later, from another goroutine, with
@@ -98,66 +72,28 @@ func New(c Config) *Applier {
 func (a *Applier) Do(ctx context.Context, action update.Action, answer func(update.Event)) {
 	switch action.Kind {
 	case update.ActCancel:
-		a.mu.Lock()
-		if cancel := a.running[action.Cancel]; cancel != nil {
-			cancel()
-			delete(a.running, action.Cancel)
-		}
-		a.mu.Unlock()
-		return
+		a.runner.Cancel(action.Cancel)
 	case update.ActConfirm:
 		a.confirm()
-		return
 	case update.ActDrop:
 		a.drop(action.Release.Manifest)
-		return
 	case update.ActClean:
-		a.clean(action.Keep)
-		return
+		a.stager.Clean(action.Keep)
+	default:
+		a.runner.Start(ctx, action, answer, func(ctx context.Context) (update.Release, error) { return a.perform(ctx, action, answer) })
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	a.mu.Lock()
-	a.running[action.ID] = cancel
-	a.mu.Unlock()
-	a.work.Add(1)
-	go func() {
-		defer a.work.Done()
-		defer cancel()
-		release, err := a.perform(ctx, action, answer)
-		a.mu.Lock()
-		_, wanted := a.running[action.ID]
-		delete(a.running, action.ID)
-		a.mu.Unlock()
-		if !wanted {
-			return
-		}
-		if err == nil {
-			answer(update.Done{Action: action.ID, Release: release})
-			return
-		}
-		f := failure(err)
-		a.config.Log.Warn("update step failed", "step", string(action.Kind), "release", action.Release.Manifest.Short(), "code", string(f.code), "error", err)
-		answer(update.Failed{Action: action.ID, Code: f.code, Reason: err.Error(), Retryable: f.retry})
-	}()
 }
 
-// perform runs one action. A panic while reading what came from outside is a
-// refusal, not the end of the agent.
+// perform runs one action that has an answer.
 func (a *Applier) perform(ctx context.Context, action update.Action, answer func(update.Event)) (r update.Release, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = refuse(twin.CodeContent, fmt.Errorf("%s panicked: %v", action.Kind, p))
-			a.config.Log.Error("panic in an update step", "step", string(action.Kind), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		}
-	}()
 	want := action.Release
 	switch action.Kind {
 	case update.ActFetch:
-		return r, a.fetch(ctx, want.Manifest, func(done, total int64) {
+		return r, a.stager.Fetch(ctx, want.Manifest, func(done, total int64) {
 			answer(update.Progress{Action: action.ID, BytesDone: done, BytesTotal: total})
 		})
 	case update.ActVerify:
-		return a.verify(want.Manifest, action.MinCounter)
+		return a.stager.Verify(want.Manifest, action.MinCounter)
 	case update.ActGuard:
 		return r, a.guard(ctx, want.Manifest)
 	case update.ActLoad:
@@ -175,18 +111,11 @@ func (a *Applier) perform(ctx context.Context, action update.Action, answer func
 	case update.ActRollback:
 		return a.rollback(ctx, want.Manifest)
 	}
-	return r, refuse(twin.CodeContent, fmt.Errorf("this agent does not know the step %q", action.Kind))
-}
-
-// wanted says whether an action is still to have an effect.
-func (a *Applier) wanted(id uint64) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.running[id] != nil
+	return r, Refuse(twin.CodeContent, fmt.Errorf("this agent does not know the step %q", action.Kind))
 }
 
 // Wait returns when no action runs any more; call it after their context ended.
-func (a *Applier) Wait() { a.work.Wait() }
+func (a *Applier) Wait() { a.runner.Wait() }
 
 // Close lets go of all models. Call it after Wait.
 func (a *Applier) Close() {
@@ -195,38 +124,6 @@ func (a *Applier) Close() {
 	for _, m := range []**scorer.Model{&a.champion, &a.standby, &a.challenger} {
 		release(m)
 	}
-}
-
-// refusal is an error with what the update machine wants to know of it.
-type refusal struct {
-	code  twin.Code
-	retry bool
-	err   error
-}
-
-func (r *refusal) Error() string { return r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
-
-// refuse marks an error as final: the same bytes will be refused again.
-func refuse(code twin.Code, err error) error { return &refusal{code: code, err: err} }
-
-// retry marks an error that may go away by itself.
-func retry(code twin.Code, err error) error { return &refusal{code: code, retry: true, err: err} }
-
-func failure(err error) *refusal {
-	r := &refusal{}
-	switch {
-	case errors.As(err, &r):
-	case errors.Is(err, disk.ErrFull):
-		r = &refusal{code: twin.CodeDisk, retry: true, err: err}
-	default:
-		// Whatever else goes wrong here is the disk.
-		r = &refusal{code: twin.CodeDisk, retry: true, err: err}
-	}
-	if errors.Is(err, disk.ErrFull) {
-		r.code, r.retry = twin.CodeDisk, true
-	}
-	return r
 }
 
 // release lets go of the model in m.

@@ -17,15 +17,15 @@ import (
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
-// fetch brings a release into its slot under construction: first the signature
+// Fetch brings a release into its slot under construction: first the signature
 // and the manifest, which are believed or refused before anything else is
 // asked for, then the files of this device's variant. What an earlier attempt
 // left is kept and continued.
-func (a *Applier) fetch(ctx context.Context, d artifact.Digest, progress func(done, total int64)) error {
-	if staged, err := disk.Exists(a.config.Disk, slot(d)); err != nil || staged {
+func (s *Stager) Fetch(ctx context.Context, d artifact.Digest, progress func(done, total int64)) error {
+	if staged, err := disk.Exists(s.config.Disk, s.slot(d)); err != nil || staged {
 		return err
 	}
-	if err := a.config.Disk.MkdirAll(part(d)); err != nil {
+	if err := s.config.Disk.MkdirAll(s.part(d)); err != nil {
 		return err
 	}
 	small := map[string][]byte{}
@@ -33,19 +33,19 @@ func (a *Applier) fetch(ctx context.Context, d artifact.Digest, progress func(do
 		name string
 		max  int64
 	}{{trust.SignatureFile, trust.MaxBundleBytes}, {trust.ManifestFile, artifact.MaxManifestBytes}} {
-		b, err := a.download(ctx, d, f.name, f.max)
+		b, err := s.download(ctx, d, f.name, f.max)
 		if err != nil {
 			return fmt.Errorf("download %s: %w", f.name, err)
 		}
-		if err := disk.WriteAtomic(a.config.Disk, path.Join(part(d), f.name), b); err != nil {
+		if err := disk.WriteAtomic(s.config.Disk, path.Join(s.part(d), f.name), b); err != nil {
 			return err
 		}
 		small[f.name] = b
 	}
 	if got := artifact.Of(small[trust.ManifestFile]); got != d {
-		return refuse(twin.CodeContent, fmt.Errorf("the hub sent manifest %s for %s", got.Short(), d.Short()))
+		return Refuse(twin.CodeContent, fmt.Errorf("the hub sent manifest %s for %s", got.Short(), d.Short()))
 	}
-	_, v, err := a.believe(d, small[trust.SignatureFile], small[trust.ManifestFile])
+	_, v, err := s.believe(d, small[trust.SignatureFile], small[trust.ManifestFile])
 	if err != nil {
 		return err
 	}
@@ -53,14 +53,14 @@ func (a *Applier) fetch(ctx context.Context, d artifact.Digest, progress func(do
 	for _, f := range v.Files {
 		total += f.Size
 	}
-	if free, _, err := a.config.Disk.Free(); err != nil {
+	if free, _, err := s.config.Disk.Free(); err != nil {
 		return err
 	} else if free < total+total/8 {
-		return retry(twin.CodeDisk, fmt.Errorf("the release needs %d MiB and the disk has %d MiB free: make room", total>>20+1, free>>20))
+		return Retry(twin.CodeDisk, fmt.Errorf("the release needs %d MiB and the disk has %d MiB free: make room", total>>20+1, free>>20))
 	}
 	for _, f := range v.Files {
 		before := done
-		err := a.fetchFile(ctx, d, f, func(n int64) { progress(before+n, total) })
+		err := s.fetchFile(ctx, d, f, func(n int64) { progress(before+n, total) })
 		if err != nil {
 			return fmt.Errorf("download %s: %w", f.Path, err)
 		}
@@ -73,44 +73,44 @@ func (a *Applier) fetch(ctx context.Context, d artifact.Digest, progress func(do
 // fetchFile completes one file. A file whose digest does not hold at its end
 // is fetched once more from the start, since its beginning may be from an
 // attempt that went wrong; if it differs again, it is what the hub has.
-func (a *Applier) fetchFile(ctx context.Context, d artifact.Digest, f artifact.File, progress func(int64)) error {
-	name := path.Join(part(d), f.Path)
-	if err := a.config.Disk.MkdirAll(path.Dir(name)); err != nil {
+func (s *Stager) fetchFile(ctx context.Context, d artifact.Digest, f artifact.File, progress func(int64)) error {
+	name := path.Join(s.part(d), f.Path)
+	if err := s.config.Disk.MkdirAll(path.Dir(name)); err != nil {
 		return err
 	}
 	for attempt := 0; ; attempt++ {
-		have, err := a.config.Disk.Size(name)
+		have, err := s.config.Disk.Size(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if have < f.Size {
-			if err := a.continueFile(ctx, d, f, name, have, progress); err != nil {
+			if err := s.continueFile(ctx, d, f, name, have, progress); err != nil {
 				return err
 			}
 		}
-		err = a.checkFile(name, f)
+		err = s.checkFile(name, f)
 		if err == nil {
 			return nil
 		}
-		if err := a.config.Disk.Remove(name); err != nil {
+		if err := s.config.Disk.Remove(name); err != nil {
 			return err
 		}
 		if attempt == 1 || have == 0 {
-			return refuse(twin.CodeContent, err)
+			return Refuse(twin.CodeContent, err)
 		}
 	}
 }
 
 // continueFile appends to name what is missing after have bytes.
-func (a *Applier) continueFile(ctx context.Context, d artifact.Digest, f artifact.File, name string, have int64, progress func(int64)) (err error) {
-	body, from, err := a.get(ctx, d, f.Path, have)
+func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact.File, name string, have int64, progress func(int64)) (err error) {
+	body, from, err := s.get(ctx, d, f.Path, have)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	open := a.config.Disk.Append
+	open := s.config.Disk.Append
 	if from == 0 {
-		open = a.config.Disk.Create
+		open = s.config.Disk.Create
 	}
 	out, err := open(name)
 	if err != nil {
@@ -121,7 +121,7 @@ func (a *Applier) continueFile(ctx context.Context, d artifact.Digest, f artifac
 	for at := from; at < f.Size; {
 		n, readErr := body.Read(buffer[:min(int64(len(buffer)), f.Size-at)])
 		if n > 0 {
-			if err := a.spend(d, int64(n)); err != nil {
+			if err := s.spend(d, int64(n)); err != nil {
 				return err
 			}
 			if _, err := out.Write(buffer[:n]); err != nil {
@@ -134,17 +134,17 @@ func (a *Applier) continueFile(ctx context.Context, d artifact.Digest, f artifac
 		case readErr == nil:
 		case errors.Is(readErr, io.EOF) && at == f.Size:
 		case errors.Is(readErr, io.EOF):
-			return errors.Join(retry(twin.CodeFetch, fmt.Errorf("the download ended after %d of %d bytes", at, f.Size)), out.Sync())
+			return errors.Join(Retry(twin.CodeFetch, fmt.Errorf("the download ended after %d of %d bytes", at, f.Size)), out.Sync())
 		default:
-			return errors.Join(retry(twin.CodeFetch, readErr), out.Sync())
+			return errors.Join(Retry(twin.CodeFetch, readErr), out.Sync())
 		}
 	}
 	return out.Sync()
 }
 
 // checkFile hashes what is on the disk.
-func (a *Applier) checkFile(name string, f artifact.File) error {
-	in, err := a.config.Disk.Open(name)
+func (s *Stager) checkFile(name string, f artifact.File) error {
+	in, err := s.config.Disk.Open(name)
 	if err != nil {
 		return err
 	}
@@ -153,54 +153,54 @@ func (a *Applier) checkFile(name string, f artifact.File) error {
 }
 
 // download reads a small file whole.
-func (a *Applier) download(ctx context.Context, d artifact.Digest, name string, max int64) ([]byte, error) {
-	body, _, err := a.get(ctx, d, name, 0)
+func (s *Stager) download(ctx context.Context, d artifact.Digest, name string, max int64) ([]byte, error) {
+	body, _, err := s.get(ctx, d, name, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
 	b, err := io.ReadAll(io.LimitReader(body, max+1))
 	if err != nil {
-		return nil, retry(twin.CodeFetch, err)
+		return nil, Retry(twin.CodeFetch, err)
 	}
 	if int64(len(b)) > max {
-		return nil, refuse(twin.CodeContent, fmt.Errorf("it has more than %d bytes", max))
+		return nil, Refuse(twin.CodeContent, fmt.Errorf("it has more than %d bytes", max))
 	}
-	return b, a.spend(d, int64(len(b)))
+	return b, s.spend(d, int64(len(b)))
 }
 
 // spend counts bytes against the budget of a release.
-func (a *Applier) spend(d artifact.Digest, n int64) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.spent[d] += n
-	if a.spent[d] > a.config.ByteBudget {
-		return refuse(twin.CodeFetch, fmt.Errorf("the download passed its budget of %d MiB", a.config.ByteBudget>>20))
+func (s *Stager) spend(d artifact.Digest, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spent[d] += n
+	if s.spent[d] > s.config.ByteBudget {
+		return Refuse(twin.CodeFetch, fmt.Errorf("the download passed its budget of %d MiB", s.config.ByteBudget>>20))
 	}
 	return nil
 }
 
 // get asks for a file from byte have on. from is where the body begins: have,
 // or 0 when the server does not resume.
-func (a *Applier) get(ctx context.Context, d artifact.Digest, name string, have int64) (body io.ReadCloser, from int64, err error) {
+func (s *Stager) get(ctx context.Context, d artifact.Digest, name string, have int64) (body io.ReadCloser, from int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stall := time.AfterFunc(a.config.Stall, func() { cancel(fmt.Errorf("no byte came for %s", a.config.Stall)) })
+	stall := time.AfterFunc(s.config.Stall, func() { cancel(fmt.Errorf("no byte came for %s", s.config.Stall)) })
 	defer func() {
 		if err != nil {
 			stall.Stop()
 			cancel(nil)
 		}
 	}()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.config.Base+"/v1/releases/"+d.Hex()+"/"+name, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.config.Base+"/v1/releases/"+d.Hex()+"/"+name, nil)
 	if err != nil {
-		return nil, 0, refuse(twin.CodeFetch, err)
+		return nil, 0, Refuse(twin.CodeFetch, err)
 	}
 	if have > 0 {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
 	}
-	resp, err := a.config.Client.Do(r)
+	resp, err := s.config.Client.Do(r)
 	if err != nil {
-		return nil, 0, retry(twin.CodeFetch, errors.Join(err, context.Cause(ctx)))
+		return nil, 0, Retry(twin.CodeFetch, errors.Join(err, context.Cause(ctx)))
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
@@ -210,12 +210,12 @@ func (a *Applier) get(ctx context.Context, d artifact.Digest, name string, have 
 		resp.Body.Close()
 		// Not final: the hub may still be publishing, or have lost its storage
 		// for a while. The machine bounds the attempts.
-		return nil, 0, retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
+		return nil, 0, Retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
 	default:
 		resp.Body.Close()
-		return nil, 0, retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
+		return nil, 0, Retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
 	}
-	return &watched{ReadCloser: resp.Body, stall: stall, limit: a.config.Stall, cancel: cancel, ctx: ctx}, from, nil
+	return &watched{ReadCloser: resp.Body, stall: stall, limit: s.config.Stall, cancel: cancel, ctx: ctx}, from, nil
 }
 
 // watched is a body whose stall limit starts anew with every byte.
@@ -245,6 +245,3 @@ func (w *watched) Close() error {
 	w.cancel(nil)
 	return w.ReadCloser.Close()
 }
-
-func slot(d artifact.Digest) string { return path.Join("slots", d.Hex()) }
-func part(d artifact.Digest) string { return slot(d) + ".part" }

@@ -23,9 +23,9 @@ const loadFactor = 4
 // may do, whether it reads what this device delivers, and whether there is
 // memory for it.
 func (a *Applier) guard(ctx context.Context, d artifact.Digest) error {
-	_, v, err := a.verifyAt(slot(d), d)
+	_, v, err := a.stager.Verified(d)
 	if err != nil {
-		return refuse(twin.CodeContent, err)
+		return err
 	}
 	model, err := a.model(d, v)
 	if err != nil {
@@ -33,21 +33,21 @@ func (a *Applier) guard(ctx context.Context, d artifact.Digest) error {
 	}
 	c, err := onnx.Check(model, onnx.Limits{Bytes: maxModelBytes})
 	if err != nil {
-		return refuse(twin.CodeGuard, err)
+		return Refuse(twin.CodeGuard, err)
 	}
 	if err := a.config.Pipeline.Fits(c); err != nil {
-		return refuse(twin.CodeGuard, err)
+		return Refuse(twin.CodeGuard, err)
 	}
 	need := loadFactor * int64(len(model))
 	if limit := int64(v.Limits.MemoryMiB) << 20; limit > 0 && need > limit {
-		return refuse(twin.CodeMemory, fmt.Errorf("loading may take %d MiB, the release allows %d MiB", need>>20, limit>>20))
+		return Refuse(twin.CodeMemory, fmt.Errorf("loading may take %d MiB, the release allows %d MiB", need>>20, limit>>20))
 	}
 	if available, ok := health.MemoryAvailable(); ok && available-need < a.config.MemoryReserve {
-		return retry(twin.CodeMemory, fmt.Errorf("loading may take %d MiB and would leave less than %d MiB of the %d MiB available", need>>20+1, a.config.MemoryReserve>>20, available>>20))
+		return Retry(twin.CodeMemory, fmt.Errorf("loading may take %d MiB and would leave less than %d MiB of the %d MiB available", need>>20+1, a.config.MemoryReserve>>20, available>>20))
 	}
 	if a.config.Rehearse != nil {
-		if err := a.config.Rehearse(ctx, slot(d)); err != nil {
-			return refuse(twin.CodeLoad, fmt.Errorf("rehearsal in another process: %w", err))
+		if err := a.config.Rehearse(ctx, a.stager.slot(d)); err != nil {
+			return Refuse(twin.CodeLoad, fmt.Errorf("rehearsal in another process: %w", err))
 		}
 	}
 	return nil
@@ -57,17 +57,17 @@ func (a *Applier) guard(ctx context.Context, d artifact.Digest) error {
 func (a *Applier) model(d artifact.Digest, v artifact.Variant) ([]byte, error) {
 	f, ok := v.File(artifact.RoleModel)
 	if !ok {
-		return nil, refuse(twin.CodeContent, fmt.Errorf("the release has no model for this device"))
+		return nil, Refuse(twin.CodeContent, fmt.Errorf("the release has no model for this device"))
 	}
 	if f.Size > maxModelBytes {
-		return nil, refuse(twin.CodeMemory, fmt.Errorf("model %s has %d MiB: at most %d MiB are loaded", f.Path, f.Size>>20, maxModelBytes>>20))
+		return nil, Refuse(twin.CodeMemory, fmt.Errorf("model %s has %d MiB: at most %d MiB are loaded", f.Path, f.Size>>20, maxModelBytes>>20))
 	}
-	b, err := disk.ReadFile(a.config.Disk, path.Join(slot(d), f.Path), maxModelBytes)
+	b, err := disk.ReadFile(a.config.Disk, path.Join(a.stager.slot(d), f.Path), maxModelBytes)
 	if err != nil {
 		return nil, err
 	}
 	if got := artifact.Of(b); got != f.Digest {
-		return nil, refuse(twin.CodeContent, fmt.Errorf("model %s on the disk is %s, signed was %s", f.Path, got.Short(), f.Digest.Short()))
+		return nil, Refuse(twin.CodeContent, fmt.Errorf("model %s on the disk is %s, signed was %s", f.Path, got.Short(), f.Digest.Short()))
 	}
 	return b, nil
 }

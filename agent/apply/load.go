@@ -18,20 +18,20 @@ import (
 // load verifies a slot once more and makes a session of its model. The caller
 // holds the result.
 func (a *Applier) load(ctx context.Context, d artifact.Digest) (*scorer.Model, error) {
-	m, v, err := a.verifyAt(slot(d), d)
+	m, v, err := a.stager.Verified(d)
 	if err != nil {
-		return nil, refuse(twin.CodeContent, err)
+		return nil, err
 	}
 	b, err := a.model(d, v)
 	if err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, retry(twin.CodeLoad, err)
+		return nil, Retry(twin.CodeLoad, err)
 	}
 	model, err := a.config.Scorer.Load(b, scorer.Release{Name: m.Name, Counter: m.Counter, Manifest: d}, a.config.Runtime)
 	if err != nil {
-		return nil, refuse(twin.CodeLoad, err)
+		return nil, Refuse(twin.CodeLoad, err)
 	}
 	return model, nil
 }
@@ -44,9 +44,9 @@ func (a *Applier) loadChallenger(ctx context.Context, id uint64, d artifact.Dige
 	}
 	a.acting.Lock()
 	defer a.acting.Unlock()
-	if !a.wanted(id) {
+	if !a.runner.Wanted(id) {
 		m.Let()
-		return update.Release{}, retry(twin.CodeLoad, context.Canceled)
+		return update.Release{}, Retry(twin.CodeLoad, context.Canceled)
 	}
 	release(&a.challenger)
 	a.challenger = m
@@ -59,7 +59,7 @@ func (a *Applier) onTrial(d artifact.Digest) (*scorer.Model, error) {
 	a.acting.Lock()
 	defer a.acting.Unlock()
 	if a.challenger == nil || a.challenger.Release.Manifest != d {
-		return nil, refuse(twin.CodeLoad, fmt.Errorf("release %s is not loaded", d.Short()))
+		return nil, Refuse(twin.CodeLoad, fmt.Errorf("release %s is not loaded", d.Short()))
 	}
 	return a.challenger.Hold(), nil
 }
@@ -74,23 +74,23 @@ func (a *Applier) test(ctx context.Context, d artifact.Digest) error {
 		return err
 	}
 	defer m.Let()
-	_, v, err := a.verifyAt(slot(d), d)
+	_, v, err := a.stager.Verified(d)
 	if err != nil {
-		return refuse(twin.CodeContent, err)
+		return err
 	}
 	f, ok := v.File(artifact.RoleGolden)
 	if !ok {
-		return refuse(twin.CodeGolden, fmt.Errorf("the release has no golden vectors"))
+		return Refuse(twin.CodeGolden, fmt.Errorf("the release has no golden vectors"))
 	}
-	b, err := disk.ReadFile(a.config.Disk, path.Join(slot(d), f.Path), maxGoldenBytes)
+	b, err := disk.ReadFile(a.config.Disk, path.Join(a.stager.slot(d), f.Path), maxGoldenBytes)
 	if err != nil {
 		return err
 	}
 	if got := artifact.Of(b); got != f.Digest {
-		return refuse(twin.CodeContent, fmt.Errorf("golden vectors on the disk are %s, signed were %s", got.Short(), f.Digest.Short()))
+		return Refuse(twin.CodeContent, fmt.Errorf("golden vectors on the disk are %s, signed were %s", got.Short(), f.Digest.Short()))
 	}
 	if err := Golden(ctx, m, b); err != nil {
-		return refuse(twin.CodeGolden, err)
+		return Refuse(twin.CodeGolden, err)
 	}
 	return nil
 }

@@ -13,35 +13,35 @@ import (
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
-// verify checks a slot under construction from the signature down to the last
+// Verify checks a slot under construction from the signature down to the last
 // byte and, when all holds, gives it its name. A slot that has its name already
 // is checked again; one whose bytes have rotted goes back to construction, so
 // that only what is missing is fetched.
-func (a *Applier) verify(d artifact.Digest, minCounter uint64) (update.Release, error) {
-	where := slot(d)
-	staged, err := disk.Exists(a.config.Disk, where)
+func (s *Stager) Verify(d artifact.Digest, minCounter uint64) (update.Release, error) {
+	where := s.slot(d)
+	staged, err := disk.Exists(s.config.Disk, where)
 	if err != nil {
 		return update.Release{}, err
 	}
 	if !staged {
-		where = part(d)
+		where = s.part(d)
 	}
-	m, v, err := a.verifyAt(where, d)
+	m, v, err := s.verifyAt(where, d)
 	if err != nil {
 		var rotten *rot
 		switch {
 		case errors.As(err, &rotten):
-			return update.Release{}, errors.Join(retry(twin.CodeContent, err), a.reopen(d, staged, rotten.name))
+			return update.Release{}, errors.Join(Retry(twin.CodeContent, err), s.reopen(d, staged, rotten.name))
 		case errors.Is(err, fs.ErrNotExist):
-			return update.Release{}, errors.Join(retry(twin.CodeContent, err), a.reopen(d, staged, ""))
+			return update.Release{}, errors.Join(Retry(twin.CodeContent, err), s.reopen(d, staged, ""))
 		}
 		return update.Release{}, err
 	}
 	if m.Counter < minCounter {
-		return update.Release{}, refuse(twin.CodeCounter, fmt.Errorf("release %s is below counter %d, the lowest that this device may still install", m.ID(), minCounter))
+		return update.Release{}, Refuse(twin.CodeCounter, fmt.Errorf("release %s is below counter %d, the lowest that this device may still install", m.ID(), minCounter))
 	}
 	if !staged {
-		if err := a.stage(d, v); err != nil {
+		if err := s.stage(d, v); err != nil {
 			return update.Release{}, err
 		}
 	}
@@ -50,33 +50,33 @@ func (a *Applier) verify(d artifact.Digest, minCounter uint64) (update.Release, 
 
 // stage gives a verified slot its name. Files were synced as they were written;
 // their names in their folders are synced here, before the slot can be seen.
-func (a *Applier) stage(d artifact.Digest, v artifact.Variant) error {
-	folders := map[string]bool{part(d): true}
+func (s *Stager) stage(d artifact.Digest, v artifact.Variant) error {
+	folders := map[string]bool{s.part(d): true}
 	for _, f := range v.Files {
-		folders[path.Join(part(d), path.Dir(f.Path))] = true
+		folders[path.Join(s.part(d), path.Dir(f.Path))] = true
 	}
 	for folder := range folders {
-		if err := a.config.Disk.SyncDir(folder); err != nil {
+		if err := s.config.Disk.SyncDir(folder); err != nil {
 			return err
 		}
 	}
-	if err := a.config.Disk.Rename(part(d), slot(d)); err != nil {
+	if err := s.config.Disk.Rename(s.part(d), s.slot(d)); err != nil {
 		return err
 	}
-	return a.config.Disk.SyncDir("slots")
+	return s.config.Disk.SyncDir(s.config.Folder)
 }
 
 // reopen puts a slot back under construction without the file at name.
-func (a *Applier) reopen(d artifact.Digest, staged bool, name string) error {
+func (s *Stager) reopen(d artifact.Digest, staged bool, name string) error {
 	if staged {
-		if err := errors.Join(a.config.Disk.RemoveAll(part(d)), a.config.Disk.Rename(slot(d), part(d))); err != nil {
+		if err := errors.Join(s.config.Disk.RemoveAll(s.part(d)), s.config.Disk.Rename(s.slot(d), s.part(d))); err != nil {
 			return err
 		}
 	}
 	if name == "" {
 		return nil
 	}
-	return a.config.Disk.RemoveAll(path.Join(part(d), name))
+	return s.config.Disk.RemoveAll(path.Join(s.part(d), name))
 }
 
 // rot says that a file on the disk is not what was signed.
@@ -91,27 +91,27 @@ func (r *rot) Unwrap() error { return r.err }
 // verifyAt believes a slot or says why not: the manifest is the one asked for,
 // the signature is by a trusted key and covers it, the variant is for this
 // device, and every file has its digest.
-func (a *Applier) verifyAt(where string, d artifact.Digest) (artifact.Manifest, artifact.Variant, error) {
+func (s *Stager) verifyAt(where string, d artifact.Digest) (artifact.Manifest, artifact.Variant, error) {
 	fail := func(err error) (artifact.Manifest, artifact.Variant, error) {
 		return artifact.Manifest{}, artifact.Variant{}, err
 	}
-	bundle, err := disk.ReadFile(a.config.Disk, path.Join(where, trust.SignatureFile), trust.MaxBundleBytes)
+	bundle, err := disk.ReadFile(s.config.Disk, path.Join(where, trust.SignatureFile), trust.MaxBundleBytes)
 	if err != nil {
 		return fail(err)
 	}
-	manifest, err := disk.ReadFile(a.config.Disk, path.Join(where, trust.ManifestFile), artifact.MaxManifestBytes)
+	manifest, err := disk.ReadFile(s.config.Disk, path.Join(where, trust.ManifestFile), artifact.MaxManifestBytes)
 	if err != nil {
 		return fail(err)
 	}
 	if got := artifact.Of(manifest); got != d {
 		return fail(&rot{trust.ManifestFile, fmt.Errorf("manifest on the disk is %s, want %s", got.Short(), d.Short())})
 	}
-	m, v, err := a.believe(d, bundle, manifest)
+	m, v, err := s.believe(d, bundle, manifest)
 	if err != nil {
 		return fail(err)
 	}
 	for _, f := range v.Files {
-		if err := a.checkFile(path.Join(where, f.Path), f); errors.Is(err, fs.ErrNotExist) {
+		if err := s.checkFile(path.Join(where, f.Path), f); errors.Is(err, fs.ErrNotExist) {
 			return fail(err)
 		} else if err != nil {
 			return fail(&rot{f.Path, err})
@@ -121,38 +121,38 @@ func (a *Applier) verifyAt(where string, d artifact.Digest) (artifact.Manifest, 
 }
 
 // believe checks signature, kind and class.
-func (a *Applier) believe(d artifact.Digest, bundle, manifest []byte) (artifact.Manifest, artifact.Variant, error) {
-	m, err := trust.VerifyRelease(a.config.Roots, bundle, manifest)
+func (s *Stager) believe(d artifact.Digest, bundle, manifest []byte) (artifact.Manifest, artifact.Variant, error) {
+	m, err := trust.VerifyRelease(s.config.Roots, bundle, manifest)
 	if err != nil {
-		return artifact.Manifest{}, artifact.Variant{}, refuse(twin.CodeSignature, err)
+		return artifact.Manifest{}, artifact.Variant{}, Refuse(twin.CodeSignature, err)
 	}
-	if m.Kind != artifact.Model {
-		return artifact.Manifest{}, artifact.Variant{}, refuse(twin.CodeContent, fmt.Errorf("release %s is a %s, not a model", m.ID(), m.Kind))
+	if m.Kind != s.config.Kind {
+		return artifact.Manifest{}, artifact.Variant{}, Refuse(twin.CodeContent, fmt.Errorf("release %s is a %s, not a %s", m.ID(), m.Kind, s.config.Kind))
 	}
-	v, err := m.Select(a.config.Class, a.config.Arch)
+	v, err := m.Select(s.config.Class, s.config.Arch)
 	if err != nil {
-		return artifact.Manifest{}, artifact.Variant{}, refuse(twin.CodeClass, err)
+		return artifact.Manifest{}, artifact.Variant{}, Refuse(twin.CodeClass, err)
 	}
 	return m, v, nil
 }
 
-// clean removes every slot that is not in keep.
-func (a *Applier) clean(keep []artifact.Digest) {
+// Clean removes every slot that is not in keep.
+func (s *Stager) Clean(keep []artifact.Digest) {
 	kept := map[string]bool{}
 	for _, d := range keep {
-		kept[path.Base(slot(d))], kept[path.Base(part(d))] = true, true
+		kept[path.Base(s.slot(d))], kept[path.Base(s.part(d))] = true, true
 	}
-	names, err := a.config.Disk.List("slots")
+	names, err := s.config.Disk.List(s.config.Folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	for _, name := range names {
 		if !kept[name] {
-			err = errors.Join(err, a.config.Disk.RemoveAll(path.Join("slots", name)))
+			err = errors.Join(err, s.config.Disk.RemoveAll(path.Join(s.config.Folder, name)))
 		}
 	}
 	if err != nil {
 		// The next clean tries again; until then it only costs room.
-		a.config.Log.Warn("old releases could not be removed", "error", err)
+		s.config.Log.Warn("old releases could not be removed", "error", err)
 	}
 }

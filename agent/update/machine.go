@@ -601,7 +601,7 @@ func (m *Machine) limits() {
 			m.champion = m.start(Action{Kind: ActRollback, Release: m.j.release(s.Champion)}, m.cfg.StepLimit)
 		}
 	case over && s.Phase == soaking:
-		m.goBack(twin.CodeDeadline, "not confirmed by the deadline", false)
+		m.goBack(twin.CodeDeadline, "not confirmed by the deadline", m.cfg.QuarantineLate)
 	case over:
 		m.fail(twin.CodeDeadline, fmt.Sprintf("still %s at the deadline", s.Phase.twin()))
 	case m.trial.id != 0 && m.trial.until != 0 && m.now.Mono >= m.trial.until:
@@ -709,11 +709,8 @@ func (m *Machine) drop(reason string) {
 // goBack ends a trial that acted: the last good release takes over.
 func (m *Machine) goBack(code twin.Code, reason string, quarantine bool) {
 	s := &m.j.State
-	if q := m.j.release(s.Trial).Manifest; quarantine && !slices.Contains(m.j.Quarantined, q) {
-		m.j.Quarantined = append(m.j.Quarantined, q)
-		if n := len(m.j.Quarantined) - MaxQuarantined; n > 0 {
-			m.j.Quarantined = slices.Delete(m.j.Quarantined, 0, n)
-		}
+	if quarantine {
+		m.j.quarantine(m.j.release(s.Trial).Manifest)
 	}
 	s.Champion = s.LastGood
 	m.j.Code, m.j.Reason = code, reason
@@ -750,7 +747,7 @@ func (m *Machine) move(to phase, on string) {
 	}
 	switch to {
 	case activating:
-		m.startTrial(Action{Kind: ActSwap}, m.cfg.StepLimit)
+		m.startTrial(Action{Kind: ActSwap, Return: s.Rollback}, m.cfg.StepLimit)
 	case confirmed:
 		if !from.ended() {
 			m.do(Action{Kind: ActConfirm, Release: m.j.release(s.Champion)})

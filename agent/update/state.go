@@ -156,6 +156,17 @@ func (j *Journal) intern(rel Release) ref {
 	return ref(len(j.Releases))
 }
 
+// quarantine keeps a release from being tried again.
+func (j *Journal) quarantine(d artifact.Digest) {
+	if slices.Contains(j.Quarantined, d) {
+		return
+	}
+	j.Quarantined = append(j.Quarantined, d)
+	if n := len(j.Quarantined) - MaxQuarantined; n > 0 {
+		j.Quarantined = slices.Delete(j.Quarantined, 0, n)
+	}
+}
+
 // clone returns a copy that shares nothing.
 func (j *Journal) clone() *Journal {
 	c := *j

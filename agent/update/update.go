@@ -139,6 +139,9 @@ type Action struct {
 	Release Release
 	// Standby is kept loaded beside the champion after Resume. nil: nothing.
 	Standby *Release
+	// Return says that Swap brings back a release on the hub's order, whose
+	// counter may be lower than that of what acts.
+	Return bool
 	// MinCounter is the lowest counter Verify may accept.
 	MinCounter uint64
 	// WindowS is the counting window of Shadow, in seconds.
@@ -178,6 +181,9 @@ type Config struct {
 	// MaxSkew is how far the device's clock may lie behind the hub's before
 	// nothing new is started; default 5 min.
 	MaxSkew time.Duration
+	// QuarantineLate quarantines a release that was not confirmed by its
+	// deadline: for firmware, whose failure may be that it cannot say so.
+	QuarantineLate bool
 }
 
 // Status is the machine's part of the reported document.

@@ -2,7 +2,7 @@
 //
 // The parties are the program loader (`swell-agent boot`), which asks Boot
 // before it starts anything; the agent, which installs an image into the slot
-// that is not running and calls Commit once the new one has proved itself; and
+// that is not committed and calls Commit once the new one has proved itself; and
 // the disk, which keeps Pair. A new image gets a bounded number of boots to
 // commit; when they are used up the old slot is booted again, for good.
 //
@@ -37,7 +37,9 @@ func (n Name) Other() Name {
 
 // Image is what a slot holds.
 type Image struct {
+	Name     string          `json:"name,omitempty"`     // release family; empty when installed by a package
 	Manifest artifact.Digest `json:"manifest,omitempty"` // release it came with; empty when installed by a package
+	File     artifact.Digest `json:"file,omitempty"`     // of the image file the program came in; empty as above
 	Digest   artifact.Digest `json:"digest"`             // of the program's bytes
 	Counter  uint64          `json:"counter"`            // release counter; 0 when installed by a package
 	Version  string          `json:"version"`
@@ -102,6 +104,15 @@ func (p Pair) Spare() Name {
 // Install says that the spare slot now holds i, verified and synced, and puts
 // it on trial.
 func (p Pair) Install(i Image) (Pair, error) {
+	if good := p.Images[p.Good]; good != nil && i.Counter <= good.Counter {
+		return p, fmt.Errorf("install image %s with counter %d: %w (%d)", i.Version, i.Counter, ErrOld, good.Counter)
+	}
+	return p.Return(i)
+}
+
+// Return is Install for an image that the hub ordered back by name: its counter
+// may be lower than that of the image that runs.
+func (p Pair) Return(i Image) (Pair, error) {
 	if err := i.Digest.Validate(); err != nil {
 		return p, fmt.Errorf("install image: %w", err)
 	}
@@ -110,9 +121,6 @@ func (p Pair) Install(i Image) (Pair, error) {
 	}
 	if p.Failed != nil && p.Failed.Image.Digest == i.Digest {
 		return p, fmt.Errorf("install image %s: %w (%s)", i.Version, ErrRefused, p.Failed.Reason)
-	}
-	if good := p.Images[p.Good]; good != nil && i.Counter <= good.Counter {
-		return p, fmt.Errorf("install image %s with counter %d: %w (%d)", i.Version, i.Counter, ErrOld, good.Counter)
 	}
 	next := p.clone()
 	spare := p.Spare()
@@ -162,6 +170,34 @@ func (p Pair) Fail(reason string) (Pair, error) {
 		return p, fmt.Errorf("give up: %w", ErrNoTrial)
 	}
 	return p.clone().giveUp(reason), nil
+}
+
+// Withdraw ends the trial without blame: the next Boot names the good slot, and
+// the image may come again.
+func (p Pair) Withdraw() (Pair, error) {
+	if !p.Trying {
+		return p, fmt.Errorf("withdraw: %w", ErrNoTrial)
+	}
+	next := p.clone()
+	delete(next.Images, p.Good.Other())
+	next.Trying, next.Boots = false, 0
+	return next, nil
+}
+
+// Image returns what n holds, the zero Image for an empty slot.
+func (p Pair) Image(n Name) Image {
+	if i := p.Images[n]; i != nil {
+		return *i
+	}
+	return Image{}
+}
+
+// Trial returns the image on trial, and false when there is none.
+func (p Pair) Trial() (Image, bool) {
+	if !p.Trying {
+		return Image{}, false
+	}
+	return p.Image(p.Good.Other()), true
 }
 
 // giveUp works on a clone.

@@ -40,7 +40,9 @@ type Desired struct {
 	Model *Assignment `json:"model,omitempty"`
 	// Firmware is the image to bring up in the other slot. nil: as for Model.
 	Firmware *Assignment `json:"firmware,omitempty"`
-	// Lease permits activation of what it names, until it expires. nil: no
+	// FirmwareLease is for Firmware what Lease is for Model.
+	FirmwareLease *Lease `json:"firmware_lease,omitempty"`
+	// Lease permits activation of the model it names, until it expires. nil: no
 	// permission.
 	Lease *Lease `json:"lease,omitempty"`
 	// Floors are the lowest counter the device may still install, by release
@@ -138,6 +140,10 @@ type Reported struct {
 	LastGood *Running `json:"last_good,omitempty"` // nil: nothing to fall back to
 	Trial    *Trial   `json:"trial,omitempty"`     // nil: never had one since the slots were made
 
+	// Firmware is what the device does about its own program. nil: it cannot
+	// replace it, because no boot loader started it.
+	Firmware *Firmware `json:"firmware,omitempty"`
+
 	Stream     Stream      `json:"stream"`
 	Conditions []Condition `json:"conditions,omitempty"`
 	// Quarantined are manifests this device has rolled back and will not try again.
@@ -145,6 +151,19 @@ type Reported struct {
 	// Offline marks the will message that the broker publishes when the
 	// device's connection is lost; every other field but site and node is zero.
 	Offline bool `json:"offline,omitempty"`
+}
+
+// Firmware is the state of the device's program.
+type Firmware struct {
+	// Running is the release that runs, with Model as the digest of the image
+	// file its bytes came from; counts are of this start. nil: it was installed
+	// by a package.
+	Running *Running `json:"running,omitempty"`
+	// LastGood is the release that was committed last. nil: none.
+	LastGood *Running `json:"last_good,omitempty"`
+	// Trial is the newest trial of a firmware release. It never shadows: it is
+	// activated by a restart into the other slot. nil: never had one.
+	Trial *Trial `json:"trial,omitempty"`
 }
 
 // Agent describes the program itself.
