@@ -12,6 +12,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 ORT     := $(CACHE)/onnxruntime/1.24.1/libonnxruntime.so.1
 COSIGN  := $(CACHE)/bin/cosign
+NFPM    := $(CACHE)/bin/nfpm
 LINT    := go tool -modfile=.ci/lint.mod golangci-lint
 PROGRAMS := swell-hub swellctl swell-agent swell-sim
 CONSOLE := cloud/console/dist/index.html
@@ -59,13 +60,16 @@ test: testsetup ## Set up what the tests need and run everything
 	@$(MAKE) --no-print-directory console-test
 
 .PHONY: testsetup
-testsetup: $(ORT) $(COSIGN) $(CONSOLE)
+testsetup: $(ORT) $(COSIGN) $(NFPM) $(CONSOLE)
 	@.ci/ensure test
 
 $(COSIGN):
 	@.ci/ensure build
 	@echo "building the cosign CLI, the oracle of the signing tests (once, some minutes)"
 	@GOBIN=$(CACHE)/bin go install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
+
+$(NFPM):
+	@GOBIN=$(CACHE)/bin go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
 .PHONY: console-test
 console-test: build testsetup ## Unit tests of the console, then every page in a real browser
@@ -118,8 +122,8 @@ bench-backtest: build ## F1, FAR and MAR of the devices' verdicts on the public 
 ## ---- ship
 
 .PHONY: packages
-packages: build ## .deb packages of hub and agent, in dist/
-	@deploy/packages/build.sh
+packages: build $(NFPM) ## .deb packages of hub and agent, in dist/
+	@deploy/packages/build.sh dist
 
 .PHONY: shots
 shots: build testsetup ## Screenshots of the console for the README, from a demonstration

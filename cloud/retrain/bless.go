@@ -75,7 +75,11 @@ type Winner struct {
 	ChampionFlagShare float64 `json:"champion_flag_share"`
 }
 
+// describe says who won, in a sentence without its full stop.
 func (b Blessed) describe() string {
+	if len(b.Winners) == 1 {
+		return b.Winners[0].Why
+	}
 	kinds := map[string]int{}
 	for _, w := range b.Winners {
 		kinds[w.Score.Candidate.Kind]++
@@ -165,7 +169,7 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 		if atMost {
 			sign = "≤"
 		}
-		r.Message = fmt.Sprintf("%s %s %.3g (want %s %.3g, %d)", kind, what, value, sign, limit, n)
+		r.Message = fmt.Sprintf("%s: %s %.3g, wanted %s %.3g", kind, what, value, sign, limit)
 		return r
 	}
 	out := []GateResult{

@@ -33,9 +33,10 @@ import (
 // Policy says which data to learn from, when, and what is good enough.
 type Policy struct {
 	Name     string          `json:"name"`
-	Family   string          `json:"family"`   // release family it trains
-	Selector string          `json:"selector"` // devices to learn from; empty: all
-	Schedule engine.Schedule `json:"schedule"` // empty Cron: by hand only
+	Family   string          `json:"family"`           // release family it trains
+	Selector string          `json:"selector"`         // devices to learn from; empty: all
+	Schedule engine.Schedule `json:"schedule"`         // empty Cron: by hand only
+	Paused   bool            `json:"paused,omitempty"` // the schedule starts nothing
 
 	LookbackS float64  `json:"lookback_s,omitempty"` // how far back the data reaches; 0: 7 days
 	Channels  []string `json:"channels,omitempty"`   // signals to learn; empty: those that every device of the class has
@@ -294,7 +295,7 @@ func (s *Service) reschedule(ctx context.Context) error {
 	}
 	var rules []engine.Schedule
 	for _, p := range ps {
-		if p.Schedule.Cron != "" {
+		if p.Schedule.Cron != "" && !p.Paused {
 			r := p.Schedule
 			r.Name = p.Name
 			rules = append(rules, r)
@@ -420,7 +421,7 @@ func readRun(info engine.Info) (Run, error) {
 
 // NextRun returns when a policy runs next; zero when only by hand.
 func (s *Service) NextRun(p Policy) time.Time {
-	if p.Schedule.Cron == "" {
+	if p.Schedule.Cron == "" || p.Paused {
 		return time.Time{}
 	}
 	t, err := p.Schedule.Next(s.cfg.Now())
