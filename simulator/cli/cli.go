@@ -31,6 +31,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
 
   swell-sim demo                       a hub, 24 devices and two nights in a minute
   swell-sim backtest --data DIR        your own recordings, through the whole product
+  swell-sim fleet                      many whole agents against a hub of yours
   swell-sim run FILE                   a rollout scenario on virtual time`,
 		SilenceErrors: true, SilenceUsage: true,
 	}
@@ -39,7 +40,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
 	root.SetErr(errOut)
 	c := &command{out: out, err: errOut, version: version}
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "log what hub and devices do")
-	root.AddCommand(c.demo(), c.backtest(), c.run())
+	root.AddCommand(c.demo(), c.backtest(), c.fleet(), c.run())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(errOut, "swell-sim: %v\n", err)
 		return 1

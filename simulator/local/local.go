@@ -105,21 +105,24 @@ func (h *Hub) Fleet() fleet.Hub {
 	a := h.Addrs()
 	return fleet.Hub{
 		URL: "https://" + a.Devices, MQTT: "tls://" + a.MQTT, CAPEM: string(h.CAPEM()), KeysPEM: string(h.ReleaseKeyPEM()),
-		Token: func(ctx context.Context, d fleet.Device) (string, error) {
-			body := apimodel.EnrollmentTokenCreate{Site: d.ID.Site, Node: d.ID.Node, Class: string(d.Class)}
-			if line := d.Labels["line"]; line != "" {
-				body.Line = &line
-			}
-			resp, err := h.API.CreateEnrollmentTokenWithResponse(ctx, nil, body)
-			if err != nil {
-				return "", err
-			}
-			if resp.JSON201 == nil {
-				return "", refused(resp.StatusCode(), resp.Body)
-			}
-			return resp.JSON201.Secret, nil
-		},
+		Token: func(ctx context.Context, d fleet.Device) (string, error) { return EnrolmentToken(ctx, h.API, d) },
 	}
+}
+
+// EnrolmentToken asks a hub for a single-use token for d.
+func EnrolmentToken(ctx context.Context, api *apiclient.ClientWithResponses, d fleet.Device) (string, error) {
+	body := apimodel.EnrollmentTokenCreate{Site: d.ID.Site, Node: d.ID.Node, Class: string(d.Class)}
+	if line := d.Labels["line"]; line != "" {
+		body.Line = &line
+	}
+	resp, err := api.CreateEnrollmentTokenWithResponse(ctx, nil, body)
+	if err != nil {
+		return "", err
+	}
+	if resp.JSON201 == nil {
+		return "", refused(resp.StatusCode(), resp.Body)
+	}
+	return resp.JSON201.Secret, nil
 }
 
 // Night is what a night came to.
