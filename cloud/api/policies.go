@@ -46,45 +46,55 @@ const defaultShadowS = 600
 
 // spec writes the policy as in the contract.
 func (p RolloutPolicy) spec() apimodel.RolloutPolicySpec {
-	out := apimodel.RolloutPolicySpec{Selector: p.Selector, Waves: []apimodel.WaveSpec{}, LeaseSeconds: some(p.Policy.LeaseS), Seed: some(int64(p.Seed))}
-	soak := p.Policy.SoakS
-	for _, w := range p.Policy.Waves {
+	pol := p.Policy
+	out := apimodel.RolloutPolicySpec{
+		Selector: p.Selector, Seed: some(int64(p.Seed)), Waves: []apimodel.WaveSpec{},
+		ShadowSeconds: &pol.ShadowS, ShadowWindowSeconds: some(pol.ShadowWindowS), MinWindows: some(int64(pol.MinWindows)),
+		LeaseSeconds: some(pol.LeaseS), GraceSeconds: some(pol.GraceS), StaleSeconds: some(pol.StaleS), Retries: some(pol.Retries),
+		RetrySeconds: some(pol.RetryS), RollbackSeconds: some(pol.RollbackS), MaxPauseSeconds: some(pol.MaxPauseS),
+	}
+	if len(pol.Stratify) > 0 {
+		out.Stratify = &pol.Stratify
+	}
+	for _, w := range pol.Waves {
 		out.Waves = append(out.Waves, apimodel.WaveSpec{
-			Name: w.Name, Devices: some(int64(w.Devices)), Share: some(w.Share), SoakSeconds: &soak, DeadlineSeconds: some(w.DeadlineS), Approvals: some(w.Approvals),
+			Name: w.Name, Selector: some(w.Selector), Devices: some(int64(w.Devices)), Share: some(w.Share),
+			SoakSeconds: &pol.SoakS, DeadlineSeconds: some(w.DeadlineS), Approvals: some(w.Approvals),
 		})
 	}
-	if len(p.Policy.Budgets) > 0 {
+	if len(pol.Budgets) > 0 {
 		list := []apimodel.Budget{}
-		for _, b := range p.Policy.Budgets {
-			list = append(list, apimodel.Budget{GroupBy: b.GroupBy, MaxUnavailable: b.MaxUnavailable, MinAvailable: some(b.MinAvailable)})
+		for _, b := range pol.Budgets {
+			list = append(list, apimodel.Budget{
+				GroupBy: b.GroupBy, MaxUnavailable: some(b.MaxUnavailable), MaxUnavailableShare: some(b.MaxUnavailableShare),
+				MinAvailable: some(b.MinAvailable), MinAvailableShare: some(b.MinAvailableShare),
+			})
 		}
 		out.Budgets = &list
 	}
-	if len(p.Policy.Gates) > 0 {
+	if len(pol.Gates) > 0 {
 		list := []apimodel.GateSpec{}
-		for _, g := range p.Policy.Gates {
-			list = append(list, apimodel.GateSpec{Name: string(g.Name), Threshold: g.Threshold, MinN: some(g.MinN), Alpha: some(g.Alpha)})
+		for _, g := range pol.Gates {
+			list = append(list, apimodel.GateSpec{Name: apimodel.GateName(g.Name), Threshold: g.Threshold, MinN: some(g.MinN), Alpha: some(g.Alpha)})
 		}
 		out.Gates = &list
 	}
 	return out
 }
 
-// apply lays a spec of the contract over the policy. What the contract does
-// not name stays as it is.
-func (p RolloutPolicy) apply(name string, s apimodel.RolloutPolicySpec, fresh bool) (RolloutPolicy, error) {
-	p.Selector, p.Seed = s.Selector, uint64(value(s.Seed))
-	p.Policy.Name, p.Policy.LeaseS = name, value(s.LeaseSeconds)
-	old := p.Policy.Waves
-	p.Policy.Waves, p.Policy.Budgets, p.Policy.Gates = nil, nil, nil
+// policyOf reads a spec of the contract, which names everything a policy can
+// say: what is absent takes its default.
+func policyOf(name string, s apimodel.RolloutPolicySpec) (RolloutPolicy, error) {
+	p := RolloutPolicy{Selector: s.Selector, Seed: uint64(value(s.Seed)), Policy: rollout.Policy{
+		Name: name, Stratify: value(s.Stratify), ShadowS: value(s.ShadowSeconds), ShadowWindowS: value(s.ShadowWindowSeconds),
+		MinWindows: uint64(value(s.MinWindows)), LeaseS: value(s.LeaseSeconds), GraceS: value(s.GraceSeconds), StaleS: value(s.StaleSeconds),
+		Retries: value(s.Retries), RetryS: value(s.RetrySeconds), RollbackS: value(s.RollbackSeconds), MaxPauseS: value(s.MaxPauseSeconds),
+	}}
 	for i, w := range s.Waves {
-		wave := rollout.Wave{Name: w.Name, Devices: int(value(w.Devices)), Share: value(w.Share), DeadlineS: value(w.DeadlineSeconds), Approvals: value(w.Approvals)}
-		for _, o := range old {
-			if o.Name == w.Name {
-				wave.Selector = o.Selector
-			}
-		}
-		p.Policy.Waves = append(p.Policy.Waves, wave)
+		p.Policy.Waves = append(p.Policy.Waves, rollout.Wave{
+			Name: w.Name, Selector: value(w.Selector), Devices: int(value(w.Devices)), Share: value(w.Share),
+			DeadlineS: value(w.DeadlineSeconds), Approvals: value(w.Approvals),
+		})
 		if w.SoakSeconds == nil {
 			continue
 		}
@@ -95,14 +105,17 @@ func (p RolloutPolicy) apply(name string, s apimodel.RolloutPolicySpec, fresh bo
 		p.Policy.SoakS = *w.SoakSeconds
 	}
 	for _, b := range value(s.Budgets) {
-		p.Policy.Budgets = append(p.Policy.Budgets, rollout.Budget{GroupBy: b.GroupBy, MaxUnavailable: b.MaxUnavailable, MinAvailable: value(b.MinAvailable)})
+		p.Policy.Budgets = append(p.Policy.Budgets, rollout.Budget{
+			GroupBy: b.GroupBy, MaxUnavailable: value(b.MaxUnavailable), MaxUnavailableShare: value(b.MaxUnavailableShare),
+			MinAvailable: value(b.MinAvailable), MinAvailableShare: value(b.MinAvailableShare),
+		})
 	}
 	shadow := len(value(s.Gates)) == 0 // the default gates have one
 	for _, g := range value(s.Gates) {
 		p.Policy.Gates = append(p.Policy.Gates, rollout.Gate{Name: rollout.GateName(g.Name), Threshold: g.Threshold, MinN: value(g.MinN), Alpha: value(g.Alpha)})
-		shadow = shadow || rollout.GateName(g.Name) == rollout.GateShadow
+		shadow = shadow || g.Name == apimodel.GateNameShadow
 	}
-	if fresh && shadow {
+	if s.ShadowSeconds == nil && shadow {
 		p.Policy.ShadowS = defaultShadowS
 	}
 	if err := p.Validate(); err != nil {
@@ -180,13 +193,8 @@ func (s *Server) ApplyRolloutPolicy(ctx context.Context, r apigen.ApplyRolloutPo
 	if want != 0 && want != old.Version {
 		return nil, store.ErrChanged
 	}
-	var p RolloutPolicy
-	if !fresh {
-		if p, err = ReadRolloutPolicy(old); err != nil {
-			return nil, err
-		}
-	}
-	if p, err = p.apply(r.Name, r.Body.Spec, fresh); err != nil {
+	p, err := policyOf(r.Name, r.Body.Spec)
+	if err != nil {
 		return nil, err
 	}
 	doc, err := json.Marshal(p)

@@ -14,6 +14,7 @@ import (
 	"github.com/swellfleet/swell/cloud/retrain"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/cloud/store"
+	"github.com/swellfleet/swell/models/zoo"
 )
 
 // training answers api.Training in the contract's words.
@@ -56,35 +57,28 @@ func known(err error) error {
 	return err
 }
 
+// retrainSpec writes a policy as in the contract.
+func retrainSpec(p retrain.Policy) apimodel.RetrainPolicySpec {
+	return apimodel.RetrainPolicySpec{
+		Model: cmp.Or(p.Family, p.Name), Selector: p.Selector, Seed: given(int64(p.Seed)),
+		Schedule:      apimodel.Schedule{Cron: p.Schedule.Cron, TimeZone: given(p.Schedule.TimeZone), Paused: given(p.Paused), CatchUp: &p.Schedule.CatchUp},
+		LookbackHours: given(p.LookbackS / 3600), Channels: list(p.Channels), Exclude: list(p.Exclude), TrainRows: given(int64(p.TrainRows)),
+		MinRows: given(int64(p.MinRows)), Detectors: list(p.Kinds), RolloutPolicy: given(p.RolloutPolicy),
+		Gates: &apimodel.RetrainGates{
+			MaxFlagShare: given(p.Gates.MaxFlagShare), MinDetected: given(p.Gates.MinDetected), WaiveFaults: given(p.Gates.WaiveFaults),
+			Margin: given(p.Gates.Margin), MaxPSI: given(p.Gates.MaxPSI), MaxMissing: given(p.Gates.MaxMissing),
+		},
+		Fit: &apimodel.FitSpec{
+			Pattern: given(p.Fit.Pattern), Smooth: given(p.Fit.Smooth), Stride: given(p.Fit.Stride), MaxGap: given(p.Fit.MaxGap),
+			HoldOut: given(p.Fit.HoldOut), Quantile: given(p.Fit.Quantile), Margin: given(p.Fit.Margin), FalseAlarmsPerDay: given(p.Fit.FalseAlarmsPerDay),
+			PerDevice: given(p.Fit.PerDevice), Variance: given(p.Fit.Variance), PlaneWeight: given(p.Fit.PlaneWeight), Hidden: list(p.Fit.Hidden),
+			DeepPenalty: given(p.Fit.DeepPenalty), Steps: given(p.Fit.Steps), BatchSize: given(p.Fit.BatchSize), LearningRate: given(p.Fit.LearningRate),
+		},
+	}
+}
+
 func (t training) policy(p retrain.Policy) apimodel.RetrainPolicy {
-	spec := apimodel.RetrainPolicySpec{
-		Model: cmp.Or(p.Family, p.Name), Selector: p.Selector, Seed: some(int64(p.Seed)),
-		Schedule: apimodel.Schedule{Cron: p.Schedule.Cron}, Gates: &map[string]float64{},
-	}
-	if p.Schedule.TimeZone != "" {
-		spec.Schedule.TimeZone = &p.Schedule.TimeZone
-	}
-	if p.LookbackS > 0 {
-		spec.LookbackHours = some(p.LookbackS / 3600)
-	}
-	if p.MinRows > 0 {
-		spec.MinWindows = some(int64(p.MinRows))
-	}
-	if len(p.Kinds) > 0 {
-		spec.Detectors = &p.Kinds
-	}
-	if p.RolloutPolicy != "" {
-		spec.RolloutPolicy = &p.RolloutPolicy
-	}
-	if p.Gates.MaxFlagShare > 0 {
-		spec.TargetFlagShare = &p.Gates.MaxFlagShare
-	}
-	for _, g := range gateNames {
-		if v := *g.of(&p.Gates); v != 0 {
-			(*spec.Gates)[g.name] = v
-		}
-	}
-	out := apimodel.RetrainPolicy{APIVersion: apimodel.APIVersionSwellV1, Kind: "RetrainPolicy", Metadata: apimodel.ObjectMeta{Name: p.Name}, Spec: spec,
+	out := apimodel.RetrainPolicy{APIVersion: apimodel.APIVersionSwellV1, Kind: "RetrainPolicy", Metadata: apimodel.ObjectMeta{Name: p.Name}, Spec: retrainSpec(p),
 		Status: &apimodel.RetrainPolicyStatus{Conditions: []apimodel.Condition{}}}
 	if next := t.nights.NextRun(p); !next.IsZero() {
 		out.Status.NextRunAt = &next
@@ -96,49 +90,32 @@ func (t training) policy(p retrain.Policy) apimodel.RetrainPolicy {
 	return out
 }
 
-// gateNames are the gates a policy may set, by the names of the contract.
-var gateNames = []struct {
-	name string
-	of   func(*retrain.Gates) *float64
-}{
-	{"maxFlagShare", func(g *retrain.Gates) *float64 { return &g.MaxFlagShare }},
-	{"minDetected", func(g *retrain.Gates) *float64 { return &g.MinDetected }},
-	{"margin", func(g *retrain.Gates) *float64 { return &g.Margin }},
-	{"maxPSI", func(g *retrain.Gates) *float64 { return &g.MaxPSI }},
-	{"maxMissing", func(g *retrain.Gates) *float64 { return &g.MaxMissing }},
+// retrainPolicyOf reads a policy of the contract, which names everything a
+// policy can say: what is absent takes its default.
+func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
+	g, f := deref(s.Gates), deref(s.Fit)
+	return retrain.Policy{
+		Name: name, Family: s.Model, Selector: s.Selector, Paused: deref(s.Schedule.Paused),
+		Schedule: engine.Schedule{
+			Name: name, Cron: s.Schedule.Cron, TimeZone: deref(s.Schedule.TimeZone), CatchUp: s.Schedule.CatchUp == nil || *s.Schedule.CatchUp,
+		},
+		LookbackS: deref(s.LookbackHours) * 3600, Channels: deref(s.Channels), Exclude: deref(s.Exclude), TrainRows: int(deref(s.TrainRows)),
+		MinRows: int(deref(s.MinRows)), Kinds: deref(s.Detectors), RolloutPolicy: deref(s.RolloutPolicy), Seed: uint64(deref(s.Seed)),
+		Gates: retrain.Gates{
+			MaxFlagShare: deref(g.MaxFlagShare), MinDetected: deref(g.MinDetected), WaiveFaults: deref(g.WaiveFaults),
+			Margin: deref(g.Margin), MaxPSI: deref(g.MaxPSI), MaxMissing: deref(g.MaxMissing),
+		},
+		Fit: zoo.Config{
+			Pattern: deref(f.Pattern), Smooth: deref(f.Smooth), Stride: deref(f.Stride), MaxGap: deref(f.MaxGap), HoldOut: deref(f.HoldOut),
+			Quantile: deref(f.Quantile), Margin: deref(f.Margin), FalseAlarmsPerDay: deref(f.FalseAlarmsPerDay), PerDevice: deref(f.PerDevice),
+			Variance: deref(f.Variance), PlaneWeight: deref(f.PlaneWeight), Hidden: deref(f.Hidden), DeepPenalty: deref(f.DeepPenalty),
+			Steps: deref(f.Steps), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate),
+		},
+	}
 }
 
 func (t training) Apply(ctx context.Context, in apimodel.RetrainPolicy, dry bool) (apimodel.RetrainPolicy, error) {
-	s := in.Spec
-	p, err := t.policies.RetrainPolicy(ctx, in.Metadata.Name)
-	if err != nil && !errors.Is(err, retrain.ErrNoPolicy) {
-		return apimodel.RetrainPolicy{}, err
-	}
-	// What the contract does not name (fitting, channels) stays as it was.
-	p.Name, p.Family, p.Selector = in.Metadata.Name, s.Model, s.Selector
-	p.Schedule = engine.Schedule{Name: in.Metadata.Name, Cron: s.Schedule.Cron, TimeZone: deref(s.Schedule.TimeZone), CatchUp: true}
-	if deref(s.Schedule.Paused) {
-		p.Schedule.Cron = ""
-	}
-	p.LookbackS, p.MinRows, p.Kinds = deref(s.LookbackHours)*3600, int(deref(s.MinWindows)), deref(s.Detectors)
-	p.RolloutPolicy, p.Seed = deref(s.RolloutPolicy), uint64(deref(s.Seed))
-	p.Gates = retrain.Gates{MaxFlagShare: deref(s.TargetFlagShare)}
-	for name, v := range deref(s.Gates) {
-		i := slices.IndexFunc(gateNames, func(g struct {
-			name string
-			of   func(*retrain.Gates) *float64
-		}) bool {
-			return g.name == name
-		})
-		if i < 0 {
-			names := make([]string, len(gateNames))
-			for j, g := range gateNames {
-				names[j] = g.name
-			}
-			return apimodel.RetrainPolicy{}, fmt.Errorf("%w: no gate is called %q: there are %s", api.ErrInvalid, name, strings.Join(names, ", "))
-		}
-		*gateNames[i].of(&p.Gates) = v
-	}
+	p := retrainPolicyOf(in.Metadata.Name, in.Spec)
 	if err := p.Validate(); err != nil {
 		return apimodel.RetrainPolicy{}, fmt.Errorf("%w: %w", api.ErrInvalid, err)
 	}
@@ -445,6 +422,24 @@ func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 
 // some returns a pointer to v, for the contract's optional fields.
 func some[T any](v T) *T { return &v }
+
+// given returns a pointer to v, nil for the zero value: what takes its default
+// is absent.
+func given[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// list returns a pointer to v, nil when it is empty.
+func list[T any](v []T) *[]T {
+	if len(v) == 0 {
+		return nil
+	}
+	return &v
+}
 
 // deref returns what p points at, or the zero value.
 func deref[T any](p *T) T {

@@ -127,6 +127,33 @@ func (e GateComparison) Valid() bool {
 	}
 }
 
+// Defines values for GateName.
+const (
+	GateNameLatency   GateName = "latency"
+	GateNameNonFinite GateName = "non-finite"
+	GateNameOutput    GateName = "output"
+	GateNameShadow    GateName = "shadow"
+	GateNameSuccess   GateName = "success"
+)
+
+// Valid indicates whether the value is a known member of the GateName enum.
+func (e GateName) Valid() bool {
+	switch e {
+	case GateNameLatency:
+		return true
+	case GateNameNonFinite:
+		return true
+	case GateNameOutput:
+		return true
+	case GateNameShadow:
+		return true
+	case GateNameSuccess:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ModelVersionState.
 const (
 	ModelVersionStateBlessed    ModelVersionState = "blessed"
@@ -575,12 +602,16 @@ type AuditEventList struct {
 	TreeSize   *int64       `json:"treeSize,omitempty"`
 }
 
-// Budget How many devices of a group may be disturbed at once; offline, leased and degraded ones count
+// Budget How many devices of a group may be disturbed at once; offline, leased and degraded ones
+// count. Of the four numbers the strictest counts, and at least one is given. Shares of a
+// group round towards fewer disturbed devices.
 type Budget struct {
-	// GroupBy Label, e.g. "line"
-	GroupBy        string `json:"groupBy"`
-	MaxUnavailable int    `json:"maxUnavailable"`
-	MinAvailable   *int   `json:"minAvailable,omitempty"`
+	// GroupBy Label, e.g. "line"; devices without it form one group
+	GroupBy             string   `json:"groupBy"`
+	MaxUnavailable      *int     `json:"maxUnavailable,omitempty"`
+	MaxUnavailableShare *float64 `json:"maxUnavailableShare,omitempty"`
+	MinAvailable        *int     `json:"minAvailable,omitempty"`
+	MinAvailableShare   *float64 `json:"minAvailableShare,omitempty"`
 }
 
 // Candidate One competing detector
@@ -816,6 +847,57 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
+// FitSpec How detectors are fitted; what is absent takes the detector's default
+type FitSpec struct {
+	// BatchSize Of a training step; default 64
+	BatchSize *int `json:"batchSize,omitempty"`
+
+	// DeepPenalty Weight of what the autoencoder's tanh layers add; default 3
+	DeepPenalty *float64 `json:"deepPenalty,omitempty"`
+
+	// FalseAlarmsPerDay Sets the threshold instead of margin: windows flagged per device and day of normal operation
+	FalseAlarmsPerDay *float64 `json:"falseAlarmsPerDay,omitempty"`
+
+	// Hidden Widths of the autoencoder's layers up to the code; default 4/5 and 2/5 of the features
+	Hidden *[]int `json:"hidden,omitempty"`
+
+	// HoldOut Share of each series
+	HoldOut *float64 `json:"holdOut,omitempty"`
+
+	// LearningRate Of Adam at the start; default 0.005
+	LearningRate *float64 `json:"learningRate,omitempty"`
+
+	// Margin Threshold as a multiple of the reference score; default 1.75
+	Margin *float64 `json:"margin,omitempty"`
+
+	// MaxGap Largest step between two rows of one window, in nominal steps; default 3, negative for any
+	MaxGap *float64 `json:"maxGap,omitempty"`
+
+	// Pattern Samples that a detector looks at at once; default 5
+	Pattern *int `json:"pattern,omitempty"`
+
+	// PerDevice One expert for each device in one graph, 64 at most
+	PerDevice *bool `json:"perDevice,omitempty"`
+
+	// PlaneWeight T2 against Q in PCA's score; default 6
+	PlaneWeight *float64 `json:"planeWeight,omitempty"`
+
+	// Quantile Share of normal windows below the reference score; default 0.99
+	Quantile *float64 `json:"quantile,omitempty"`
+
+	// Smooth Consecutive patterns that a score is averaged over; default 20
+	Smooth *int `json:"smooth,omitempty"`
+
+	// Steps Training steps; default 2000
+	Steps *int `json:"steps,omitempty"`
+
+	// Stride Samples between two runs; default 1
+	Stride *int `json:"stride,omitempty"`
+
+	// Variance Share of variance that PCA keeps as its plane; default 0.85
+	Variance *float64 `json:"variance,omitempty"`
+}
+
 // Gate One check with its numbers
 type Gate struct {
 	// At When it was last evaluated
@@ -856,16 +938,29 @@ type Gate struct {
 // GateComparison How value must stand to threshold to pass
 type GateComparison string
 
+// GateName success: share of started devices that are done is at least threshold (0.95) ·
+// shadow: the challenger flags less than threshold (1.5) times as often as the champion on
+// the same windows, at error alpha, from minN (5) windows on ·
+// non-finite: share of NaN and infinite scores is at most threshold (0) ·
+// latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
+// output: share of windows lost since the offer is at most threshold (0)
+type GateName string
+
 // GateSpec defines model for GateSpec.
 type GateSpec struct {
-	// Alpha Error the test may make; default 0.01
+	// Alpha Error the test may make; default 0.01 for shadow. success uses it when given
 	Alpha *float64 `json:"alpha,omitempty"`
 
 	// MinN Fewer counted things than this are INCONCLUSIVE
 	MinN *int64 `json:"minN,omitempty"`
 
-	// Name success, shadow, latency, non-finite, …
-	Name string `json:"name"`
+	// Name success: share of started devices that are done is at least threshold (0.95) ·
+	// shadow: the challenger flags less than threshold (1.5) times as often as the champion on
+	// the same windows, at error alpha, from minN (5) windows on ·
+	// non-finite: share of NaN and infinite scores is at most threshold (0) ·
+	// latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
+	// output: share of windows lost since the offer is at most threshold (0)
+	Name GateName `json:"name"`
 
 	// Threshold Absent takes the gate's default
 	Threshold *float64 `json:"threshold,omitempty"`
@@ -1183,6 +1278,27 @@ type ReleaseRef struct {
 	Name string `json:"name"`
 }
 
+// RetrainGates Limits that a candidate has to keep to be released
+type RetrainGates struct {
+	// Margin How much smaller than the champion's its share of found faults may be; default 0.05
+	Margin *float64 `json:"margin,omitempty"`
+
+	// MaxFlagShare Share of held-out normal windows it may flag; default 0.05
+	MaxFlagShare *float64 `json:"maxFlagShare,omitempty"`
+
+	// MaxMissing Share of missing values in a device's rows; default 0.2
+	MaxMissing *float64 `json:"maxMissing,omitempty"`
+
+	// MaxPSI Population stability index of any channel against the champion's data; absent sets no limit
+	MaxPSI *float64 `json:"maxPSI,omitempty"`
+
+	// MinDetected Share of simulated faults it must find; default 0.3
+	MinDetected *float64 `json:"minDetected,omitempty"`
+
+	// WaiveFaults Pass although no fault could be simulated in its data; a person's choice for a first look at little data
+	WaiveFaults *bool `json:"waiveFaults,omitempty"`
+}
+
 // RetrainPolicy defines model for RetrainPolicy.
 type RetrainPolicy struct {
 	APIVersion APIVersion `json:"apiVersion"`
@@ -1202,17 +1318,26 @@ type RetrainPolicyList struct {
 
 // RetrainPolicySpec defines model for RetrainPolicySpec.
 type RetrainPolicySpec struct {
-	// Detectors Kinds that compete; default ["pca", "autoencoder"]
+	// Channels Signals to learn; absent takes those that every device of a class has
+	Channels *[]string `json:"channels,omitempty"`
+
+	// Detectors Kinds that compete, such as "pca" and "dense-ae"; absent lets all compete
 	Detectors *[]string `json:"detectors,omitempty"`
 
-	// Gates Limits by gate name, e.g. {"maxFlagShare": 0.02, "minF1": 0.7}
-	Gates *map[string]float64 `json:"gates,omitempty"`
+	// Exclude Signals never to learn, such as label columns
+	Exclude *[]string `json:"exclude,omitempty"`
+
+	// Fit How detectors are fitted; what is absent takes the detector's default
+	Fit *FitSpec `json:"fit,omitempty"`
+
+	// Gates Limits that a candidate has to keep to be released
+	Gates *RetrainGates `json:"gates,omitempty"`
 
 	// LookbackHours How far back the data reaches; default 168
 	LookbackHours *float64 `json:"lookbackHours,omitempty"`
 
-	// MinWindows Fewer windows than this refuse the night
-	MinWindows *int64 `json:"minWindows,omitempty"`
+	// MinRows Fewer usable rows than this refuse a device class; default 100
+	MinRows *int64 `json:"minRows,omitempty"`
 
 	// Model Family it trains
 	Model string `json:"model"`
@@ -1225,8 +1350,8 @@ type RetrainPolicySpec struct {
 	// Selector Devices whose data it learns from
 	Selector string `json:"selector"`
 
-	// TargetFlagShare Wanted share of flagged windows on normal data; default 0.01
-	TargetFlagShare *float64 `json:"targetFlagShare,omitempty"`
+	// TrainRows Only the first so many rows of each device's stream; absent takes all
+	TrainRows *int64 `json:"trainRows,omitempty"`
 }
 
 // RetrainPolicyStatus defines model for RetrainPolicyStatus.
@@ -1391,15 +1516,49 @@ type RolloutPolicyList struct {
 
 // RolloutPolicySpec defines model for RolloutPolicySpec.
 type RolloutPolicySpec struct {
-	Budgets      *[]Budget   `json:"budgets,omitempty"`
-	Gates        *[]GateSpec `json:"gates,omitempty"`
-	LeaseSeconds *float64    `json:"leaseSeconds,omitempty"`
+	Budgets *[]Budget `json:"budgets,omitempty"`
+
+	// Gates Absent takes success, shadow, non-finite and output
+	Gates *[]GateSpec `json:"gates,omitempty"`
+
+	// GraceSeconds Silence allowed past a lease or a deadline; default 60
+	GraceSeconds *float64 `json:"graceSeconds,omitempty"`
+
+	// LeaseSeconds Length of a permission to activate; default 600
+	LeaseSeconds *float64 `json:"leaseSeconds,omitempty"`
+
+	// MaxPauseSeconds A pause that nobody lifts by then aborts; default 604800
+	MaxPauseSeconds *float64 `json:"maxPauseSeconds,omitempty"`
+
+	// MinWindows Scored by a device in its soak before it confirms; default 1
+	MinWindows *int64 `json:"minWindows,omitempty"`
+
+	// Retries Further tries after a failure that is not the release's; default 0
+	Retries *int `json:"retries,omitempty"`
+
+	// RetrySeconds Wait before the first of them, doubled each time; default 60
+	RetrySeconds *float64 `json:"retrySeconds,omitempty"`
+
+	// RollbackSeconds How long a rollback is waited for; default 86400
+	RollbackSeconds *float64 `json:"rollbackSeconds,omitempty"`
 
 	// Seed Draws the canaries; absent derives it from the release
 	Seed *int64 `json:"seed,omitempty"`
 
 	// Selector The fleet
-	Selector string     `json:"selector"`
+	Selector string `json:"selector"`
+
+	// ShadowSeconds Challenger beside the champion; 0 runs none, and then there is no shadow gate; absent is 600 where a shadow gate is, otherwise 0
+	ShadowSeconds *float64 `json:"shadowSeconds,omitempty"`
+
+	// ShadowWindowSeconds One counting window of the shadow gate; default 60
+	ShadowWindowSeconds *float64 `json:"shadowWindowSeconds,omitempty"`
+
+	// StaleSeconds Age at which a report is no evidence any more; default 180
+	StaleSeconds *float64 `json:"staleSeconds,omitempty"`
+
+	// Stratify Labels whose combinations every wave samples evenly; default line, hardware and product
+	Stratify *[]string  `json:"stratify,omitempty"`
 	Waves    []WaveSpec `json:"waves"`
 }
 
@@ -1469,9 +1628,14 @@ type RunsOn struct {
 
 // Schedule defines model for Schedule.
 type Schedule struct {
-	// Cron Five fields, e.g. "0 2 * * *"
-	Cron   string `json:"cron"`
-	Paused *bool  `json:"paused,omitempty"`
+	// CatchUp Run the nights that were missed while no hub was up; default true
+	CatchUp *bool `json:"catchUp,omitempty"`
+
+	// Cron Five fields, e.g. "0 2 * * *", or six with seconds first; empty runs by hand only
+	Cron string `json:"cron"`
+
+	// Paused Keeps the schedule and starts nothing by it
+	Paused *bool `json:"paused,omitempty"`
 
 	// TimeZone IANA name; default UTC
 	TimeZone *string `json:"timeZone,omitempty"`
@@ -1783,7 +1947,8 @@ type Wave struct {
 	State           WaveState     `json:"state"`
 }
 
-// WaveSpec Exactly one of devices and share says how large the wave is
+// WaveSpec At most one of devices and share says how large the wave is; with neither it draws all
+// that its selector matches and that no wave before has drawn.
 type WaveSpec struct {
 	// Approvals People who must approve before the wave starts; default 0
 	Approvals *int `json:"approvals,omitempty"`
@@ -1793,8 +1958,13 @@ type WaveSpec struct {
 	Devices         *int64   `json:"devices,omitempty"`
 	Name            string   `json:"name"`
 
+	// Selector Draws only from these; absent matches all
+	Selector *string `json:"selector,omitempty"`
+
 	// Share Share of the fleet reached by the end of this wave, 0 to 1
-	Share       *float64 `json:"share,omitempty"`
+	Share *float64 `json:"share,omitempty"`
+
+	// SoakSeconds Sound running before a device confirms; the same in every wave
 	SoakSeconds *float64 `json:"soakSeconds,omitempty"`
 }
 

@@ -495,7 +495,7 @@ const retrainPolicy = {
   apiVersion: "swell/v1",
   kind: "RetrainPolicy",
   metadata: { name: "pumps-nightly", resourceVersion: "3" },
-  spec: { model: "pump-anomaly", selector: "class=pump,!retired", schedule: { cron: "0 2 * * *", timeZone: "Europe/Berlin" }, lookbackHours: 168, detectors: ["pca", "autoencoder"], rolloutPolicy: "pumps", targetFlagShare: 0.01 },
+  spec: { model: "pump-anomaly", selector: "class=pump,!retired", schedule: { cron: "0 2 * * *", timeZone: "Europe/Berlin" }, lookbackHours: 168, detectors: ["pca", "autoencoder"], rolloutPolicy: "pumps", gates: { maxFlagShare: 0.02 } },
   status: { nextRunAt: iso(5.2 * HOUR), lastRun: "night-7", lastOutcome: "released", conditions: [] },
 };
 

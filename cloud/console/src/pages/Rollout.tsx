@@ -73,7 +73,7 @@ export function RolloutPage() {
                 </Panel>
                 {r.spec.policySpec?.budgets && r.spec.policySpec.budgets.length > 0 && (
                   <Panel title="Disruption budget">
-                    <Facts facts={r.spec.policySpec.budgets.map((b) => [`per ${b.groupBy}`, `at most ${b.maxUnavailable} disturbed${b.minAvailable ? `, at least ${b.minAvailable} available` : ""}`])} />
+                    <Facts facts={r.spec.policySpec.budgets.map((b) => [`per ${b.groupBy}`, budget(b)])} />
                   </Panel>
                 )}
               </div>
@@ -83,6 +83,17 @@ export function RolloutPage() {
       }}
     </Loaded>
   );
+}
+
+/** What a disruption budget allows, in words. */
+function budget(b: Schemas["Budget"]): string {
+  const most = [b.maxUnavailable, share(b.maxUnavailableShare)].filter((v) => v !== undefined);
+  const least = [b.minAvailable, share(b.minAvailableShare)].filter((v) => v !== undefined);
+  return [most.length > 0 && `at most ${most.join(" and ")} disturbed`, least.length > 0 && `at least ${least.join(" and ")} available`].filter(Boolean).join(", ");
+}
+
+function share(v?: number): string | undefined {
+  return v === undefined ? undefined : `${+(100 * v).toFixed(1)} %`;
 }
 
 function lastBegun(r: Rollout): number {

@@ -1369,33 +1369,130 @@ export interface components {
              * @description How far back the data reaches; default 168
              */
             lookbackHours?: number;
+            /** @description Signals to learn; absent takes those that every device of a class has */
+            channels?: string[];
+            /** @description Signals never to learn, such as label columns */
+            exclude?: string[];
             /**
              * Format: int64
-             * @description Fewer windows than this refuse the night
+             * @description Only the first so many rows of each device's stream; absent takes all
              */
-            minWindows?: number;
-            /** @description Kinds that compete; default ["pca", "autoencoder"] */
-            detectors?: string[];
+            trainRows?: number;
             /**
-             * Format: double
-             * @description Wanted share of flagged windows on normal data; default 0.01
+             * Format: int64
+             * @description Fewer usable rows than this refuse a device class; default 100
              */
-            targetFlagShare?: number;
-            /** @description Limits by gate name, e.g. {"maxFlagShare": 0.02, "minF1": 0.7} */
-            gates?: {
-                [key: string]: number;
-            };
+            minRows?: number;
+            /** @description Kinds that compete, such as "pca" and "dense-ae"; absent lets all compete */
+            detectors?: string[];
+            fit?: components["schemas"]["FitSpec"];
+            gates?: components["schemas"]["RetrainGates"];
             /** @description Under which a blessed version is rolled out; absent proposes nothing */
             rolloutPolicy?: string;
             /** Format: int64 */
             seed?: number;
         };
+        /** @description Limits that a candidate has to keep to be released */
+        RetrainGates: {
+            /**
+             * Format: double
+             * @description Share of held-out normal windows it may flag; default 0.05
+             */
+            maxFlagShare?: number;
+            /**
+             * Format: double
+             * @description Share of simulated faults it must find; default 0.3
+             */
+            minDetected?: number;
+            /** @description Pass although no fault could be simulated in its data; a person's choice for a first look at little data */
+            waiveFaults?: boolean;
+            /**
+             * Format: double
+             * @description How much smaller than the champion's its share of found faults may be; default 0.05
+             */
+            margin?: number;
+            /**
+             * Format: double
+             * @description Population stability index of any channel against the champion's data; absent sets no limit
+             */
+            maxPSI?: number;
+            /**
+             * Format: double
+             * @description Share of missing values in a device's rows; default 0.2
+             */
+            maxMissing?: number;
+        };
+        /** @description How detectors are fitted; what is absent takes the detector's default */
+        FitSpec: {
+            /** @description Samples that a detector looks at at once; default 5 */
+            pattern?: number;
+            /** @description Consecutive patterns that a score is averaged over; default 20 */
+            smooth?: number;
+            /** @description Samples between two runs; default 1 */
+            stride?: number;
+            /**
+             * Format: double
+             * @description Largest step between two rows of one window, in nominal steps; default 3, negative for any
+             */
+            maxGap?: number;
+            /**
+             * Format: double
+             * @description Share of each series
+             */
+            holdOut?: number;
+            /**
+             * Format: double
+             * @description Share of normal windows below the reference score; default 0.99
+             */
+            quantile?: number;
+            /**
+             * Format: double
+             * @description Threshold as a multiple of the reference score; default 1.75
+             */
+            margin?: number;
+            /**
+             * Format: double
+             * @description Sets the threshold instead of margin: windows flagged per device and day of normal operation
+             */
+            falseAlarmsPerDay?: number;
+            /** @description One expert for each device in one graph, 64 at most */
+            perDevice?: boolean;
+            /**
+             * Format: double
+             * @description Share of variance that PCA keeps as its plane; default 0.85
+             */
+            variance?: number;
+            /**
+             * Format: double
+             * @description T2 against Q in PCA's score; default 6
+             */
+            planeWeight?: number;
+            /** @description Widths of the autoencoder's layers up to the code; default 4/5 and 2/5 of the features */
+            hidden?: number[];
+            /**
+             * Format: double
+             * @description Weight of what the autoencoder's tanh layers add; default 3
+             */
+            deepPenalty?: number;
+            /** @description Training steps; default 2000 */
+            steps?: number;
+            /** @description Of a training step; default 64 */
+            batchSize?: number;
+            /**
+             * Format: double
+             * @description Of Adam at the start; default 0.005
+             */
+            learningRate?: number;
+        };
         Schedule: {
-            /** @description Five fields, e.g. "0 2 * * *" */
+            /** @description Five fields, e.g. "0 2 * * *", or six with seconds first; empty runs by hand only */
             cron: string;
             /** @description IANA name; default UTC */
             timeZone?: string;
+            /** @description Keeps the schedule and starts nothing by it */
             paused?: boolean;
+            /** @description Run the nights that were missed while no hub was up; default true */
+            catchUp?: boolean;
         };
         RetrainPolicyStatus: {
             /** Format: date-time */
@@ -1539,9 +1636,14 @@ export interface components {
             /** Format: int64 */
             seed?: number;
         };
-        /** @description Exactly one of devices and share says how large the wave is */
+        /**
+         * @description At most one of devices and share says how large the wave is; with neither it draws all
+         *     that its selector matches and that no wave before has drawn.
+         */
         WaveSpec: {
             name: string;
+            /** @description Draws only from these; absent matches all */
+            selector?: string;
             /** Format: int64 */
             devices?: number;
             /**
@@ -1549,7 +1651,10 @@ export interface components {
              * @description Share of the fleet reached by the end of this wave, 0 to 1
              */
             share?: number;
-            /** Format: double */
+            /**
+             * Format: double
+             * @description Sound running before a device confirms; the same in every wave
+             */
             soakSeconds?: number;
             /**
              * Format: double
@@ -1559,16 +1664,23 @@ export interface components {
             /** @description People who must approve before the wave starts; default 0 */
             approvals?: number;
         };
-        /** @description How many devices of a group may be disturbed at once; offline, leased and degraded ones count */
+        /**
+         * @description How many devices of a group may be disturbed at once; offline, leased and degraded ones
+         *     count. Of the four numbers the strictest counts, and at least one is given. Shares of a
+         *     group round towards fewer disturbed devices.
+         */
         Budget: {
-            /** @description Label, e.g. "line" */
+            /** @description Label, e.g. "line"; devices without it form one group */
             groupBy: string;
-            maxUnavailable: number;
+            maxUnavailable?: number;
+            /** Format: double */
+            maxUnavailableShare?: number;
             minAvailable?: number;
+            /** Format: double */
+            minAvailableShare?: number;
         };
         GateSpec: {
-            /** @description success, shadow, latency, non-finite, … */
-            name: string;
+            name: components["schemas"]["GateName"];
             /**
              * Format: double
              * @description Absent takes the gate's default
@@ -1581,18 +1693,76 @@ export interface components {
             minN?: number;
             /**
              * Format: double
-             * @description Error the test may make; default 0.01
+             * @description Error the test may make; default 0.01 for shadow. success uses it when given
              */
             alpha?: number;
         };
+        /**
+         * @description success: share of started devices that are done is at least threshold (0.95) ·
+         *     shadow: the challenger flags less than threshold (1.5) times as often as the champion on
+         *     the same windows, at error alpha, from minN (5) windows on ·
+         *     non-finite: share of NaN and infinite scores is at most threshold (0) ·
+         *     latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
+         *     output: share of windows lost since the offer is at most threshold (0)
+         * @enum {string}
+         */
+        GateName: "success" | "shadow" | "non-finite" | "latency" | "output";
         RolloutPolicySpec: {
             /** @description The fleet */
             selector: string;
             waves: components["schemas"]["WaveSpec"][];
             budgets?: components["schemas"]["Budget"][];
+            /** @description Absent takes success, shadow, non-finite and output */
             gates?: components["schemas"]["GateSpec"][];
-            /** Format: double */
+            /** @description Labels whose combinations every wave samples evenly; default line, hardware and product */
+            stratify?: string[];
+            /**
+             * Format: double
+             * @description Challenger beside the champion; 0 runs none, and then there is no shadow gate; absent is 600 where a shadow gate is, otherwise 0
+             */
+            shadowSeconds?: number;
+            /**
+             * Format: double
+             * @description One counting window of the shadow gate; default 60
+             */
+            shadowWindowSeconds?: number;
+            /**
+             * Format: int64
+             * @description Scored by a device in its soak before it confirms; default 1
+             */
+            minWindows?: number;
+            /**
+             * Format: double
+             * @description Length of a permission to activate; default 600
+             */
             leaseSeconds?: number;
+            /**
+             * Format: double
+             * @description Silence allowed past a lease or a deadline; default 60
+             */
+            graceSeconds?: number;
+            /**
+             * Format: double
+             * @description Age at which a report is no evidence any more; default 180
+             */
+            staleSeconds?: number;
+            /** @description Further tries after a failure that is not the release's; default 0 */
+            retries?: number;
+            /**
+             * Format: double
+             * @description Wait before the first of them, doubled each time; default 60
+             */
+            retrySeconds?: number;
+            /**
+             * Format: double
+             * @description How long a rollback is waited for; default 86400
+             */
+            rollbackSeconds?: number;
+            /**
+             * Format: double
+             * @description A pause that nobody lifts by then aborts; default 604800
+             */
+            maxPauseSeconds?: number;
             /**
              * Format: int64
              * @description Draws the canaries; absent derives it from the release
