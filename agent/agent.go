@@ -97,6 +97,8 @@ type Agent struct {
 	desired   *twin.Desired      // newest document; kept until there is an updater
 	pipeline  *pipeline.Pipeline // nil until the source is open
 	updater   *updater           // likewise
+	program   *program           // nil: no boot loader started this agent
+	restart   time.Duration      // how long rows waited for this program to take over from another
 	live      *live              // likewise; nil also when not wanted
 	rateHz    float64            // of the source
 	dropped   uint64             // blocks lost in this run, as of the newest look
@@ -153,8 +155,9 @@ func New(c Config) (*Agent, error) {
 	return a, nil
 }
 
-// Run starts everything, enrols if need be, and returns when ctx ends (nil) or
-// the device cannot work at all (why). A hub that is away is no reason.
+// Run starts everything, enrols if need be, and returns when ctx ends (nil),
+// another program is to run (ErrRestart) or the device cannot work at all
+// (why). A hub that is away is no reason.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := runtime.Init(a.config.ONNXRuntime); err != nil {
 		return err
@@ -180,6 +183,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	start(a.reportLoop)
 	start(a.syncLoop)
 	start(func(ctx context.Context) { a.produce(ctx, start) })
+	if a.program != nil {
+		a.program.end = cancel
+		start(a.program.run)
+	}
 	if a.config.Status != "off" {
 		listener, err := listen(a.config.Status)
 		if err != nil {
@@ -192,7 +199,12 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	work.Wait()
 	close(a.recorded)
 	<-kept
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrRestart) {
+		a.mu.Lock()
+		a.rec.Restarted = a.facts.LastRow
+		a.mu.Unlock()
+		return cause
+	} else if cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}
 	return nil
@@ -264,6 +276,13 @@ func (a *Agent) open() (err error) {
 		a.source = sources[a.config.Source.Kind](a.config.Source)
 	}
 	a.facts.DownSince, a.facts.BuiltAt = a.config.Now(), builtAt()
+	if a.config.Slot != "" {
+		if a.program, err = a.newProgram(); err != nil {
+			// What runs goes on; only a new program cannot come.
+			a.config.Log.Error("firmware updates are off", "error", err)
+			a.facts.Unsupported = "this agent cannot replace its own program: " + err.Error()
+		}
+	}
 	return nil
 }
 
@@ -302,17 +321,20 @@ func (a *Agent) token() (string, error) {
 
 func (a *Agent) close() error {
 	a.mu.Lock()
-	p, u := a.pipeline, a.updater
+	p, u, f := a.pipeline, a.updater, a.program
 	a.mu.Unlock()
+	if f != nil {
+		f.close()
+	}
 	if u != nil {
-		u.applier.Close()
-		u.client.CloseIdleConnections()
+		u.close()
 	}
 	if p != nil {
 		p.Close()
 	}
 	a.scorer.Wait()
-	return errors.Join(a.saveRecord(true), a.spool.Close(), a.closeDisk())
+	// Both, or the recent one could be taken for the newer.
+	return errors.Join(a.saveRecord(true), a.saveRecord(false), a.spool.Close(), a.closeDisk())
 }
 
 func (a *Agent) closeDisk() error {
@@ -391,13 +413,19 @@ func (a *Agent) Desired(payload []byte) {
 		a.desired = &d
 	}
 	a.facts.Unsupported = ""
-	if d.Firmware != nil {
-		a.facts.Unsupported = "the hub offers firmware, and this agent was installed by a package: update it the same way"
+	if d.Firmware != nil && a.program == nil {
+		a.facts.Unsupported = "the hub offers firmware, and this agent cannot replace itself: start it by its boot command, or update its package"
 	}
-	if a.updater != nil {
+	for _, offer := range []struct {
+		u *updater
+		d twin.Desired
+	}{{a.updater, d}, {a.program.updates(), firmwarePart(d)}} {
+		if offer.u == nil {
+			continue
+		}
 		// Never blocks for long: the updater only computes.
 		select {
-		case a.updater.events <- update.Offered{Doc: d}:
+		case offer.u.events <- update.Offered{Doc: offer.d}:
 		default:
 			a.config.Log.Warn("a desired document waits for the next report", "generation", d.Generation)
 		}

@@ -63,6 +63,12 @@ type Config struct {
 	Version string           `yaml:"-"` // of the program, for reports; empty: "devel"
 	Now     func() time.Time `yaml:"-"` // nil: time.Now
 	Uplink  Uplink           `yaml:"-"` // nil: MQTT by Hub.MQTT
+	// Slot is the slot that the boot loader started this program from, "a" or
+	// "b". Empty: no loader did, and firmware cannot be updated.
+	Slot string `yaml:"-"`
+	// CheckArguments make a new program say its version after it has seen
+	// whether it can work here. Empty: it is not asked before it is started.
+	CheckArguments []string `yaml:"-"`
 	// TrialCommand runs this program as a child that loads a model and scores
 	// its golden vectors, before the model enters the agent's own process; the
 	// path of the slot is appended. Empty: no child; the journal's counter of

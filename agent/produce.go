@@ -92,7 +92,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 }
 
 func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
-	journal, err := loadJournal(a.disk)
+	journal, err := loadJournal(a.disk, journalFile)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,9 @@ func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
 		Interlock:     a.interlock(), Rehearse: a.rehearse(), Now: a.config.Now,
 	})
 	return &updater{
-		machine: machine, applier: applier, client: client, pipeline: p, disk: a.disk, now: a.config.Now, log: a.config.Log,
+		machine: machine, applier: applier, close: func() { applier.Close(); client.CloseIdleConnections() },
+		observe: func() update.Event { return observed(p.Watch()) }, settled: settled(p),
+		journal: journalFile, disk: a.disk, now: a.config.Now, log: a.config.Log,
 		events: make(chan update.Event, eventQueue), report: a.wantReport,
 		alive: func() { a.beat.Store(time.Now().UnixNano()) }, resumed: make(chan struct{}),
 	}, nil
@@ -217,6 +219,12 @@ func (a *Agent) read(ctx context.Context, p *pipeline.Pipeline, r *pipeline.Reco
 func (a *Agent) took(rows source.Rows, now time.Time) {
 	a.mu.Lock()
 	a.facts.LastRow = now
+	if last := a.rec.Restarted; !last.IsZero() {
+		// Nobody scored what came between the two programs.
+		a.rec.Restarted = time.Time{}
+		a.restart = max(now.Sub(last), 0)
+		a.config.Log.Info("rows come again after the restart", "pause", a.restart)
+	}
 	a.mu.Unlock()
 	n := rows.Len() - 1
 	a.view.Lock()

@@ -36,6 +36,9 @@ type record struct {
 	Schema  int               `json:"schema"` // 1
 	Stream  pipeline.Counters `json:"stream"`
 	Dropped uint64            `json:"dropped"` // blocks the spool lost
+	// Restarted is when the last row came before this program ended to let
+	// another one run. Zero: it did not.
+	Restarted time.Time `json:"restarted,omitzero"`
 	// Champion counts what the release that acts has done.
 	Champion tally `json:"champion"`
 }
@@ -125,8 +128,8 @@ func saveRecent(d disk.FS, r record) error {
 
 // loadJournal returns nil where there is none. One that cannot be read is an
 // error: without it the device does not know what it may run.
-func loadJournal(d disk.FS) (*update.Journal, error) {
-	b, err := disk.ReadFile(d, journalFile, maxJournalBytes)
+func loadJournal(d disk.FS, name string) (*update.Journal, error) {
+	b, err := disk.ReadFile(d, name, maxJournalBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -136,7 +139,7 @@ func loadJournal(d disk.FS) (*update.Journal, error) {
 	var j update.Journal
 	dec := json.NewDecoder(bytes.NewReader(b))
 	if err := dec.Decode(&j); err != nil {
-		return nil, fmt.Errorf("read %s: %w", journalFile, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return &j, nil
 }

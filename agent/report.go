@@ -83,17 +83,24 @@ func (a *Agent) reportLoop(ctx context.Context) {
 // full when it came.
 func (a *Agent) retryDesired() {
 	a.mu.Lock()
-	u, d := a.updater, a.desired
+	u, f, d := a.updater, a.program.updates(), a.desired
 	a.mu.Unlock()
-	if u == nil || d == nil {
+	if d == nil {
 		return
 	}
-	if s, _ := u.read(); s.Generation < d.Generation {
-		select {
-		case u.events <- update.Offered{Doc: *d}:
-		default:
+	retry := func(u *updater, d twin.Desired) {
+		if u == nil {
+			return
+		}
+		if s, _ := u.read(); s.Generation < d.Generation {
+			select {
+			case u.events <- update.Offered{Doc: d}:
+			default:
+			}
 		}
 	}
+	retry(u, *d)
+	retry(f, firmwarePart(*d))
 }
 
 // look evaluates the agent's health and says whether it changed.
@@ -174,7 +181,8 @@ func (a *Agent) Reported() twin.Reported {
 		r.Stream.SampleRateHz = a.rateHz
 	}
 	r.Stream.Samples, r.Stream.WindowsDue, r.Stream.WindowsScored = c.Samples, c.WindowsDue, c.WindowsScored
-	r.Stream.WindowsLost, r.Stream.StoppedMs, r.Stream.Swaps = c.WindowsLost, c.StoppedMs, c.Swaps
+	r.Stream.WindowsLost, r.Stream.Swaps = c.WindowsLost, c.Swaps
+	r.Stream.StoppedMs = c.StoppedMs + uint64(a.restart.Milliseconds())
 	if a.updater != nil {
 		s, _ := a.updater.read()
 		r.Generation, r.Trial, r.Quarantined = s.Generation, s.Trial, s.Quarantined
@@ -182,6 +190,9 @@ func (a *Agent) Reported() twin.Reported {
 		if g := s.LastGood; g != nil {
 			r.LastGood = &twin.Running{Name: g.Name, Counter: g.Counter, Manifest: g.Manifest, Model: g.Model}
 		}
+	}
+	if a.program != nil {
+		a.program.tell(&r)
 	}
 	return r
 }
@@ -196,6 +207,7 @@ func (a *Agent) saveRecord(durable bool) error {
 	r := a.rec
 	if a.pipeline != nil {
 		r.Stream = a.pipeline.Counters()
+		r.Stream.StoppedMs += uint64(a.restart.Milliseconds())
 	}
 	r.Dropped += a.spool.Stats().Dropped + a.lost.Load()
 	a.mu.Unlock()

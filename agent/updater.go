@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/swellfleet/swell/agent/apply"
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/pipeline"
 	"github.com/swellfleet/swell/agent/update"
@@ -20,17 +19,23 @@ import (
 // journal, starts actions and hands on what is to be reported, in the order the
 // machine wants.
 type updater struct {
-	machine  *update.Machine
-	applier  *apply.Applier
-	client   *http.Client // of the applier
-	pipeline *pipeline.Pipeline
-	disk     disk.FS
-	now      func() time.Time
-	log      *slog.Logger
-	events   chan update.Event
-	report   func()        // asks for a report
-	alive    func()        // says that the loop turns
-	resumed  chan struct{} // closed when the champion of the last run acts, or none is to
+	machine *update.Machine
+	applier interface {
+		Do(ctx context.Context, action update.Action, answer func(update.Event))
+		Wait()
+	}
+	close   func() // frees what the applier holds, after run
+	observe func() update.Event
+	settled func(update.Status) bool // the champion of the last run acts, or none is to
+	follow  func(update.Status)      // hears of every status that is saved; may be nil
+	journal string                   // name on the disk
+	disk    disk.FS
+	now     func() time.Time
+	log     *slog.Logger
+	events  chan update.Event
+	report  func()        // asks for a report
+	alive   func()        // says that the loop turns
+	resumed chan struct{} // closed when settled
 
 	mu      sync.Mutex
 	status  update.Status
@@ -73,9 +78,13 @@ func (u *updater) run(ctx context.Context) {
 	starting := true
 	for {
 		wake := u.advance(ctx)
-		if starting && u.settled() {
+		status, saveErr := u.read()
+		if starting && u.settled(status) {
 			starting = false
 			close(u.resumed)
+		}
+		if u.follow != nil && saveErr == nil {
+			u.follow(status)
 		}
 		if wake > 0 {
 			timer.Reset(max(wake-time.Since(began), time.Millisecond))
@@ -90,27 +99,9 @@ func (u *updater) run(ctx context.Context) {
 		case <-timer.C:
 			step(update.Tick{})
 		case <-observe.C:
-			step(observed(u.pipeline.Watch()))
+			step(u.observe())
 		}
 	}
-}
-
-// settled says whether the champion the journal names acts by now, or cannot.
-func (u *updater) settled() bool {
-	s, _ := u.read()
-	if s.Champion == nil {
-		return true
-	}
-	_, ok := u.pipeline.Acting()
-	if ok {
-		return true
-	}
-	for _, c := range s.Conditions {
-		if c.Type == "NoModel" {
-			return true // rows are recorded all the same
-		}
-	}
-	return false
 }
 
 // advance performs what the machine asks for and returns when to tick, in
@@ -123,7 +114,7 @@ func (u *updater) advance(ctx context.Context) time.Duration {
 			return r.Wake
 		}
 		if r.Save != nil {
-			if err := saveJSON(u.disk, journalFile, r.Save); err != nil {
+			if err := saveJSON(u.disk, u.journal, r.Save); err != nil {
 				// Nothing may be done that the journal does not know of. The
 				// next observation comes soon and tries again.
 				u.publish(fmt.Errorf("save the update journal: %w", err))
@@ -150,6 +141,21 @@ func (u *updater) publish(saveErr error) {
 		u.log.Info("update", "release", fmt.Sprintf("%s-%d", t.Name, t.Counter), "phase", string(t.Phase), "code", string(t.Code), "reason", t.Reason)
 	}
 	u.status, u.saveErr = s, saveErr
+}
+
+// settled says whether the champion the journal names acts on p by now, or
+// cannot.
+func settled(p *pipeline.Pipeline) func(update.Status) bool {
+	return func(s update.Status) bool {
+		if s.Champion == nil {
+			return true
+		}
+		if _, ok := p.Acting(); ok {
+			return true
+		}
+		// Rows are recorded even if no model can be run.
+		return slices.ContainsFunc(s.Conditions, func(c twin.Condition) bool { return c.Type == "NoModel" })
+	}
 }
 
 func observed(w pipeline.Watch) update.Observed {

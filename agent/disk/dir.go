@@ -101,6 +101,9 @@ func (d *Dir) Size(name string) (int64, error) {
 	return info.Size(), nil
 }
 
+// MakeExecutable implements FS.
+func (d *Dir) MakeExecutable(name string) error { return full(d.root.Chmod(name, 0o700)) }
+
 // SyncDir implements FS.
 func (d *Dir) SyncDir(name string) error {
 	f, err := d.root.Open(name)

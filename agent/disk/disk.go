@@ -42,6 +42,9 @@ type FS interface {
 	MkdirAll(name string) error
 	// List returns the names in a folder, sorted.
 	List(name string) ([]string, error)
+	// MakeExecutable lets the owner run a file as a program. It is durable with
+	// the file's next Sync.
+	MakeExecutable(name string) error
 	// Size is the length of a file in bytes.
 	Size(name string) (int64, error)
 	// SyncDir makes the names in a folder durable.

@@ -259,6 +259,12 @@ func (m *Mem) List(name string) ([]string, error) {
 	return names, nil
 }
 
+// MakeExecutable implements FS. Every file in memory may be run.
+func (m *Mem) MakeExecutable(name string) error {
+	_, err := m.Size(name)
+	return err
+}
+
 // Size implements FS.
 func (m *Mem) Size(name string) (int64, error) {
 	name = path.Clean(name)

@@ -29,6 +29,7 @@ var version = "devel"
 
 const usage = `Usage: swell-agent [--config FILE] COMMAND
 
+  boot      run the newest good version of this program; what systemd starts
   run       enrol if need be, stream, score, and take releases from the hub
   enroll    only get the device its certificate
   status    print what the running agent says of itself
@@ -76,11 +77,23 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	_ = level.UnmarshalText([]byte(strings.ToUpper(c.LogLevel))) // validated by Load; empty leaves info
 	c.Log, c.Version = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), version
 	switch command {
+	case "boot":
+		return agent.Boot(c, []string{"--config", *file, "run"})
 	case "run":
 		if exe, err := os.Executable(); err == nil {
 			c.TrialCommand = []string{exe, "--config", *file, "rehearse"}
 		}
-		return serve(ctx, c)
+		c.Slot, c.CheckArguments = os.Getenv(agent.SlotVariable), []string{"--config", *file, "check"}
+		if err := serve(ctx, c); !errors.Is(err, agent.ErrRestart) || ctx.Err() != nil {
+			return err
+		}
+		return agent.Boot(c, []string{"--config", *file, "run"})
+	case "check": // what run asks a new version of itself before it becomes it
+		if err := runtime.Init(c.ONNXRuntime); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, version)
+		return nil
 	case "enroll":
 		until, err := agent.Enroll(ctx, c)
 		if err == nil {
