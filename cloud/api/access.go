@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ func (s *Server) allow(op operation, next echo.HandlerFunc) echo.HandlerFunc {
 		if err == nil {
 			err = permit(op, req, &who)
 		} else if op.access == public {
-			if _, busy := err.(auth.TooMany); !busy {
+			if _, busy := errors.AsType[auth.TooMany](err); !busy {
 				who, err = caller{remote: req.RemoteAddr}, nil // a stale cookie must not keep anybody from logging in
 			}
 		}

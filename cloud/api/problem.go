@@ -104,7 +104,7 @@ func (s *Server) answerError(err error, c echo.Context) {
 	h.Set("Cache-Control", "no-store")
 	c.Response().WriteHeader(p.status)
 	if c.Request().Method != http.MethodHead {
-		json.NewEncoder(c.Response()).Encode(body) // a reader that is gone cannot be told
+		_ = json.NewEncoder(c.Response()).Encode(body) // a reader that is gone cannot be told
 	}
 }
 

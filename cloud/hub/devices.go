@@ -61,7 +61,7 @@ func (b handler) Subscribed(id topic.ID, filter string) {
 	defer cancel()
 	doc, ok, err := b.h.db.Dispatch().Desired(ctx, id)
 	if err == nil && ok {
-		err = publisher{b.h}.Publish(ctx, doc)
+		err = publisher(b).Publish(ctx, doc)
 	}
 	if err != nil {
 		b.h.log.Error("cannot send a desired document again", slog.String("device", id.String()), slog.Any("error", err))

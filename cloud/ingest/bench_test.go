@@ -281,7 +281,7 @@ func runDevice(addr, kind string, id topic.ID) error {
 	in := bufio.NewReader(conn)
 	ack := make([]byte, 4)
 	if _, err := io.ReadFull(in, ack); err != nil || ack[3] != 0 {
-		return fmt.Errorf("CONNACK % x: %v", ack, err)
+		return fmt.Errorf("CONNACK % x: %w", ack, err)
 	}
 	count := benchBlocks
 	if kind == "json" {
@@ -323,7 +323,7 @@ func runDevice(addr, kind string, id topic.ID) error {
 	}()
 	for range count {
 		if _, err := io.ReadFull(in, ack); err != nil || ack[0] != 0x40 {
-			return fmt.Errorf("PUBACK % x: %v", ack, err)
+			return fmt.Errorf("PUBACK % x: %w", ack, err)
 		}
 		<-window
 	}

@@ -206,7 +206,7 @@ func eachValue(f *parquet.File, column string, do func(parquet.Value)) error {
 func eachPage(pages parquet.Pages, values []parquet.Value, do func(parquet.Value)) error {
 	for {
 		page, err := pages.ReadPage()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -218,7 +218,7 @@ func eachPage(pages parquet.Pages, values []parquet.Value, do func(parquet.Value
 			for _, v := range values[:n] {
 				do(v)
 			}
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

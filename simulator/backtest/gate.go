@@ -21,12 +21,6 @@ type gate struct {
 	open chan struct{} // closed when the rest may pass
 	once *sync.Once
 	held *source.Rows // the part of a batch that waits
-	row  uint64
-	// rows counts what was delivered and ended says whether the recording has;
-	// both guarded by mu.
-	mu    sync.Mutex
-	rows  uint64
-	ended bool
 }
 
 func newGate(s source.Source, at uint64, start time.Time) *gate {
@@ -45,9 +39,6 @@ func (g *gate) Next(ctx context.Context) (source.Rows, error) {
 		var err error
 		if rows, err = g.Source.Next(ctx); err != nil {
 			if errors.Is(err, io.EOF) {
-				g.mu.Lock()
-				g.ended = true
-				g.mu.Unlock()
 				// The device stays: what it found is still on its way.
 				<-ctx.Done()
 				return source.Rows{}, ctx.Err()
@@ -74,9 +65,6 @@ func (g *gate) Next(ctx context.Context) (source.Rows, error) {
 			return source.Rows{}, ctx.Err()
 		}
 	}
-	g.mu.Lock()
-	g.rows += uint64(rows.Len())
-	g.mu.Unlock()
 	return rows, nil
 }
 
@@ -87,11 +75,4 @@ func slice(r source.Rows, from, to int) source.Rows {
 		out.Values = append(out.Values, append([]float32(nil), v[from:to]...))
 	}
 	return out
-}
-
-// delivered returns how many rows passed and whether the recording has ended.
-func (g *gate) delivered() (uint64, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.rows, g.ended
 }

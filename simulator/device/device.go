@@ -68,7 +68,6 @@ type Device struct {
 	seq     uint64
 	on      bool
 	wakeAt  time.Duration
-	beating bool
 
 	verified map[artifact.Digest]bool // slots whose bytes were verified since they were written
 	acting   artifact.Digest

@@ -182,7 +182,7 @@ func (h *hub) ask(name string, a rollout.Action, by, reason string) {
 }
 
 // Devices implements dispatch.Fleet.
-func (h *hub) Devices(context.Context, string) ([]rollout.Device, error) {
+func (h *hub) Devices(context.Context) ([]rollout.Device, error) {
 	ids := slices.SortedFunc(maps.Keys(h.facts), func(a, b topic.ID) int { return strings.Compare(a.String(), b.String()) })
 	out := make([]rollout.Device, len(ids))
 	for i, id := range ids {

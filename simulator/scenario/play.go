@@ -15,6 +15,7 @@ import (
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -119,7 +120,6 @@ func Play(s Scenario, o Options) (Result, error) {
 	if h.d != nil {
 		if v, err := h.d.View(context.Background(), name); err == nil {
 			for _, d := range v.Devices {
-				d := d
 				if v.Rollout.Stand(d, v.At).State == rollout.DeviceDone {
 					res.Counts.Done++
 				}
@@ -151,7 +151,7 @@ func Play(s Scenario, o Options) (Result, error) {
 
 // surroundings is what devices see of the world.
 func surroundings(s Scenario, w *world.World, net *network.Network, h *hub, c *check.Checker) (*device.World, error) {
-	on, err := rollout.ParseSelector(s.Release.On)
+	on, err := selector.Parse(s.Release.On)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func surroundings(s Scenario, w *world.World, net *network.Network, h *hub, c *c
 				return device.Release{Release: champion}, true
 			case challenger.Manifest:
 				r := device.Release{Release: challenger}
-				if n := s.Release; on.Matches(labels) {
+				if n := s.Release; on.Match(selector.Labels(labels)) {
 					r.Unsigned, r.CrashAtLoad, r.NonFinite, r.Flags, r.LatencyMs = n.Unsigned, n.CrashAtLoad, n.NonFinite, n.Flags, n.LatencyMs
 				}
 				return r, true
@@ -228,13 +228,13 @@ func steps(s Scenario, w *world.World, net *network.Network, h *hub, c *check.Ch
 		if arg == "all" {
 			arg = ""
 		}
-		sel, err := rollout.ParseSelector(arg)
+		sel, err := selector.Parse(arg)
 		if err != nil {
 			c.Fault("%v", err)
 			return
 		}
 		for _, d := range c.Devices {
-			if sel.Matches(d.Labels()) {
+			if sel.Match(selector.Labels(d.Labels())) {
 				f(d)
 			}
 		}

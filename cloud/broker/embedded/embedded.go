@@ -254,7 +254,7 @@ func (b *Broker) serve(raw net.Conn) {
 	log := b.cfg.Log.With("remote", raw.RemoteAddr().String())
 	// One deadline for the handshake and CONNECT; mochi sets its own by
 	// keep-alive once the device is known.
-	raw.SetDeadline(time.Now().Add(b.cfg.ConnectTimeout))
+	_ = raw.SetDeadline(time.Now().Add(b.cfg.ConnectTimeout))
 	c := &conn{Conn: raw, log: log}
 	if b.cfg.TLS != nil {
 		t := tls.Server(raw, b.cfg.TLS)

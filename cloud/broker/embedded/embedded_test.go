@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -363,7 +362,6 @@ func await(t *testing.T, cond func() bool) {
 // raw is a client without a mind of its own.
 type raw struct {
 	net.Conn
-	mu sync.Mutex
 }
 
 func connectPacket(id string) *packets.ConnectPacket {

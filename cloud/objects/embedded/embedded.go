@@ -126,7 +126,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		err = dir.Sync(filepath.Dir(root), s.root)
 	}
 	if err != nil {
-		s.Close()
+		_ = s.Close() // why it could not start says more
 		return nil, fmt.Errorf("cannot start the embedded object server on %s: %w", listen, err)
 	}
 	return s, nil
@@ -269,7 +269,7 @@ func (s *Store) run(ready func()) (answered bool, err error) {
 			answered = true
 			ready()
 		} else {
-			out.Write([]byte(err.Error() + "\n"))
+			_, _ = out.Write([]byte(err.Error() + "\n"))
 			cmd.Process.Kill()
 		}
 		select {
