@@ -175,7 +175,7 @@ type quiet struct{ fleet *fleet.Registry }
 
 func (quiet) Publish(context.Context, twin.Desired) error  { return nil }
 func (quiet) Append(context.Context, dispatch.Event) error { return nil }
-func (q quiet) Devices(context.Context, string) (out []rollout.Device, err error) {
+func (q quiet) Devices(context.Context) (out []rollout.Device, err error) {
 	for d := range q.fleet.All {
 		out = append(out, d.Facts())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/cloud/store"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -200,7 +201,7 @@ func (s *Server) ListDevices(ctx context.Context, r apigen.ListDevicesRequestObj
 	if err != nil {
 		return nil, err
 	}
-	sel, err := fleet.ParseSelector(value(r.Params.Selector))
+	sel, err := selector.Parse(value(r.Params.Selector))
 	if err != nil {
 		return nil, invalid(err.Error(), apimodel.FieldError{Field: "selector", Message: err.Error()})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/enroll"
 	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
@@ -80,7 +81,7 @@ func (s *Server) CreateEnrollmentToken(ctx context.Context, r apigen.CreateEnrol
 		labels["line"] = *b.Line
 	}
 	for k, v := range labels {
-		errs = append(errs, fleet.ValidLabel(k), fleet.ValidLabel(v))
+		errs = append(errs, selector.ValidWord(k), selector.ValidWord(v))
 	}
 	if len(labels) > fleet.MaxLabels {
 		errs = append(errs, errors.New("too many labels"))

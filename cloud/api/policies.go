@@ -11,6 +11,7 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/cloud/store"
 )
 
@@ -36,8 +37,7 @@ func ReadRolloutPolicy(o store.Object) (RolloutPolicy, error) {
 
 // Validate says what makes the policy unusable.
 func (p RolloutPolicy) Validate() error {
-	_, err := fleet.ParseSelector(p.Selector)
-	return errors.Join(err, p.Policy.Validate())
+	return errors.Join(rollout.ValidFleet(p.Selector), p.Policy.Validate())
 }
 
 // defaultShadowS is how long a challenger runs beside the champion under a
@@ -126,10 +126,10 @@ func policyOf(name string, s apimodel.RolloutPolicySpec) (RolloutPolicy, error) 
 
 func (s *Server) policyObject(o store.Object, p RolloutPolicy) apimodel.RolloutPolicy {
 	st := apimodel.RolloutPolicyStatus{Conditions: []apimodel.Condition{}}
-	if sel, err := fleet.ParseSelector(p.Selector); err == nil {
+	if sel, err := selector.Parse(p.Selector); err == nil {
 		n := int64(0)
 		s.cfg.Fleet.All(func(d *fleet.Device) bool {
-			if !d.Retired() && sel.Match(d) {
+			if !d.Retired() && sel.Match(d.Look) {
 				n++
 			}
 			return true

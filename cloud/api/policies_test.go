@@ -17,7 +17,7 @@ func everything() RolloutPolicy {
 		Name: "all-of-it",
 		Waves: []rollout.Wave{
 			{Name: "canary", Selector: "hardware!=v1", Devices: 2, DeadlineS: 4000, Approvals: 1},
-			{Name: "rest", Selector: "hardware=v2|v3", Share: 1, DeadlineS: 5000, Approvals: 2},
+			{Name: "rest", Selector: "!spare,hardware in (v2|v3)", Share: 1, DeadlineS: 5000, Approvals: 2},
 		},
 		Gates: []rollout.Gate{
 			{Name: rollout.GateSuccess, Threshold: &half, MinN: 2, Alpha: 0.1}, {Name: rollout.GateShadow, MinN: 7, Alpha: 0.02},

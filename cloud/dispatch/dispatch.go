@@ -94,9 +94,9 @@ type Publisher interface {
 
 // Fleet knows the devices.
 type Fleet interface {
-	// Devices returns the devices a selector matches, without Records, "" all
-	// of them. The caller may keep and change the result.
-	Devices(ctx context.Context, selector string) ([]rollout.Device, error)
+	// Devices returns the devices in service, without Records. The caller may
+	// keep and change the result.
+	Devices(ctx context.Context) ([]rollout.Device, error)
 }
 
 // Ledger is the append-only log of what people and the planner did.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -141,7 +142,7 @@ func (d *Dispatcher) RunOnce(ctx context.Context) (next time.Time, err error) {
 	if err != nil {
 		return next, fmt.Errorf("list rollouts: %w", err)
 	}
-	devices, err := d.cfg.Fleet.Devices(ctx, "")
+	devices, err := d.cfg.Fleet.Devices(ctx)
 	if err != nil {
 		return next, fmt.Errorf("list devices: %w", err)
 	}
@@ -248,14 +249,14 @@ func (d *Dispatcher) decide(ctx context.Context, name string, devices []rollout.
 // snapshot joins the fleet with a rollout's records: devices its selector
 // matches, and those it has a record of.
 func snapshot(l Loaded, devices []rollout.Device) (rollout.Snapshot, error) {
-	sel, err := rollout.ParseSelector(l.Rollout.Fleet)
+	sel, err := selector.Parse(l.Rollout.Fleet)
 	if err != nil {
 		return rollout.Snapshot{}, err
 	}
 	var s rollout.Snapshot
 	for _, dev := range devices {
 		rec, known := l.Records[dev.ID]
-		if !known && !sel.Matches(dev.Labels) {
+		if !known && !sel.Match(dev.Look) {
 			continue
 		}
 		dev.Record = rec

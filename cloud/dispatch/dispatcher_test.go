@@ -39,7 +39,7 @@ func newPlant(n int) *plant {
 	return &plant{devices: rollouttest.Fleet(n, 3, &old, now), docs: map[topic.ID]twin.Desired{}, gens: map[topic.ID][]uint64{}, now: now, down: func() bool { return false }}
 }
 
-func (p *plant) Devices(context.Context, string) ([]rollout.Device, error) {
+func (p *plant) Devices(context.Context) ([]rollout.Device, error) {
 	return append([]rollout.Device(nil), p.devices...), nil
 }
 

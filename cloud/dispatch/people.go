@@ -52,7 +52,7 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 		Previous: rollout.LastPromoted(p.Fleet, p.Release.Kind, all),
 	}
 	admitted := rollout.Admit(r, all)
-	devices, err := d.cfg.Fleet.Devices(ctx, "")
+	devices, err := d.cfg.Fleet.Devices(ctx)
 	if err != nil {
 		return View{}, fmt.Errorf("list devices: %w", err)
 	}
@@ -112,7 +112,7 @@ func (d *Dispatcher) Ask(ctx context.Context, name string, q rollout.Request, dr
 		return View{}, err
 	}
 	if dry {
-		devices, err := d.cfg.Fleet.Devices(ctx, "")
+		devices, err := d.cfg.Fleet.Devices(ctx)
 		if err != nil {
 			return View{}, fmt.Errorf("list devices: %w", err)
 		}
@@ -172,7 +172,7 @@ func (d *Dispatcher) View(ctx context.Context, name string) (View, error) {
 			return v, nil
 		}
 	}
-	devices, err := d.cfg.Fleet.Devices(ctx, "")
+	devices, err := d.cfg.Fleet.Devices(ctx)
 	if err != nil {
 		return View{}, fmt.Errorf("list devices: %w", err)
 	}

@@ -14,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/cloud/store/sqlite"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -408,7 +407,7 @@ func TestSelectorsChoose(t *testing.T) {
 		{"class=pump,node=p2", "p2"},
 		{"name=hall-1/p2", "p2"},
 	} {
-		sel, err := fleet.ParseSelector(c.selector)
+		sel, err := selector.Parse(c.selector)
 		if err != nil {
 			t.Errorf("%q: %v", c.selector, err)
 			continue
@@ -422,7 +421,7 @@ func TestSelectorsChoose(t *testing.T) {
 			t.Errorf("%q chose %v (%d), %v, want %q", c.selector, got, total, err, c.want)
 		}
 	}
-	page, total, more, err := w.Select(fleet.Selector{}, "hall-1/p1", 1)
+	page, total, more, err := w.Select(selector.Selector{}, "hall-1/p1", 1)
 	if err != nil || len(page) != 1 || page[0].ID.Node != "p2" || total != 3 || !more {
 		t.Errorf("page after p1: %v, total %d, more %t, %v", page, total, more, err)
 	}
@@ -431,7 +430,7 @@ func TestSelectorsChoose(t *testing.T) {
 func TestASelectorThatCannotBeMeantSaysWhatThereIs(t *testing.T) {
 	w := start(t)
 	w.enrol(t, "p1")
-	sel, err := fleet.ParseSelector("lien=l1")
+	sel, err := selector.Parse("lien=l1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,50 +438,6 @@ func TestASelectorThatCannotBeMeantSaysWhatThereIs(t *testing.T) {
 	if unknown, ok := errors.AsType[fleet.UnknownKey](err); !ok || unknown.Key != "lien" || !slices.Contains(unknown.Known, "line") {
 		t.Errorf("got %v, want an UnknownKey that lists line", err)
 	}
-	for _, s := range []string{"=", "a=", "=b", "a=b,", ",a=b", "a in", "a in ()", "a in (b", "a b", "!", "a=b c", strings.Repeat("a=b,", 100) + "a=b", "ä=b"} {
-		if _, err := fleet.ParseSelector(s); err == nil {
-			t.Errorf("%q was accepted", s)
-		}
-	}
-}
-
-func TestASelectorAndItsNegationSplitTheFleet(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		word := rapid.StringMatching(`[a-c]`)
-		d := &fleet.Device{}
-		d.Labels = rapid.MapOfN(rapid.StringMatching(`k[a-c]`), word, 0, 3).Draw(t, "labels")
-		k, v, v2 := "k"+word.Draw(t, "k"), word.Draw(t, "v"), word.Draw(t, "v2")
-		for _, pair := range [][2]string{{k + "=" + v, k + "!=" + v}, {k, "!" + k}, {k + " in (" + v + "|" + v2 + ")", k + " notin (" + v + "," + v2 + ")"}} {
-			a, err := fleet.ParseSelector(pair[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := fleet.ParseSelector(pair[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.Match(d) == b.Match(d) {
-				t.Fatalf("%s and %s agree on %v", pair[0], pair[1], d.Labels)
-			}
-		}
-	})
-}
-
-func FuzzParseSelector(f *testing.F) {
-	for _, s := range []string{"site=hall-1,!retired", "line in (a,b),hw!=x", "((", "a=(,)", "!!a", "a==b"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		sel, err := fleet.ParseSelector(s)
-		if err != nil {
-			return
-		}
-		sel.Match(&fleet.Device{})
-		again, err := fleet.ParseSelector(sel.String())
-		if err != nil || again.String() != sel.String() {
-			t.Errorf("%q reads back as %q, %v", sel, again, err)
-		}
-	})
 }
 
 func TestTheCountsAddUp(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -229,9 +230,9 @@ func (r *Registry) All(yield func(*Device) bool) {
 // ("" starts at the first), at most limit, with the number of matches on all
 // pages. more says that there are others behind. A label that no device has is
 // an UnknownKey.
-func (r *Registry) Select(s Selector, after string, limit int) (page []*Device, total int, more bool, err error) {
+func (r *Registry) Select(s selector.Selector, after string, limit int) (page []*Device, total int, more bool, err error) {
 	r.mu.RLock()
-	err = s.check(r.labels)
+	err = check(s, r.labels)
 	r.mu.RUnlock()
 	if err != nil {
 		return nil, 0, false, err
@@ -243,7 +244,7 @@ func (r *Registry) Select(s Selector, after string, limit int) (page []*Device, 
 		}
 	}
 	r.All(func(d *Device) bool {
-		if !s.Match(d) {
+		if !s.Match(d.Look) {
 			return true
 		}
 		total++
@@ -290,10 +291,10 @@ const MaxLabels = 64
 // the device's present one (ErrChanged). With dry nothing is stored.
 func (r *Registry) SetLabels(ctx context.Context, id topic.ID, set map[string]string, remove []string, version uint64, by string, dry bool) (Device, error) {
 	for k, v := range set {
-		if err := ValidLabel(k); err != nil {
+		if err := selector.ValidWord(k); err != nil {
 			return Device{}, fmt.Errorf("label %q: %w", k, err)
 		}
-		if err := ValidLabel(v); err != nil {
+		if err := selector.ValidWord(v); err != nil {
 			return Device{}, fmt.Errorf("value of label %q: %w", k, err)
 		}
 		if slices.Contains(Reserved, k) {

@@ -10,6 +10,7 @@ import (
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/retrain"
 	"github.com/swellfleet/swell/cloud/segments"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -53,14 +54,14 @@ func (d nightData) Read(ctx context.Context, s retrain.Segment) (retrain.Columns
 // nightFleet gives the night the devices it learns from.
 type nightFleet struct{ fleet *fleet.Registry }
 
-func (f nightFleet) Devices(_ context.Context, selector string) ([]retrain.Device, error) {
-	sel, err := fleet.ParseSelector(selector)
+func (f nightFleet) Devices(_ context.Context, which string) ([]retrain.Device, error) {
+	sel, err := selector.Parse(which)
 	if err != nil {
 		return nil, err
 	}
 	var out []retrain.Device
 	for d := range f.fleet.All {
-		if !d.Retired() && sel.Match(d) {
+		if !d.Retired() && sel.Match(d.Look) {
 			out = append(out, retrain.Device{ID: d.ID, Class: d.Class})
 		}
 	}

@@ -133,14 +133,10 @@ func (p *planner) release(ctx context.Context, id string) (release.Release, erro
 type planFleet struct{ fleet *fleet.Registry }
 
 // Devices implements dispatch.Fleet.
-func (f planFleet) Devices(_ context.Context, selector string) ([]rollout.Device, error) {
-	sel, err := fleet.ParseSelector(selector)
-	if err != nil {
-		return nil, err
-	}
+func (f planFleet) Devices(context.Context) ([]rollout.Device, error) {
 	var out []rollout.Device
 	for d := range f.fleet.All {
-		if !d.Retired() && sel.Match(d) {
+		if !d.Retired() {
 			out = append(out, d.Facts())
 		}
 	}

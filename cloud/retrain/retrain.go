@@ -25,6 +25,7 @@ import (
 	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -113,6 +114,9 @@ func (p Policy) Validate() error {
 	}
 	if p.Schedule.Cron != "" {
 		errs = append(errs, p.Schedule.Validate())
+	}
+	if _, err := selector.Parse(p.Selector); err != nil {
+		errs = append(errs, err)
 	}
 	for _, k := range p.Kinds {
 		if !slices.Contains(zoo.Kinds(), k) {

@@ -343,7 +343,7 @@ func (d *decider) approved(wave int) int {
 // draw returns the devices of a new wave, by index, and how many of the fleet
 // no wave has drawn.
 func (d *decider) draw(wave int, spec Wave) (drawn []int, left int) {
-	sel, err := ParseSelector(spec.Selector)
+	sel, err := readSelector(spec.Selector)
 	if err != nil {
 		return nil, 1 // Validate refuses it; an unreadable selector chooses nobody
 	}
@@ -359,7 +359,7 @@ func (d *decider) draw(wave int, spec Wave) (drawn []int, left int) {
 		case d.stands[i].State == DevicePending:
 			fleet++
 			left++
-			if sel.Matches(dev.Labels) {
+			if sel.Match(dev.Look) {
 				index[dev] = i
 				candidates = append(candidates, dev)
 			}

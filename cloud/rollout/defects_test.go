@@ -475,7 +475,8 @@ func TestPoliciesThatCanNeverFinishAreRefusedWithTheReason(t *testing.T) {
 		"latency without ms": {func(p *rollout.Policy) {
 			p.Gates = []rollout.Gate{{Name: rollout.GateSuccess}, {Name: rollout.GateLatency}}
 		}, "threshold in ms"},
-		"selector of nothing": {func(p *rollout.Policy) { p.Waves[0].Selector = "line" }, "cannot read"},
+		"selector of nothing": {func(p *rollout.Policy) { p.Waves[0].Selector = "line=" }, "label part of 0 bytes"},
+		"selector of state":   {func(p *rollout.Policy) { p.Waves[0].Selector = "state=ok" }, "changes while a rollout runs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := simple()

@@ -32,7 +32,7 @@ type Policy struct {
 // draws all that match.
 type Wave struct {
 	Name      string  `json:"name" yaml:"name"`
-	Selector  string  `json:"selector,omitempty" yaml:"selector,omitempty"`     // see ParseSelector; "" matches all
+	Selector  string  `json:"selector,omitempty" yaml:"selector,omitempty"`     // see package selector; "" matches all
 	Devices   int     `json:"devices,omitempty" yaml:"devices,omitempty"`       // how many it draws
 	Share     float64 `json:"share,omitempty" yaml:"share,omitempty"`           // share of the fleet reached by its end, 0 to 1
 	DeadlineS float64 `json:"deadline_s,omitempty" yaml:"deadline_s,omitempty"` // not passed by then fails the rollout; default 86400

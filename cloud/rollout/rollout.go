@@ -108,7 +108,7 @@ func (r Release) variant(class artifact.Class, arch string) (Variant, bool) {
 // value: Decide takes one and returns the next one in its Decision.
 type Rollout struct {
 	Name    string  `json:"name"`  // unique within the hub
-	Fleet   string  `json:"fleet"` // label selector, see ParseSelector; "" is every device
+	Fleet   string  `json:"fleet"` // see package selector; "" is every device
 	Release Release `json:"release"`
 	// Previous is the release promoted before this one: where devices go back
 	// to. nil: there is none, and devices that activated stop being offered

@@ -4,75 +4,70 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/swellfleet/swell/cloud/selector"
 )
 
-// Selector chooses devices by their labels.
-type Selector struct{ terms []term }
+// changing are the properties of a device that come and go while a rollout
+// runs, and that the fleet list alone can be searched by.
+var changing = []string{"connected", "release", "state"}
 
-type term struct {
-	key    string
-	values []string // any of them
-	not    bool
-}
-
-// ParseSelector reads "line=L1,hardware!=v1,product=a|b": all terms have to
-// hold, "|" separates values of which one is enough. "" matches every device.
-func ParseSelector(s string) (Selector, error) {
-	var sel Selector
-	if strings.TrimSpace(s) == "" {
-		return sel, nil
+// readSelector reads the selector of a policy or of one of its waves.
+func readSelector(s string) (selector.Selector, error) {
+	sel, err := selector.Parse(s)
+	if err != nil {
+		return sel, err
 	}
-	for part := range strings.SplitSeq(s, ",") {
-		part = strings.TrimSpace(part)
-		key, value, ok := strings.Cut(part, "=")
-		key, not := strings.CutSuffix(key, "!")
-		key = strings.TrimSpace(key)
-		if !ok || key == "" || strings.TrimSpace(value) == "" {
-			return Selector{}, fmt.Errorf("selector %q: cannot read %q: write label=value, label!=value or label=a|b, separated by commas", s, part)
+	for _, t := range sel.Terms() {
+		if slices.Contains(changing, t.Key) {
+			return sel, fmt.Errorf("selector %q: %q changes while a rollout runs: choose devices by labels, site, node, name or class", s, t.Key)
 		}
-		t := term{key: key, not: not}
-		for v := range strings.SplitSeq(value, "|") {
-			t.values = append(t.values, strings.TrimSpace(v))
-		}
-		sel.terms = append(sel.terms, t)
 	}
 	return sel, nil
 }
 
-// Matches says whether a device with these labels is chosen. A label that is
-// missing equals nothing.
-func (s Selector) Matches(labels map[string]string) bool {
-	for _, t := range s.terms {
-		v, ok := labels[t.key]
-		if (ok && slices.Contains(t.values, v)) == t.not {
-			return false
-		}
-	}
-	return true
+// ValidFleet says what makes a selector unusable as a rollout's fleet.
+func ValidFleet(s string) error {
+	_, err := readSelector(s)
+	return err
 }
 
-// unknown returns the first term whose label or value no device has, and what
-// there is instead, for a person who mistyped it.
-func (s Selector) unknown(devices []Device) string {
-	for _, t := range s.terms {
-		var keys, values []string
-		for _, d := range devices {
-			for k, v := range d.Labels {
-				keys = append(keys, k)
-				if k == t.key {
-					values = append(values, v)
-				}
+// Look returns what a selector sees under key: what the device is, or one of
+// its labels. It is a selector.Look.
+func (d *Device) Look(key string) (string, bool) {
+	switch key {
+	case "site":
+		return d.ID.Site, true
+	case "node":
+		return d.ID.Node, true
+	case "name":
+		return d.ID.String(), true
+	case "class":
+		return string(d.Class), d.Class != ""
+	}
+	v, ok := d.Labels[key]
+	return v, ok
+}
+
+// unknown returns the first term that wants a label or value no device has,
+// and what there is instead, for a person who mistyped it.
+func unknown(s selector.Selector, devices []Device) string {
+	for _, t := range s.Terms() {
+		if t.Not {
+			continue
+		}
+		var values []string
+		for i := range devices {
+			if v, ok := devices[i].Look(t.Key); ok {
+				values = append(values, v)
 			}
 		}
 		if len(values) == 0 {
-			return fmt.Sprintf("no device has the label %q; there are %s", t.key, list(keys))
+			return fmt.Sprintf("no device has the label %q; there are %s", t.Key, labels(devices))
 		}
-		if t.not {
-			continue
-		}
-		for _, v := range t.values {
+		for _, v := range t.Values {
 			if !slices.Contains(values, v) {
-				return fmt.Sprintf("no device has %s=%s; there are %s", t.key, v, list(values))
+				return fmt.Sprintf("no device has %s=%s; there are %s", t.Key, v, list(values))
 			}
 		}
 	}

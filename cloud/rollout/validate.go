@@ -69,6 +69,9 @@ func Validate(r Rollout, devices []Device) error {
 	cannot := func(format string, args ...any) error {
 		return fmt.Errorf("policy %q can never finish: %s", r.Policy.Name, fmt.Sprintf(format, args...))
 	}
+	if err := ValidFleet(r.Fleet); err != nil {
+		return err
+	}
 	if len(devices) == 0 {
 		return cannot("the fleet selector %q matches no device", r.Fleet)
 	}
@@ -78,18 +81,18 @@ func Validate(r Rollout, devices []Device) error {
 		return cannot("none of the %d devices can take %s-%d: %s", len(devices), r.Release.Name, r.Release.Counter, excluded(r, &devices[0]))
 	}
 	for i, w := range p.Waves {
-		sel, err := ParseSelector(w.Selector)
+		sel, err := readSelector(w.Selector)
 		if err != nil {
 			return fmt.Errorf("wave %d: %w", i+1, err)
 		}
 		n := 0
 		for _, d := range able {
-			if sel.Matches(d.Labels) {
+			if sel.Match(d.Look) {
 				n++
 			}
 		}
 		if n == 0 {
-			why := sel.unknown(devices)
+			why := unknown(sel, devices)
 			if why == "" {
 				why = "no device that it matches can take the release"
 			}
@@ -169,7 +172,7 @@ func (p Policy) Validate() error {
 	}
 	share := 0.0
 	for i, w := range p.Waves {
-		switch _, err := ParseSelector(w.Selector); {
+		switch _, err := readSelector(w.Selector); {
 		case err != nil:
 			return bad("wave %d: %v", i+1, err)
 		case w.Devices < 0:
