@@ -11,7 +11,6 @@ import (
 
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/firmware"
-	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -72,7 +71,7 @@ func boot(c Config, path string, pkg firmware.Package, arguments []string, log *
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	start, err := firmware.Boot(d, pkg, bootView(d, log), log)
+	start, err := firmware.Boot(d, pkg, log)
 	if err != nil {
 		return err
 	}
@@ -88,22 +87,6 @@ func boot(c Config, path string, pkg firmware.Package, arguments []string, log *
 	log.Info("boot", "slot", string(start.Slot), "version", start.Image.Version, "program", program)
 	failed := &notStarted{program, syscall.Exec(program, append([]string{"swell-agent"}, arguments...), os.Environ())}
 	return errors.Join(failed, firmware.GiveUp(d, start, pkg, failed))
-}
-
-// bootView is what the firmware journal says. One that cannot be read says
-// nothing: what is committed runs.
-func bootView(d disk.FS, log *slog.Logger) firmware.View {
-	journal, err := loadJournal(d, firmware.JournalFile)
-	if err == nil && journal != nil {
-		var m *update.Machine
-		if m, err = update.New(update.Config{}, journal); err == nil {
-			return firmware.ViewOf(m.Status())
-		}
-	}
-	if err != nil {
-		log.Error("the firmware journal cannot be read", "error", err)
-	}
-	return firmware.View{}
 }
 
 func fileDigest(name string) (artifact.Digest, error) {

@@ -92,7 +92,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 }
 
 func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
-	journal, err := loadJournal(a.disk, journalFile)
+	journal, err := apply.LoadJournal(a.disk, journalFile)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/swellfleet/swell/agent/apply"
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/firmware"
 	"github.com/swellfleet/swell/agent/pipeline"
@@ -43,7 +44,7 @@ func (a *Agent) newProgram() (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	journal, err := loadJournal(a.disk, firmware.JournalFile)
+	journal, err := apply.LoadJournal(a.disk, firmware.JournalFile)
 	if err != nil {
 		return nil, err
 	}

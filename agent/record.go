@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/pipeline"
-	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/twin"
 )
@@ -23,10 +21,7 @@ const (
 	spoolFolder = "spool"
 )
 
-const (
-	maxJournalBytes = 1 << 20
-	maxRecordBytes  = 64 << 10
-)
+const maxRecordBytes = 64 << 10
 
 // record is what an agent remembers of its own work across restarts. It is
 // written before every report, so that a killed agent never reports less than
@@ -124,24 +119,6 @@ func saveRecent(d disk.FS, r record) error {
 		return err
 	}
 	return d.Rename(recentFile+".new", recentFile)
-}
-
-// loadJournal returns nil where there is none. One that cannot be read is an
-// error: without it the device does not know what it may run.
-func loadJournal(d disk.FS, name string) (*update.Journal, error) {
-	b, err := disk.ReadFile(d, name, maxJournalBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var j update.Journal
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&j); err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return &j, nil
 }
 
 func saveJSON(d disk.FS, name string, v any) error {

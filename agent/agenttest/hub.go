@@ -114,6 +114,21 @@ func (h *Hub) Offer(r Release, leased bool, change func(*twin.Assignment)) {
 	h.send()
 }
 
+// OfferFirmware asks for a firmware release, with permission to restart.
+func (h *Hub) OfferFirmware(r Release, change func(*twin.Assignment)) {
+	a := &twin.Assignment{Rollout: fmt.Sprintf("firmware-%d", r.Counter), Name: r.Name, Counter: r.Counter, Manifest: r.Manifest, Mode: twin.ModeTrial, MinWindows: 1}
+	if change != nil {
+		change(a)
+	}
+	h.mu.Lock()
+	d := h.document()
+	d.Firmware = a
+	d.FirmwareLease = &twin.Lease{ID: fmt.Sprintf("lease-%d", d.Generation), Manifest: r.Manifest, ExpiresAt: time.Now().Add(time.Hour)}
+	h.desired = d
+	h.mu.Unlock()
+	h.send()
+}
+
 // Lease permits activation for an hour.
 func (h *Hub) Lease(m artifact.Digest) {
 	h.mu.Lock()

@@ -1,6 +1,7 @@
 package agenttest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,10 +11,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/swellfleet/swell/firmware/image"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/trust"
 )
@@ -86,15 +89,55 @@ func (p *Press) Release(o Order) Release {
 	if o.Files != nil {
 		files = o.Files(files)
 	}
-	m := artifact.Manifest{
+	return p.publish(r, artifact.Manifest{
 		Schema: 1, Kind: artifact.Model, Name: o.Name, Counter: o.Counter, Created: time.Unix(1_700_000_000, 0).UTC(),
 		Variants: []artifact.Variant{{Classes: []artifact.Class{o.Class}, Files: files, Limits: o.Limits}},
+	})
+}
+
+// Firmware says what a firmware release is to hold. Zero values: release
+// "swell-agent", class "pump", this machine's architecture.
+type Firmware struct {
+	Name    string
+	Counter uint64
+	Class   artifact.Class
+	Arch    string // of the image
+	Version string
+	Program []byte
+}
+
+// Firmware makes and signs a firmware release. Its Model is the digest of the
+// image file.
+func (p *Press) Firmware(f Firmware) Release {
+	if f.Name == "" {
+		f.Name = "swell-agent"
 	}
+	if f.Class == "" {
+		f.Class = "pump"
+	}
+	if f.Arch == "" {
+		f.Arch = runtime.GOARCH
+	}
+	var b bytes.Buffer
+	if err := image.Write(&b, image.Header{Arch: f.Arch, OS: "linux", Version: f.Version, Counter: f.Counter}, f.Program); err != nil {
+		panic(err)
+	}
+	r := Release{Name: f.Name, Counter: f.Counter, Model: artifact.Of(b.Bytes()), Files: map[string][]byte{"firmware.img": b.Bytes()}}
+	return p.publish(r, artifact.Manifest{
+		Schema: 1, Kind: artifact.Firmware, Name: f.Name, Counter: f.Counter, Created: time.Unix(1_700_000_000, 0).UTC(),
+		Variants: []artifact.Variant{{Classes: []artifact.Class{f.Class}, Files: []artifact.File{
+			{Path: "firmware.img", Digest: r.Model, Size: int64(b.Len()), Role: artifact.RoleImage},
+		}}},
+	})
+}
+
+// publish signs m and adds it to r.
+func (p *Press) publish(r Release, m artifact.Manifest) Release {
 	// Not Encode: a press in the hands of an attacker signs what is not valid.
 	manifest := must(json.Marshal(m))
 	r.Manifest = artifact.Of(manifest)
 	r.Files[trust.ManifestFile] = manifest
-	r.Files[trust.SignatureFile] = p.sign(m.ID(), manifest, files)
+	r.Files[trust.SignatureFile] = p.sign(m.ID(), manifest, m.Variants[0].Files)
 	return r
 }
 

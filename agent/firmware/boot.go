@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/swellfleet/swell/agent/apply"
 	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/firmware/slot"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
@@ -27,10 +29,9 @@ type Start struct {
 }
 
 // Boot decides what to start and saves that before it answers: a start that was
-// not saved would not be counted. view is what the update machine's journal
-// says. Where the disk takes no write, the committed program starts, never one
+// not saved would not be counted. Where the disk takes no write, the committed program starts, never one
 // on trial.
-func Boot(d disk.FS, pkg Package, view View, log *slog.Logger) (Start, error) {
+func Boot(d disk.FS, pkg Package, log *slog.Logger) (Start, error) {
 	state, err := load(d)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -42,7 +43,7 @@ func Boot(d disk.FS, pkg Package, view View, log *slog.Logger) (Start, error) {
 	if state.Package != pkg.Digest || state.Pair.Good == "" {
 		state = packaged(state, pkg)
 	}
-	if s, err := settle(state.Pair, view, false); err == nil {
+	if s, err := settle(state.Pair, decided(d, log), false); err == nil {
 		state.Pair = s.pair
 	}
 	counted := true // a start can be saved
@@ -124,4 +125,20 @@ func intact(d disk.FS, s Start) error {
 		return fmt.Errorf("the program in slot %s is %s, installed was %s", s.Slot, got.Short(), s.Image.Digest.Short())
 	}
 	return nil
+}
+
+// decided is what the firmware journal says. One that cannot be read says
+// nothing: what is committed runs.
+func decided(d disk.FS, log *slog.Logger) View {
+	journal, err := apply.LoadJournal(d, JournalFile)
+	if err == nil && journal != nil {
+		var m *update.Machine
+		if m, err = update.New(update.Config{}, journal); err == nil {
+			return ViewOf(m.Status())
+		}
+	}
+	if err != nil {
+		log.Error("the firmware journal cannot be read", "error", err)
+	}
+	return View{}
 }
