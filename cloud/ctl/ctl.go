@@ -13,7 +13,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,7 @@ type env struct {
 	dryRun     bool
 	timeout    time.Duration
 	version    string
+	waits      bool // --timeout was given
 }
 
 // Main runs swellctl with args (without the program's name) and returns its
@@ -56,6 +58,9 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Write
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return CodeOK
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
 	}
 	fmt.Fprintf(errOut, "swellctl: %v\n", err)
 	code := codeOf(err)
@@ -74,7 +79,6 @@ func codeOf(err error) int {
 	var u usageError
 	var p *Problem
 	var netErr net.Error
-	var urlErr *url.Error
 	switch {
 	case errors.As(err, &u):
 		return CodeUsage
@@ -90,9 +94,9 @@ func codeOf(err error) int {
 			return CodeConflict
 		case 400, 422:
 			return CodeUsage
+		case 408, 504:
+			return CodeTimeout
 		}
-	case errors.As(err, &urlErr):
-		return CodeFailed
 	}
 	return CodeFailed
 }
@@ -111,16 +115,34 @@ Then:   swellctl get devices
         swellctl rollout why NAME`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args: func(c *cobra.Command, a []string) error {
+			if len(a) > 0 {
+				return noCommand(c, a[0])
+			}
+			return nil
+		},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			e.waits = c.Flags().Changed("timeout")
+			if e.timeout <= 0 {
+				return usage("--timeout %s: want more than 0", e.timeout)
+			}
+			if !slices.Contains(forms, e.output) {
+				return usage("-o %s: want %s", e.output, strings.Join(forms, ", "))
+			}
+			return nil
+		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVar(&e.configPath, "config", "", "file with hubs and tokens (default $SWELL_CONFIG or swell/config.yaml in the user's configuration folder)")
 	f.StringVar(&e.context, "context", "", "hub to use, by its name in the configuration (default the current one)")
 	f.StringVarP(&e.output, "output", "o", "table", "table, wide, json, yaml or name")
-	f.DurationVar(&e.timeout, "timeout", 30*time.Second, "how long to wait for the hub, or with --wait for the outcome")
+	f.DurationVar(&e.timeout, "timeout", 30*time.Second, "how long to wait for the hub; where a command follows something, how long to follow it (default to its end)")
 	root.AddCommand(
-		e.login(), e.contexts(), e.get(), e.describe(), e.apply(),
-		e.rollout(), e.model(), e.retrain(), e.enroll(), e.signal(), e.audit(), e.doctor(), e.versionCommand(),
+		e.login(), e.contexts(),
+		e.get(), e.describe(), e.explain(), e.apply(), e.diff(), e.label(), e.remove(),
+		e.rollout(), e.model(), e.retrain(), e.enroll(), e.signal(), e.audit(),
+		e.doctor(), e.versionCommand(),
 	)
 	for _, c := range all(root) {
 		if c.RunE == nil && c.HasSubCommands() {
@@ -140,9 +162,16 @@ func all(c *cobra.Command) []*cobra.Command {
 
 func needSubcommand(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usage("%s has no command %q", c.CommandPath(), args[0])
+		return noCommand(c, args[0])
 	}
 	return usage("%s needs a command after it: see '%s --help'", c.CommandPath(), c.CommandPath())
+}
+
+func noCommand(c *cobra.Command, name string) error {
+	if near := c.SuggestionsFor(name); len(near) > 0 {
+		return usage("%s has no command %q: did you mean %s?", c.CommandPath(), name, strings.Join(near, " or "))
+	}
+	return usage("%s has no command %q", c.CommandPath(), name)
 }
 
 // args wraps cobra's checks so that a wrong number is a usage error.
@@ -167,12 +196,15 @@ func (e *env) mutating(c *cobra.Command, dryRun bool) *cobra.Command {
 func (e *env) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of swellctl and of the hub", Args: args(cobra.NoArgs),
+		Example: "  swellctl version",
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprintf(e.out, "swellctl %s\n", e.version)
 			var v map[string]any
+			ctx, cancel := e.within(c.Context())
+			defer cancel()
 			h, err := e.hub()
 			if err == nil {
-				err = h.get(c.Context(), "/version", nil, &v)
+				err = h.get(ctx, "/version", nil, &v)
 			}
 			if err != nil { // not an error of this command: it has said its own
 				fmt.Fprintf(e.err, "the hub's version is not known: %v\n", err)

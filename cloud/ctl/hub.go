@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -121,9 +122,16 @@ func (e *env) hub() (*hub, error) {
 		if name == "" {
 			return nil, errors.New("no hub is configured: log in first, as in 'swellctl login http://127.0.0.1:7440'")
 		}
-		return nil, fmt.Errorf("no hub is called %q: known are %s", name, strings.Join(sortedKeys(c.Contexts), ", "))
+		return nil, unknownHub(name, c)
 	}
 	return e.connect(name, s)
+}
+
+func unknownHub(name string, c config) error {
+	if len(c.Contexts) == 0 {
+		return usage("no hub is called %q: none is known before 'swellctl login URL'", name)
+	}
+	return usage("no hub is called %q: known are %s", name, strings.Join(sortedKeys(c.Contexts), ", "))
 }
 
 func (e *env) connect(name string, s *site) (*hub, error) {
@@ -151,10 +159,13 @@ type Problem struct {
 	Status int    `json:"status"`
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
-	Errors []struct {
+	// Fields are the fields of the request that are wrong.
+	Fields []struct {
 		Field   string `json:"field"`
 		Message string `json:"message"`
-	} `json:"errors"`
+	} `json:"fields"`
+	body   []byte // of the answer, for those that hold more
+	remedy string // what to do, where the hub does not know it
 }
 
 func (p *Problem) Error() string {
@@ -163,13 +174,15 @@ func (p *Problem) Error() string {
 		s = p.Title
 	}
 	if s == "" {
-		s = http.StatusText(p.Status)
+		s = strings.ToLower(http.StatusText(p.Status))
 	}
-	for _, f := range p.Errors {
-		s += "\n  " + f.Field + ": " + f.Message
+	if p.remedy != "" {
+		s += ": " + p.remedy
 	}
-	if p.Status == http.StatusUnauthorized {
-		s += " (log in again: swellctl login)"
+	for _, f := range p.Fields {
+		if line := f.Field + ": " + f.Message; !strings.Contains(s, line) {
+			s += "\n  " + line
+		}
 	}
 	return s
 }
@@ -187,6 +200,9 @@ func (h *hub) do(ctx context.Context, method, path string, q url.Values, body, o
 		return nil
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		if ctx.Err() != nil {
+			return h.unreachable(ctx, err)
+		}
 		return fmt.Errorf("%s %s: the hub's answer cannot be read: %w", method, path, err)
 	}
 	return nil
@@ -222,7 +238,7 @@ func (h *hub) send(ctx context.Context, method, path string, q url.Values, body 
 	}
 	resp, err := h.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach the hub at %s: %w", strings.TrimSuffix(h.base, "/api/v1"), err)
+		return nil, h.unreachable(ctx, err)
 	}
 	if resp.StatusCode >= 300 {
 		defer func() { _ = resp.Body.Close() }()
@@ -231,10 +247,34 @@ func (h *hub) send(ctx context.Context, method, path string, q url.Values, body 
 		if json.Unmarshal(b, p) != nil {
 			p.Title = strings.TrimSpace(string(b))
 		}
-		p.Status = resp.StatusCode
+		p.Status, p.body = resp.StatusCode, b
+		if p.Status == http.StatusUnauthorized && h.token != "" {
+			p.remedy = "log in again with 'swellctl login " + h.address() + "'"
+		}
 		return nil, p
 	}
 	return resp, nil
+}
+
+func (h *hub) address() string { return strings.TrimSuffix(h.base, "/api/v1") }
+
+// unreachable says why no answer came and what to do about it.
+func (h *hub) unreachable(ctx context.Context, err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return context.Canceled
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%w: the hub at %s did not answer in time: allow more with --timeout", errTimeout, h.address())
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("cannot reach the hub at %s: %w: does it run, and at this address?", h.address(), err)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("cannot reach the hub at %s: %w: name its CA with 'swellctl login --ca-file'", h.address(), err)
+	}
+	return fmt.Errorf("cannot reach the hub at %s: %w", h.address(), err)
 }
 
 func (h *hub) get(ctx context.Context, path string, q url.Values, out any) error {
@@ -248,6 +288,7 @@ type object = map[string]any
 func (h *hub) list(ctx context.Context, path string, q url.Values) ([]object, error) {
 	const maxPages = 1000
 	q = cloneValues(q)
+	q.Set("limit", "1000")
 	var out []object
 	for range maxPages {
 		var page struct {
@@ -288,24 +329,38 @@ func (e *env) within(ctx context.Context) (context.Context, context.CancelFunc) 
 	return context.WithTimeout(ctx, e.timeout)
 }
 
-// pollEvery is how often a watching command looks.
+// following bounds a command that follows something: by --timeout when it was
+// given, otherwise not at all.
+func (e *env) following(ctx context.Context) (context.Context, context.CancelFunc) {
+	if e.waits {
+		return e.within(ctx)
+	}
+	return context.WithCancel(ctx)
+}
+
+// pollEvery is how often a following command looks.
 const pollEvery = 500 * time.Millisecond
 
-// poll calls look until it says done, fails, or the time is up.
-func poll(ctx context.Context, look func(context.Context) (done bool, err error)) error {
+// poll calls look until it says done, fails, or ctx ends. Each look may take as
+// long as one command.
+func (e *env) poll(ctx context.Context, look func(context.Context) (done bool, err error)) error {
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
 	for {
-		done, err := look(ctx)
-		if done || err != nil {
+		one, cancel := e.within(ctx)
+		done, err := look(one)
+		cancel()
+		switch {
+		case errors.Is(ctx.Err(), context.DeadlineExceeded) && !done:
+			return fmt.Errorf("%w after %s: it goes on at the hub", errTimeout, e.timeout)
+		case done, err != nil:
 			return err
 		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("%w: it goes on at the hub", errTimeout)
-			}
+		}
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return ctx.Err()
 		}
 	}

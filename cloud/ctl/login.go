@@ -19,8 +19,11 @@ func (e *env) login() *cobra.Command {
 	var days int
 	c := &cobra.Command{
 		Use: "login URL", Short: "Log in to a hub and keep an API token for it", Args: args(cobra.ExactArgs(1)),
-		Example: "  swellctl login http://127.0.0.1:7440 --user admin",
+		Example: "  swellctl login http://127.0.0.1:7440 --user admin --name factory --password-stdin < password",
 		RunE: func(c *cobra.Command, a []string) error {
+			if days <= 0 {
+				return usage("--days %d: want 1 or more", days)
+			}
 			h, err := e.connect("", &site{URL: a[0], CAFile: ca})
 			if err != nil {
 				return err
@@ -107,12 +110,12 @@ func (e *env) password(stdin bool, user, hub string) (string, error) {
 func (e *env) contexts() *cobra.Command {
 	c := &cobra.Command{Use: "context", Short: "List and choose the hubs you are logged in to"}
 	c.AddCommand(
-		&cobra.Command{Use: "list", Short: "List them", Args: args(cobra.NoArgs), RunE: func(*cobra.Command, []string) error {
+		&cobra.Command{Use: "list", Short: "List the hubs; the star marks the one in use", Example: "  swellctl context list", Args: args(cobra.NoArgs), RunE: func(*cobra.Command, []string) error {
 			conf, err := e.load()
 			if err != nil {
 				return err
 			}
-			t := newTable(e.out, "", "NAME", "URL", "USER")
+			t := e.newTable("", "NAME", "URL", "USER")
 			for _, n := range sortedKeys(conf.Contexts) {
 				mark := ""
 				if n == conf.Current {
@@ -122,13 +125,13 @@ func (e *env) contexts() *cobra.Command {
 			}
 			return t.flush()
 		}},
-		&cobra.Command{Use: "use NAME", Short: "Choose one", Args: args(cobra.ExactArgs(1)), RunE: func(_ *cobra.Command, a []string) error {
+		&cobra.Command{Use: "use NAME", Short: "Choose the hub to use from now on", Example: "  swellctl context use factory", Args: args(cobra.ExactArgs(1)), RunE: func(_ *cobra.Command, a []string) error {
 			conf, err := e.load()
 			if err != nil {
 				return err
 			}
 			if conf.Contexts[a[0]] == nil {
-				return usage("no hub is called %q: known are %s", a[0], strings.Join(sortedKeys(conf.Contexts), ", "))
+				return unknownHub(a[0], conf)
 			}
 			conf.Current = a[0]
 			return e.save(conf)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,13 +22,14 @@ func (e *env) model() *cobra.Command {
 }
 
 var versions = kind{name: "versions", columns: []column{
-	{"RELEASE", "spec.release", false}, {"STATE", "status.state", false}, {"DETECTOR", "spec.detector", false}, {"RUNS ON", "status.runsOn.devices", false},
-	{"EXPECTED FLAGS", "spec.expectedFlagShare", true}, {"DIGEST", "spec.release.digest", true},
+	{"RELEASE", "spec.release", false}, {"STATE", "status.state", false}, {"DETECTOR", "spec.detector", false}, {"RUNS ON", "status.runsOn.champion", false}, {"MADE", "metadata.createdAt", false},
+	{"CLASSES", "spec.classes", true}, {"EXPECTED FLAGS", "spec.expectedFlagShare", true}, {"DIGEST", "spec.release.digest", true},
 }}
 
 func (e *env) modelList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list [FAMILY]", Short: "List families, or the versions of one", Args: args(cobra.MaximumNArgs(1)),
+		Use: "list [FAMILY]", Short: "List families, or the versions of one", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: e.names("models"),
+		Example: "  swellctl model list pump-anomaly",
 		RunE: func(c *cobra.Command, a []string) error {
 			h, err := e.hub()
 			if err != nil {
@@ -45,6 +47,10 @@ func (e *env) modelList() *cobra.Command {
 			items, err := h.list(ctx, path, nil)
 			if err != nil {
 				return err
+			}
+			if len(items) == 0 && e.output != "json" && e.output != "yaml" {
+				fmt.Fprintf(e.err, "There are no %s here.\n", k.name)
+				return nil
 			}
 			return e.show(k, items, false)
 		},
@@ -65,13 +71,17 @@ model.sig under that key, the manifest, and every file's digest.
 
 With a release id (pump-anomaly-7) the hub checks what it stores and says so;
 that proves only as much as you trust the hub.`,
+		Example: "  swellctl model verify pump-anomaly-1",
 		RunE: func(c *cobra.Command, a []string) error {
 			if info, err := os.Stat(a[0]); err == nil && info.IsDir() {
 				return e.verifyDir(a[0], key)
 			}
 			family, counter, ok := cutLast(a[0], "-")
-			if !ok {
+			if _, err := strconv.ParseUint(counter, 10, 64); !ok || err != nil || strings.Contains(family, "/") {
 				return usage("%q is neither a folder nor a release id such as pump-anomaly-7", a[0])
+			}
+			if key != "" {
+				return usage("--key checks a folder; the hub checks %s with its own", a[0])
 			}
 			h, err := e.hub()
 			if err != nil {
@@ -117,7 +127,7 @@ func (e *env) verifyDir(dir, key string) error {
 	}
 	roots, err := trust.ParseRoots(pem)
 	if err != nil {
-		return err
+		return usage("%s: %w", key, err)
 	}
 	m, err := trust.VerifyDir(dir, roots)
 	if err != nil {

@@ -7,18 +7,17 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 )
 
 func (e *env) rollout() *cobra.Command {
 	c := &cobra.Command{Use: "rollout", Aliases: []string{"rollouts"}, Short: "Start, watch, steer and explain rollouts"}
-	c.AddCommand(e.rolloutStart(), e.rolloutWatch(), e.rolloutWhy())
+	c.AddCommand(e.rolloutList(), e.rolloutDevices(), e.rolloutStart(), e.rolloutWatch(), e.rolloutWhy())
 	for _, a := range []struct{ name, short string }{
 		{"pause", "Stop offers and activations; what acts keeps acting"},
 		{"resume", "Go on after a pause"},
@@ -31,12 +30,72 @@ func (e *env) rollout() *cobra.Command {
 	return c
 }
 
+func (e *env) rolloutList() *cobra.Command {
+	var state, release string
+	c := &cobra.Command{
+		Use: "list", Short: "List rollouts, newest first", Args: args(cobra.NoArgs),
+		Example: "  swellctl rollout list --state running",
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, err := e.hub()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := e.within(c.Context())
+			defer cancel()
+			q := url.Values{}
+			for name, v := range map[string]string{"state": state, "release": release} {
+				if v != "" {
+					q.Set(name, v)
+				}
+			}
+			k, err := kindOf("rollouts")
+			if err != nil {
+				return err
+			}
+			items, err := h.list(ctx, k.path, q)
+			if err != nil {
+				return err
+			}
+			return e.show(k, items, false)
+		},
+	}
+	c.Flags().StringVar(&state, "state", "", "only those in this state, as in running")
+	c.Flags().StringVar(&release, "release", "", "only those of this release, as in pump-anomaly-7")
+	return c
+}
+
+var rolloutDevices = kind{name: "devices", columns: []column{
+	{"NAME", "name", false}, {"LINE", "line", false}, {"WAVE", "wave", false}, {"STATE", "state", false}, {"PHASE", "phase", false}, {"SINCE", "since", false}, {"REASON", "reason", false},
+	{"ONLY NEW", "onlyChallenger", true}, {"ONLY OLD", "onlyChampion", true}, {"WINDOWS", "windows", true},
+}}
+
+func (e *env) rolloutDevices() *cobra.Command {
+	return &cobra.Command{
+		Use: "devices ROLLOUT", Short: "List its devices with wave, state and what went wrong", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
+		Example: "  swellctl rollout devices pump-anomaly-1 -o wide",
+		RunE: func(c *cobra.Command, a []string) error {
+			h, err := e.hub()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := e.within(c.Context())
+			defer cancel()
+			items, err := h.list(ctx, "/rollouts/"+url.PathEscape(a[0])+"/devices", nil)
+			if err != nil {
+				return err
+			}
+			return e.show(rolloutDevices, items, false)
+		},
+	}
+}
+
 func (e *env) rolloutStart() *cobra.Command {
 	var policy string
 	var wait bool
 	c := &cobra.Command{
 		Use: "start RELEASE --policy POLICY", Short: "Start a rollout of a release", Args: args(cobra.ExactArgs(1)),
-		Example: "  swellctl rollout start pump-anomaly-7 --policy careful --reason 'night of the 22nd' --wait",
+		Long:    "start prints the rollout's name. With --dry-run it shows the waves instead; with\n--wait it follows the rollout, and any end but promoted is exit code 1.",
+		Example: "  swellctl rollout start pump-anomaly-1 --policy careful --reason 'night of the 22nd'",
 		RunE: func(c *cobra.Command, a []string) error {
 			if policy == "" {
 				return usage("name a policy with --policy: 'swellctl get rolloutpolicies' lists them")
@@ -54,11 +113,13 @@ func (e *env) rolloutStart() *cobra.Command {
 			name := fmt.Sprint(at(o, "metadata.name"))
 			if e.dryRun {
 				fmt.Fprintf(e.err, "Rollout %s would be started.\n", name)
-				return nil
+				return e.showWaves(o)
 			}
 			fmt.Fprintf(e.err, "Rollout %s is started.\n", name)
 			fmt.Fprintln(e.out, name)
 			if wait {
+				ctx, cancel := e.following(c.Context())
+				defer cancel()
 				return e.watch(ctx, h, name)
 			}
 			return nil
@@ -69,12 +130,30 @@ func (e *env) rolloutStart() *cobra.Command {
 	return e.mutating(c, true)
 }
 
+// showWaves lists the waves of a rollout that was only tried.
+func (e *env) showWaves(o object) error {
+	if e.output == "json" || e.output == "yaml" {
+		return e.answer(o)
+	}
+	t := e.newTable("WAVE", "DEVICES", "SOAK", "APPROVALS")
+	waves, _ := at(o, "status.waves").([]any)
+	for _, w := range waves {
+		soak := "-"
+		if s, ok := at(w, "soakSeconds").(float64); ok {
+			soak = time.Duration(s * float64(time.Second)).String()
+		}
+		t.row(cell(at(w, "name")), cell(at(w, "counts.devices")), soak, cell(at(w, "approvalsNeeded")))
+	}
+	return t.flush()
+}
+
 func (e *env) rolloutAction(name, short string) *cobra.Command {
 	c := &cobra.Command{
-		Use: name + " ROLLOUT --reason WHY", Short: short, Args: args(cobra.ExactArgs(1)),
+		Use: name + " ROLLOUT --reason WHY", Short: short, Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
+		Example: "  swellctl rollout " + name + " pump-anomaly-1 --reason 'shift change'",
 		RunE: func(c *cobra.Command, a []string) error {
 			if e.reason == "" {
-				return usage("say why with --reason: it goes into the audit log")
+				return errNoReason
 			}
 			h, err := e.hub()
 			if err != nil {
@@ -86,27 +165,29 @@ func (e *env) rolloutAction(name, short string) *cobra.Command {
 			if err := h.do(ctx, http.MethodPost, "/rollouts/"+url.PathEscape(a[0])+"/actions/"+name, e.query(), nil, &o); err != nil {
 				return err
 			}
+			if e.dryRun {
+				fmt.Fprintf(e.err, "Rollout %s would be %s.\n", a[0], stateOf(o))
+				return nil
+			}
 			fmt.Fprintf(e.err, "Rollout %s: %s.\n", a[0], stateOf(o))
 			return nil
 		},
 	}
-	return e.mutating(c, false)
+	return e.mutating(c, true)
 }
 
 func (e *env) rolloutWatch() *cobra.Command {
 	return &cobra.Command{
-		Use: "watch ROLLOUT", Short: "Show waves and gates until the rollout has ended", Args: args(cobra.ExactArgs(1)),
+		Use: "watch ROLLOUT", Short: "Follow a rollout to its end", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
+		Long:    "watch shows where the rollout stands until it has ended, or --timeout is over.\nExit code 0: promoted; 1: it ended otherwise; 6: it had not ended in time.",
+		Example: "  swellctl rollout watch pump-anomaly-1 --timeout 8h",
 		RunE: func(c *cobra.Command, a []string) error {
 			h, err := e.hub()
 			if err != nil {
 				return err
 			}
-			ctx := c.Context()
-			if c.Flags().Changed("timeout") {
-				var cancel context.CancelFunc
-				ctx, cancel = e.within(ctx)
-				defer cancel()
-			}
+			ctx, cancel := e.following(c.Context())
+			defer cancel()
 			return e.watch(ctx, h, a[0])
 		},
 	}
@@ -128,19 +209,20 @@ func (e *env) watch(ctx context.Context, h *hub, name string) error {
 			last = line
 		}
 	}
-	if f, ok := e.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
+	if terminal(e.err) && os.Getenv("TERM") != "dumb" {
 		progress = mpb.NewWithContext(ctx, mpb.WithOutput(e.err), mpb.WithRefreshRate(200*time.Millisecond))
-		message := ""
+		var message atomic.Value // written here, read by the bar's own goroutine
+		message.Store("")
 		bar = progress.AddBar(0, mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d of %d devices")),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return message })))
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return message.Load().(string) })))
 		show = func(o object) {
 			bar.SetTotal(int64(number(o, "status.counts.devices")), false)
 			bar.SetCurrent(int64(number(o, "status.counts.done")))
-			message = stateOf(o) + ": " + cell(at(o, "status.message"))
+			message.Store(stateOf(o) + ": " + cell(at(o, "status.message")))
 		}
 	}
 	var end object
-	err := poll(ctx, func(ctx context.Context) (bool, error) {
+	err := e.poll(ctx, func(ctx context.Context) (bool, error) {
 		var o object
 		if err := h.get(ctx, "/rollouts/"+url.PathEscape(name), nil, &o); err != nil {
 			return false, err
@@ -166,76 +248,17 @@ func (e *env) watch(ctx context.Context, h *hub, name string) error {
 	return nil
 }
 
+// answer prints an object that the hub answered with, where -o asks for it.
+func (e *env) answer(o object) error {
+	if e.output == "json" || e.output == "yaml" {
+		return e.show(kind{}, []object{o}, true)
+	}
+	return nil
+}
+
 func stateOf(o object) string { return fmt.Sprint(at(o, "status.state")) }
 
 func number(o object, path string) int {
 	f, _ := at(o, path).(float64)
 	return int(f)
-}
-
-func (e *env) rolloutWhy() *cobra.Command {
-	var limit int
-	c := &cobra.Command{
-		Use: "why ROLLOUT", Short: "Explain what the planner decided, from the stored evidence", Args: args(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, a []string) error {
-			h, err := e.hub()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := e.within(c.Context())
-			defer cancel()
-			var page struct {
-				Items []object `json:"items"`
-			}
-			q := url.Values{"limit": {fmt.Sprint(limit)}}
-			if err := h.get(ctx, "/rollouts/"+url.PathEscape(a[0])+"/decisions", q, &page); err != nil {
-				return err
-			}
-			if e.output == "json" || e.output == "yaml" {
-				return e.show(kind{columns: []column{{path: "id"}}}, page.Items, false)
-			}
-			for _, d := range page.Items {
-				fmt.Fprintf(e.out, "%s  %s\n", clock(at(d, "at")), cell(at(d, "summary")))
-				reasons, _ := d["reasons"].([]any)
-				for _, r := range reasons {
-					fmt.Fprintf(e.out, "    %v\n", r)
-				}
-				gates, _ := d["gates"].([]any)
-				for _, g := range gates {
-					fmt.Fprintf(e.out, "    %-12s %-12s %s\n", cell(at(g, "verdict")), cell(at(g, "name")), cell(at(g, "message")))
-				}
-				if n, _ := d["assigned"].([]any); len(n) > 0 {
-					fmt.Fprintf(e.out, "    offered or leased: %s\n", join(n))
-				}
-				if n, _ := d["revoked"].([]any); len(n) > 0 {
-					fmt.Fprintf(e.out, "    called back: %s\n", join(n))
-				}
-			}
-			return nil
-		},
-	}
-	c.Flags().IntVar(&limit, "limit", 20, "how many decisions, newest first")
-	return c
-}
-
-func clock(v any) string {
-	s, _ := v.(string)
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return s
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
-}
-
-func join(v []any) string {
-	const most = 12
-	var parts []string
-	for i, x := range v {
-		if i == most {
-			parts = append(parts, fmt.Sprintf("and %d more", len(v)-most))
-			break
-		}
-		parts = append(parts, fmt.Sprint(x))
-	}
-	return strings.Join(parts, ", ")
 }
