@@ -135,7 +135,7 @@ func (p *program) observe() update.Event {
 	if s.Champion != nil {
 		o.Champion = s.Champion.Manifest
 	}
-	counters, model, ok := p.agent.work()
+	counters, latency, model, ok := p.agent.work()
 	if !ok {
 		p.working.Store(false)
 		return o
@@ -144,6 +144,7 @@ func (p *program) observe() update.Event {
 		p.before = counters
 		p.working.Store(true)
 	}
+	o.LatencyP99Ms = latency
 	o.Due, o.Windows = counters.WindowsDue-p.before.WindowsDue, counters.WindowsScored-p.before.WindowsScored
 	if !model {
 		o.Due = counters.Samples - p.before.Samples
@@ -152,27 +153,28 @@ func (p *program) observe() update.Event {
 	return o
 }
 
-// work returns the counters of the pipeline and whether a model acts. ok is
+// work returns the counters of the pipeline, the 99th percentile of an inference
+// and whether a model acts. ok is
 // false while something is missing for the agent's work.
-func (a *Agent) work() (c pipeline.Counters, model, ok bool) {
+func (a *Agent) work() (c pipeline.Counters, latencyMs float64, model, ok bool) {
 	if !a.uplink.Connected() {
-		return c, false, false
+		return c, 0, false, false
 	}
 	a.mu.Lock()
 	p, u := a.pipeline, a.updater
 	a.mu.Unlock()
 	if p == nil || u == nil {
-		return c, false, false
+		return c, 0, false, false
 	}
 	if s, err := u.read(); err != nil {
-		return c, false, false
+		return c, 0, false, false
 	} else if s.Champion != nil {
 		model = true
 		if r, acts := p.Acting(); !acts || r.Manifest != s.Champion.Manifest {
-			return c, model, false
+			return c, 0, model, false
 		}
 	}
-	return p.Counters(), model, true
+	return p.Counters(), p.Watch().LatencyP99Ms, model, true
 }
 
 // follow lets the slots follow what the machine has saved.

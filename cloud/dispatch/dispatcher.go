@@ -259,6 +259,7 @@ func snapshot(l Loaded, devices []rollout.Device) (rollout.Snapshot, error) {
 		if !known && !sel.Match(dev.Look) {
 			continue
 		}
+		dev = dev.For(l.Rollout.Release.Kind)
 		dev.Record = rec
 		s.Devices = append(s.Devices, dev)
 	}
@@ -289,11 +290,11 @@ func (d *Dispatcher) document(ctx context.Context, r rollout.Rollout, c rollout.
 	}
 	a, lease := r.Documents(c.Record)
 	doc.Schema, doc.Site, doc.Node = 1, c.Device.Site, c.Device.Node
-	doc.IssuedAt, doc.ExpiresAt, doc.Lease = now, now.Add(d.cfg.DocumentTTL), lease
+	doc.IssuedAt, doc.ExpiresAt = now, now.Add(d.cfg.DocumentTTL)
 	if r.Release.Kind == artifact.Firmware {
-		doc.Firmware = a
+		doc.Firmware, doc.FirmwareLease = a, lease
 	} else {
-		doc.Model = a
+		doc.Model, doc.Lease = a, lease
 	}
 	return doc, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // Proposal asks for a rollout.
@@ -46,6 +47,9 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 		h := fnv.New64a()
 		fmt.Fprint(h, p.Name, p.Release.Manifest)
 		p.Seed = h.Sum64()
+	}
+	if p.Release.Kind == artifact.Firmware {
+		p.Policy.ShadowS = 0 // a program cannot compute in another's shadow
 	}
 	r := rollout.Rollout{
 		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Seed: p.Seed, Created: d.now(),

@@ -36,25 +36,39 @@ func Fold(d Device, r twin.Reported, at time.Time) Device {
 	d.Degraded = slices.ContainsFunc(r.Conditions, func(c twin.Condition) bool {
 		return c.Status && slices.Contains(degrading, c.Type)
 	})
-	d.Champion = Champion{}
-	if c := r.Champion; c != nil {
-		d.Champion = Champion{Manifest: c.Manifest, Loaded: c.Model, Counter: c.Counter, Windows: c.Windows, NonFinite: c.NonFinite, LatencyP99Ms: c.LatencyP99Ms}
-	}
-	d.Trial = Trial{}
+	d.Champion, d.Trial = champion(r.Champion), trial(r.Trial)
 	if t := r.Trial; t != nil {
-		d.Trial = Trial{
-			Rollout: t.Rollout, Manifest: t.Manifest, Mode: t.Mode, Try: t.Try, Phase: t.Phase, Code: t.Code, Reason: t.Reason,
-			Lease: t.Lease, Windows: t.Windows, NonFinite: t.NonFinite, LatencyP99Ms: t.LatencyP99Ms,
-		}
-		if s := t.Shadow; s != nil {
-			d.Trial.NonFinite += s.NonFinite
-			d.Trial.Shadowed = s.Items
-			d.Trial.LatencyP99Ms = max(d.Trial.LatencyP99Ms, s.LatencyP99Ms)
-		}
 		if t.Mode == twin.ModeTrial {
 			d.Evidence = d.Evidence.take(t.Manifest, fmt.Sprintf("%s/%d/%d", r.Boot, t.Try, t.Attempts), t.Shadow)
 		}
 	}
+	d.Program = Program{}
+	if f := r.Firmware; f != nil {
+		d.Program = Program{Champion: champion(f.Running), Trial: trial(f.Trial)}
+	}
 	d.WindowsScored, d.WindowsLost = r.Stream.WindowsScored, r.Stream.WindowsLost
 	return d
+}
+
+func champion(r *twin.Running) Champion {
+	if r == nil {
+		return Champion{}
+	}
+	return Champion{Manifest: r.Manifest, Loaded: r.Model, Counter: r.Counter, Windows: r.Windows, NonFinite: r.NonFinite, LatencyP99Ms: r.LatencyP99Ms}
+}
+
+func trial(r *twin.Trial) Trial {
+	if r == nil {
+		return Trial{}
+	}
+	t := Trial{
+		Rollout: r.Rollout, Manifest: r.Manifest, Mode: r.Mode, Try: r.Try, Phase: r.Phase, Code: r.Code, Reason: r.Reason,
+		Lease: r.Lease, Windows: r.Windows, NonFinite: r.NonFinite, LatencyP99Ms: r.LatencyP99Ms,
+	}
+	if s := r.Shadow; s != nil {
+		t.NonFinite += s.NonFinite
+		t.Shadowed = s.Items
+		t.LatencyP99Ms = max(t.LatencyP99Ms, s.LatencyP99Ms)
+	}
+	return t
 }

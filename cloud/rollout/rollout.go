@@ -203,12 +203,30 @@ type Device struct {
 	Champion Champion `json:"champion"` // zero: no model acts
 	Trial    Trial    `json:"trial"`    // zero: no trial
 	Evidence Evidence `json:"evidence"`
+	// Program is what Champion and Trial are, of the device's own program. A
+	// firmware rollout sees it in their place: see For.
+	Program Program `json:"program,omitzero"`
 	// WindowsScored and WindowsLost are the device's own counters.
 	WindowsScored uint64 `json:"windows_scored"`
 	WindowsLost   uint64 `json:"windows_lost"`
 
 	// Record is this rollout's own memory of the device. Zero: not drawn yet.
 	Record Record `json:"record"`
+}
+
+// Program is a device's own program and its trial.
+type Program struct {
+	Champion Champion `json:"champion,omitzero"` // zero: it came by a package
+	Trial    Trial    `json:"trial,omitzero"`    // zero: no trial
+}
+
+// For returns the device as a rollout of kind sees it: with the model, or the
+// program, as its champion.
+func (d Device) For(kind artifact.Kind) Device {
+	if kind == artifact.Firmware {
+		d.Champion, d.Trial, d.Evidence = d.Program.Champion, d.Program.Trial, Evidence{}
+	}
+	return d
 }
 
 // Champion is the model that acts on a device, as it attests it.
