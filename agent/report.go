@@ -61,6 +61,9 @@ func (a *Agent) reportLoop(ctx context.Context) {
 		if !a.uplink.Connected() {
 			continue // the next connection begins with a report
 		}
+		if a.resuming() {
+			continue // so does the champion's return
+		}
 		r := a.Reported()
 		a.mu.Lock()
 		a.seq++
@@ -76,6 +79,28 @@ func (a *Agent) reportLoop(ctx context.Context) {
 				a.config.Log.Debug("a report was not delivered", "error", err)
 			}
 		})
+	}
+}
+
+// resumeQuiet bounds how long a start may keep the first report back, where a
+// model takes long to load.
+const resumeQuiet = 10 * time.Second
+
+// resuming says that the model which acted before the start is about to act
+// again. A report of now would say that none does, which is true and would be
+// taken for a failure of the release.
+func (a *Agent) resuming() bool {
+	a.mu.Lock()
+	u, started := a.updater, a.facts.Started
+	a.mu.Unlock()
+	if u == nil || a.config.Now().Sub(started) > resumeQuiet {
+		return false
+	}
+	select {
+	case <-u.resumed:
+		return false
+	default:
+		return true
 	}
 }
 

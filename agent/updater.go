@@ -82,6 +82,7 @@ func (u *updater) run(ctx context.Context) {
 		if starting && u.settled(status) {
 			starting = false
 			close(u.resumed)
+			u.report()
 		}
 		if u.follow != nil && saveErr == nil {
 			u.follow(status)

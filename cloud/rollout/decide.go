@@ -416,14 +416,14 @@ func (t *tally) add(r Rollout, p Policy, d *Device, st Standing, now time.Time) 
 	if st.State.started() {
 		t.started++
 	}
-	if d.Record.Paired {
+	if d.paired(r) {
 		t.paired++
 	}
 	mine := d.Trial.Rollout == r.Name && d.Trial.Manifest == r.Release.Manifest
 	if mine && d.Trial.Phase == twin.PhaseReady {
 		t.ready++
 	}
-	if d.Record.Paired && d.Evidence.Manifest == r.Release.Manifest {
+	if d.paired(r) && d.Evidence.Manifest == r.Release.Manifest {
 		t.evidence.merge(d.Evidence)
 	}
 	if !mine {
@@ -441,6 +441,12 @@ func (t *tally) add(r Rollout, p Policy, d *Device, st Standing, now time.Time) 
 	if d.WindowsLost > d.Record.LostBefore {
 		t.lostSince += d.WindowsLost - d.Record.LostBefore
 	}
+}
+
+// paired says whether the device has a champion to compare the release with. A
+// device whose agent was starting when it was drawn shows it by its evidence.
+func (d *Device) paired(r Rollout) bool {
+	return d.Record.Paired || d.Record.Offer == OfferRelease && d.Evidence.Manifest == r.Release.Manifest && d.Evidence.Windows > 0
 }
 
 // retry offers the release once more where a failure was not the release's.

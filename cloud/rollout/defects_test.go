@@ -39,6 +39,43 @@ func TestItSucceedsWhenEveryDeviceAttestsTheLoadedBytes(t *testing.T) {
 	}
 }
 
+func TestADeviceThatRestartsAfterItConfirmedHasNotFailed(t *testing.T) { // found by killing agents at random
+	w := newWorld(t, 6, 2, simple())
+	restarted := map[int]bool{}
+	w.run(func() bool {
+		for i := range w.devices {
+			// Its first report after the start: the journal knows the trial,
+			// the model is still being loaded.
+			if d := &w.devices[i]; d.Trial.Phase == twin.PhaseConfirmed && !restarted[i] {
+				restarted[i] = true
+				champion := d.Champion
+				d.Champion = rollout.Champion{}
+				w.decide()
+				w.devices[i].Champion = champion
+			}
+		}
+		return false
+	})
+	w.want(rollout.Promoted)
+	if len(restarted) != 6 {
+		t.Fatalf("%d of 6 devices were restarted", len(restarted))
+	}
+}
+
+func TestADeviceThatNeverLoadsAgainWhatItConfirmedEndsTheRollout(t *testing.T) {
+	w := newWorld(t, 6, 2, simple())
+	w.run(func() bool {
+		for i := range w.devices {
+			if d := &w.devices[i]; d.Trial.Phase == twin.PhaseConfirmed {
+				d.Champion = rollout.Champion{}
+			}
+		}
+		return false
+	})
+	w.idle()
+	w.want(rollout.Failed)
+}
+
 func TestAnEmptyCanaryWaveHoldsAndThenFails(t *testing.T) { // flightctl
 	p := simple()
 	p.Waves[0].Selector = "line=nowhere"

@@ -92,11 +92,11 @@ func stand(r Rollout, p Policy, d *Device, now time.Time) Standing {
 	switch ph := d.Trial.Phase; {
 	case ph == twin.PhaseConfirmed && attests:
 		return Standing{State: DeviceDone}
-	case ph == twin.PhaseConfirmed:
+	case ph == twin.PhaseConfirmed && d.Champion.Manifest != "":
 		return Standing{DeviceFailed, fmt.Sprintf("says confirmed and attests %s", d.Champion.Loaded.Short())}
 	case ph == twin.PhaseRolledBack:
 		return Standing{DeviceRolledBack, d.Trial.Reason}
-	case ph.Final():
+	case ph.Final() && ph != twin.PhaseConfirmed:
 		if rec.Try < p.Retries && slices.Contains(transient, d.Trial.Code) && now.Before(rec.Deadline) {
 			return Standing{DeviceUpdating, "to be offered again after: " + d.Trial.Reason}
 		}
@@ -105,6 +105,10 @@ func stand(r Rollout, p Policy, d *Device, now time.Time) Standing {
 		return Standing{DeviceSilent, fmt.Sprintf("silent since %s, its lease ended at %s", clock(d.SeenAt), clock(rec.LeaseUntil))}
 	case now.After(d.SeenAt.Add(seconds(p.LeaseS) + grace)): // as long as a lease would have lasted
 		return Standing{DeviceSilent, fmt.Sprintf("silent since %s", clock(d.SeenAt))}
+	case ph == twin.PhaseConfirmed:
+		// Its agent has just started and loads the model that it confirmed
+		// before. One that never manages to holds its wave until the wave's end.
+		return Standing{DeviceSoaking, "has confirmed the release, and no model acts at this moment: its agent starts"}
 	case now.After(rec.Deadline.Add(grace)):
 		return Standing{DeviceFailed, fmt.Sprintf("still %s at its deadline", ph)}
 	case ph == twin.PhaseActivating || ph == twin.PhaseSoaking:
