@@ -15,6 +15,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -71,7 +72,7 @@ var sources = map[string]func(Source) source.Source{
 type Agent struct {
 	config Config
 	boot   string // random, names this run in reports
-	roots  trust.Roots
+	keys   string // trusted release keys of the configuration, PEM; empty: the hub's
 
 	disk     disk.FS
 	identity *enroll.Identity
@@ -138,14 +139,9 @@ func New(c Config) (*Agent, error) {
 		}
 		keys = append(append(keys, '\n'), b...)
 	}
-	var err error
-	if a.roots, err = trust.ParseRoots(keys); err != nil {
-		return nil, fmt.Errorf("trust: %w", err)
-	}
-	if key := a.config.Trust.LedgerKey; key != "" {
-		if a.roots, err = a.roots.WithLog(key); err != nil {
-			return nil, fmt.Errorf("trust.ledger_key: %w", err)
-		}
+	a.keys = strings.TrimSpace(string(keys))
+	if _, err := roots(a.keys, a.config.Trust.LedgerKey); err != nil {
+		return nil, err
 	}
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -301,11 +297,40 @@ func (a *Agent) openIdentity() (err error) {
 	a.identity, err = enroll.Open(enroll.Config{
 		Disk: a.disk, ID: a.config.id(), URL: strings.TrimSuffix(a.config.Hub.URL, "/"),
 		CAPEM: ca, Fingerprint: a.config.Hub.CAFingerprint, Token: a.token, Log: a.config.Log, Now: a.config.Now,
+		NeedAnchors: a.keys == "",
 	})
 	if err != nil {
 		return errors.Join(err, a.closeDisk())
 	}
 	return nil
+}
+
+// trusted are the keys that this device believes: those of the configuration,
+// and in the place of what it does not name those that the hub gave when the
+// device enrolled. Without any it believes nothing.
+func (a *Agent) trusted() trust.Roots {
+	given := a.identity.Anchors()
+	r, err := roots(cmp.Or(a.keys, given.ReleaseKeys), cmp.Or(a.config.Trust.LedgerKey, given.LedgerKey))
+	if err != nil {
+		a.config.Log.Error("the trusted keys cannot be read", "error", err)
+	}
+	return r
+}
+
+// roots reads keys in PEM and the ledger's key; either may be empty.
+func roots(keys, ledger string) (r trust.Roots, err error) {
+	if keys != "" {
+		if r, err = trust.ParseRoots([]byte(keys)); err != nil {
+			return trust.Roots{}, fmt.Errorf("trust: %w", err)
+		}
+	}
+	if ledger == "" {
+		return r, nil
+	}
+	if r, err = r.WithLog(ledger); err != nil {
+		return trust.Roots{}, fmt.Errorf("trust.ledger_key: %w", err)
+	}
+	return r, nil
 }
 
 func (a *Agent) token() (string, error) {

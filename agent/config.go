@@ -100,14 +100,15 @@ type Hub struct {
 	ByteBudgetMiB int `yaml:"byte_budget_mib"`
 }
 
-// Trust names the public keys that may sign releases.
+// Trust names the public keys that this device believes. What is left out it
+// takes from the hub when it enrols, over TLS pinned to the hub's CA, and keeps
+// for good: then that CA vouches for them. Whoever wants the keys to come by
+// another way names them here.
 type Trust struct {
-	KeyFiles []string `yaml:"key_files"` // PEM
-	// KeysPEM holds the keys themselves. One of both is required.
-	KeysPEM string `yaml:"keys_pem"`
-	// LedgerKey is the verifier key of the hub's ledger ("name+hash+key"). With
-	// it a release must also prove that its signature is in the ledger. Empty:
-	// not asked for.
+	KeyFiles []string `yaml:"key_files"` // PEM, of keys that may sign releases
+	KeysPEM  string   `yaml:"keys_pem"`  // the keys themselves
+	// LedgerKey is the verifier key of the hub's ledger ("name+hash+key"): a
+	// release must also prove that its signature is in the ledger.
 	LedgerKey string `yaml:"ledger_key"`
 }
 
@@ -199,9 +200,6 @@ func (c Config) Validate() error {
 	}
 	if err := checkURL(c.Hub.URL, "https"); err != nil {
 		bad("hub.url: %w", err)
-	}
-	if len(c.Trust.KeyFiles) == 0 && c.Trust.KeysPEM == "" {
-		bad("trust has no keys: name the file with the hub's public signing key in trust.key_files")
 	}
 	if c.Custom == nil {
 		switch c.Source.Kind {

@@ -30,7 +30,6 @@ func TestConfigurationFile(t *testing.T) {
 		{"no state folder", "state_dir: /var/lib/swell-agent", "", "state_dir is empty"},
 		{"plain MQTT", "tls://", "tcp://", "hub.mqtt"},
 		{"plain HTTP", "https://", "http://", "hub.url"},
-		{"no keys", "trust: {key_files: [/etc/swell/cosign.pub]}", "", "trust has no keys"},
 		{"unknown source", "kind: replay", "kind: magic", `source.kind "magic" is unknown`},
 		{"no recording", "path: /data/pump.csv, ", "", "source.replay.path is empty"},
 		{"negative time", "class: pump", "class: pump\nheartbeat_s: -1", "may not be negative"},

@@ -119,7 +119,7 @@ func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
 // staging says how releases of a kind come to the disk.
 func (a *Agent) staging(k artifact.Kind, folder string, client *http.Client) apply.StagerConfig {
 	return apply.StagerConfig{
-		Disk: a.disk, Roots: a.roots, Kind: k, Class: a.config.Class, Arch: goruntime.GOARCH, Folder: folder, Log: a.config.Log,
+		Disk: a.disk, Roots: a.trusted, Kind: k, Class: a.config.Class, Arch: goruntime.GOARCH, Folder: folder, Log: a.config.Log,
 		Base: strings.TrimSuffix(a.config.Hub.URL, "/"), Client: client, ByteBudget: int64(a.config.Hub.ByteBudgetMiB) << 20,
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/trust"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -35,6 +36,7 @@ type Hub struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at every change
 	releases map[string]Release
+	anchors  []byte // nil: none are given
 	serve    func(w http.ResponseWriter, r *http.Request, name string, content []byte) bool
 	online   bool
 	refuse   bool // publications are not acknowledged
@@ -54,6 +56,7 @@ func NewHub(t testing.TB, id topic.ID) *Hub {
 	h.est = newAuthority(h)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/releases/{manifest}/{path...}", h.release)
+	mux.HandleFunc("GET "+trust.AnchorsPath, h.giveAnchors)
 	h.est.handle(mux)
 	h.server = httptest.NewUnstartedServer(mux)
 	h.est.configure(h.server)
@@ -69,6 +72,24 @@ func (h *Hub) Stock(r Release) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.releases[r.Manifest.Hex()] = r
+}
+
+// Vouch has the hub hand out public keys to devices that enrol. Empty: it
+// hands out none, as at the beginning.
+func (h *Hub) Vouch(anchors []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.anchors = anchors
+}
+
+func (h *Hub) giveAnchors(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.anchors) == 0 {
+		http.NotFound(w, r)
+		return
+	}
+	_, _ = w.Write(h.anchors) // a device that is gone needs no answer
 }
 
 // Serve installs a hook in the place of the release server; it returns false to

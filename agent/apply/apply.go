@@ -93,7 +93,7 @@ func (a *Applier) perform(ctx context.Context, action update.Action, answer func
 			answer(update.Progress{Action: action.ID, BytesDone: done, BytesTotal: total})
 		})
 	case update.ActVerify:
-		return a.stager.Verify(want.Manifest, action.MinCounter)
+		return a.stager.Verify(want.Manifest, action.Held)
 	case update.ActGuard:
 		return r, a.guard(ctx, want.Manifest)
 	case update.ActLoad:

@@ -17,8 +17,10 @@ import (
 // StagerConfig says what a Stager works with. All fields are required unless
 // noted.
 type StagerConfig struct {
-	Disk  disk.FS
-	Roots trust.Roots
+	Disk disk.FS
+	// Roots returns the keys that are believed now: a device that has not
+	// enrolled yet may not know them.
+	Roots func() trust.Roots
 	Kind  artifact.Kind // the only kind it believes
 	Class artifact.Class
 	Arch  string // GOARCH

@@ -16,8 +16,9 @@ import (
 // Verify checks a slot under construction from the signature down to the last
 // byte and, when all holds, gives it its name. A slot that has its name already
 // is checked again; one whose bytes have rotted goes back to construction, so
-// that only what is missing is fetched.
-func (s *Stager) Verify(d artifact.Digest, minCounter uint64) (update.Release, error) {
+// that only what is missing is fetched. A release that may not replace what the
+// device holds is refused.
+func (s *Stager) Verify(d artifact.Digest, held artifact.Held) (update.Release, error) {
 	where := s.slot(d)
 	staged, err := disk.Exists(s.config.Disk, where)
 	if err != nil {
@@ -37,8 +38,8 @@ func (s *Stager) Verify(d artifact.Digest, minCounter uint64) (update.Release, e
 		}
 		return update.Release{}, err
 	}
-	if m.Counter < minCounter {
-		return update.Release{}, Refuse(twin.CodeCounter, fmt.Errorf("release %s is below counter %d, the lowest that this device may still install", m.ID(), minCounter))
+	if err := held.Admit(m, d); err != nil {
+		return update.Release{}, Refuse(twin.CodeCounter, err)
 	}
 	if !staged {
 		if err := s.stage(d, v); err != nil {
@@ -122,7 +123,7 @@ func (s *Stager) verifyAt(where string, d artifact.Digest) (artifact.Manifest, a
 
 // believe checks signature, kind and class.
 func (s *Stager) believe(d artifact.Digest, bundle, manifest []byte) (artifact.Manifest, artifact.Variant, error) {
-	m, err := trust.VerifyRelease(s.config.Roots, bundle, manifest)
+	m, err := trust.VerifyRelease(s.config.Roots(), bundle, manifest)
 	if err != nil {
 		return artifact.Manifest{}, artifact.Variant{}, Refuse(twin.CodeSignature, err)
 	}

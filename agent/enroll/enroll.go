@@ -5,7 +5,8 @@
 // simpleenroll, simplereenroll); and everything in the agent that opens a TLS
 // connection, which takes its configuration from here. The private key is made
 // on the device and never leaves it. What the package promises: no byte of the
-// token is sent before the server has shown a certificate of the pinned CA; the
+// token is sent before the server has shown a certificate of the pinned CA, and
+// the hub's public keys (trust.Anchors) are taken once, over the same pinned TLS; the
 // key is on disk before its certificate is asked for, so that a power cut in
 // between does not waste the token; a certificate is renewed at 50 to 66 % of
 // its life, and a failure to renew disturbs nothing until it ends.
@@ -39,6 +40,7 @@ import (
 
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/trust"
 )
 
 // Config says who the device is and where it becomes known.
@@ -53,8 +55,11 @@ type Config struct {
 	// Token returns the single-use token. Only asked when the device has no
 	// certificate.
 	Token func() (string, error)
-	Log   *slog.Logger
-	Now   func() time.Time
+	// NeedAnchors says that the device holds no release keys yet: then a hub
+	// that hands none out is an error. See trust.Anchors.
+	NeedAnchors bool
+	Log         *slog.Logger
+	Now         func() time.Time
 }
 
 // ErrRefused says that the hub answered and refused; trying again with the same
@@ -67,6 +72,7 @@ const (
 	identity    = folder + "/identity.pem" // key and certificate, always of one another
 	pending     = folder + "/pending.pem"  // a key whose certificate is being asked for
 	authorities = folder + "/ca.pem"
+	anchors     = folder + "/trust.json" // trust.Anchors as the hub gave them
 )
 
 const (
@@ -84,6 +90,7 @@ type Identity struct {
 	cert    *tls.Certificate // nil: not enrolled
 	leaf    *x509.Certificate
 	roots   *x509.CertPool // nil: not known yet
+	anchors trust.Anchors  // zero: none were given
 	oldest  time.Time      // no clock of this device can be right before
 	renewal error          // of the newest attempt to renew; nil: none failed
 }
@@ -109,7 +116,14 @@ func Open(c Config) (*Identity, error) {
 			return nil, err
 		}
 	}
-	b, err := disk.ReadFile(c.Disk, identity, maxAnswer)
+	b, err := disk.ReadFile(c.Disk, anchors, trust.MaxAnchorsBytes)
+	if err == nil {
+		i.anchors, err = trust.ParseAnchors(b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open identity: %s cannot be used: remove %s and enrol again with a new token: %w", anchors, folder, err)
+	}
+	b, err = disk.ReadFile(c.Disk, identity, maxAnswer)
 	if errors.Is(err, fs.ErrNotExist) {
 		return i, nil
 	}
@@ -264,6 +278,9 @@ func (i *Identity) Enroll(ctx context.Context) (err error) {
 	if err := i.pin(ctx); err != nil {
 		return fmt.Errorf("cannot enrol: %w", err)
 	}
+	if err := i.learnAnchors(ctx); err != nil {
+		return fmt.Errorf("cannot enrol: %w", err)
+	}
 	token, err := i.config.Token()
 	if err != nil {
 		return fmt.Errorf("cannot enrol: %w", err)
@@ -374,6 +391,59 @@ func (i *Identity) pin(ctx context.Context) error {
 		return i.trust(ca)
 	}
 	return fmt.Errorf("the hub at %s does not have the CA with the fingerprint given: check the address and hub.ca_fingerprint: %w", i.config.URL, ErrRefused)
+}
+
+// Anchors are the public keys that the hub gave when the device enrolled. Zero:
+// it gave none, or the device has not enrolled.
+func (i *Identity) Anchors() trust.Anchors {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.anchors
+}
+
+// learnAnchors takes the hub's public keys, once in the device's life: a later
+// answer changes nothing. It comes before the token is spent.
+func (i *Identity) learnAnchors(ctx context.Context) error {
+	if i.Anchors() != (trust.Anchors{}) {
+		return nil
+	}
+	client := i.Client()
+	client.Timeout = time.Minute
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, i.config.URL+trust.AnchorsPath, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotFound && !i.config.NeedAnchors:
+		// Another EST server than a hub. The operator brought the release keys.
+		i.config.Log.Warn("the hub gives no public keys: no proofs by its ledger are asked for")
+		return nil
+	case resp.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("the hub gives no public keys: name the release key in trust.key_files: %w", ErrRefused)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("%s answered %s", trust.AnchorsPath, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, trust.MaxAnchorsBytes+1))
+	if err != nil {
+		return err
+	}
+	given, err := trust.ParseAnchors(b)
+	if err != nil {
+		return err
+	}
+	if err := disk.WriteAtomic(i.config.Disk, anchors, b); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.anchors = given
+	return nil
 }
 
 // certify has a pending key certified and takes both into use.

@@ -1,8 +1,10 @@
 package enroll_test
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"log/slog"
@@ -10,10 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/swellfleet/swell/agent/agenttest"
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/enroll"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/trust"
 )
 
 var pump = topic.ID{Site: "hall-1", Node: "pump-03"}
@@ -111,6 +116,71 @@ func TestEnrolmentIsRefused(t *testing.T) {
 			}
 			if hub.Issued() != 0 || c.secrecy && c.final && asked {
 				t.Errorf("%d certificates were issued; token asked for: %t", hub.Issued(), asked)
+			}
+		})
+	}
+}
+
+// anchors are what a hub hands out: a release key and a ledger's key.
+func anchors(t *testing.T) (trust.Anchors, []byte) {
+	t.Helper()
+	_, ledger, err := note.GenerateKey(rand.Reader, "ledger.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := trust.Anchors{ReleaseKeys: agenttest.NewPress().PublicKey(), LedgerKey: ledger}
+	b, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+func TestTheHubsKeysAreTakenOnceAndKept(t *testing.T) {
+	hub, d := agenttest.NewHub(t, pump), &disk.Mem{}
+	want, answer := anchors(t)
+	hub.Vouch(answer)
+	c := configure(hub, d)
+	c.NeedAnchors = true
+	i := must(t, c)
+	if err := i.Enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if i.Anchors() != want {
+		t.Errorf("the device holds %+v, want %+v", i.Anchors(), want)
+	}
+	_, other := anchors(t)
+	hub.Vouch(other)
+	c.Disk = d.Crash(nil)
+	i = must(t, c)
+	if err := i.Renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if i.Anchors() != want {
+		t.Errorf("after a power cut and another answer the device holds %+v, want what it had", i.Anchors())
+	}
+}
+
+func TestAnswersThatAreNoKeysEnrolNothing(t *testing.T) {
+	_, good := anchors(t)
+	for name, answer := range map[string]string{
+		"none":          "",
+		"no JSON":       "<html>",
+		"no keys":       "{}",
+		"no ledger key": strings.Replace(string(good), "ledger.example+", "", 1),
+		"unknown field": strings.Replace(string(good), "{", `{"more":1,`, 1),
+		"two documents": string(good) + string(good),
+		"too long":      string(good) + strings.Repeat(" ", trust.MaxAnchorsBytes),
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := agenttest.NewHub(t, pump)
+			hub.Vouch([]byte(answer))
+			c := configure(hub, &disk.Mem{})
+			c.NeedAnchors = true
+			c.Token = func() (string, error) { t.Error("the token was asked for"); return hub.Token, nil }
+			i := must(t, c)
+			if err := i.Enroll(t.Context()); err == nil || i.Anchors() != (trust.Anchors{}) || errors.Is(err, enroll.ErrRefused) != (answer == "") {
+				t.Errorf("%v, holds %+v", err, i.Anchors())
 			}
 		})
 	}

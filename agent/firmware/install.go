@@ -68,7 +68,7 @@ func (n *Installer) perform(ctx context.Context, action update.Action, answer fu
 			answer(update.Progress{Action: action.ID, BytesDone: done, BytesTotal: total})
 		})
 	case update.ActVerify:
-		return n.stager.Verify(d, action.MinCounter)
+		return n.stager.Verify(d, action.Held)
 	case update.ActGuard:
 		_, err := n.inspect(d)
 		return r, err

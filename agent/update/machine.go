@@ -345,6 +345,16 @@ func (m *Machine) consider() {
 	}
 }
 
+// held is what the trial has to be admitted against.
+func (m *Machine) held() artifact.Held {
+	trial, champion := m.j.release(m.j.State.Trial), m.j.release(m.j.State.Champion)
+	h := artifact.Held{Floor: m.j.Floors[trial.Name]}
+	if !m.j.State.Rollback && champion.Name == trial.Name {
+		h.Counter, h.Digest = champion.Counter, champion.Manifest
+	}
+	return h
+}
+
 func (m *Machine) refuse(code twin.Code, reason string) {
 	m.j.Code, m.j.Reason = code, reason
 	m.move(failed, "refused")
@@ -640,7 +650,7 @@ func (m *Machine) proceed() {
 	case fetching:
 		m.startTrial(Action{Kind: ActFetch}, 0)
 	case verifying:
-		m.startTrial(Action{Kind: ActVerify, MinCounter: m.j.Floors[m.j.release(s.Trial).Name]}, m.cfg.StepLimit)
+		m.startTrial(Action{Kind: ActVerify, Held: m.held()}, m.cfg.StepLimit)
 	case guarding:
 		m.startTrial(Action{Kind: ActGuard}, m.cfg.StepLimit)
 	case loading:

@@ -118,7 +118,7 @@ type ActionKind string
 const (
 	ActResume    ActionKind = "resume"    // * load Release as the champion at start, and Standby beside it
 	ActFetch     ActionKind = "fetch"     // * download Release into its slot, resuming
-	ActVerify    ActionKind = "verify"    // * signature, manifest, every digest in the slot, class, counter ≥ MinCounter
+	ActVerify    ActionKind = "verify"    // * signature, manifest, every digest in the slot, class, and that Held admits it
 	ActGuard     ActionKind = "guard"     // * graph checks and memory admission
 	ActLoad      ActionKind = "load"      // * a session beside the champion, from the verified bytes
 	ActTest      ActionKind = "test"      // * golden vectors on that session
@@ -142,8 +142,10 @@ type Action struct {
 	// Return says that Swap brings back a release on the hub's order, whose
 	// counter may be lower than that of what acts.
 	Return bool
-	// MinCounter is the lowest counter Verify may accept.
-	MinCounter uint64
+	// Held is what Verify has to admit the release against: the family's floor,
+	// and the champion where it is of the same family. On a return that the hub
+	// ordered it has the floor alone, since older is what was asked for.
+	Held artifact.Held
 	// WindowS is the counting window of Shadow, in seconds.
 	WindowS float64
 	// Cancel is the action to stop, for ActCancel.

@@ -17,6 +17,7 @@ import (
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/series"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/trust"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -216,6 +217,7 @@ func (e enrolment) Retire(ctx context.Context, id topic.ID, reason string) error
 func (h *Hub) deviceRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/.well-known/est/", h.enroll.Handler())
+	mux.HandleFunc("GET "+trust.AnchorsPath, h.anchors)
 	files := release.Files(h.objects, h.log)
 	mux.Handle(release.FilesPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
@@ -232,6 +234,15 @@ func (h *Hub) deviceRoutes() http.Handler {
 		files.ServeHTTP(w, r)
 	}))
 	return mux
+}
+
+// anchors hands out the hub's public keys to a device that is about to enrol.
+// Nothing in them is secret; the TLS that they come over makes them true.
+func (h *Hub) anchors(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(trust.Anchors{ReleaseKeys: string(h.ReleaseKeyPEM()), LedgerKey: h.LedgerKey()}); err != nil {
+		h.log.Debug("a device did not take the public keys", slog.Any("error", err))
+	}
 }
 
 // housekeeping forgets what is past its time.

@@ -183,6 +183,9 @@ func (h *Hub) ReleaseKeyPEM() []byte {
 	return out
 }
 
+// LedgerKey returns the verifier key of the ledger that releases are proved by.
+func (h *Hub) LedgerKey() string { return h.ledger.VerifierKey() }
+
 // Failed gives the error of a part that stopped by itself.
 func (h *Hub) Failed() <-chan error { return h.failed }
 

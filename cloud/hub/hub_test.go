@@ -33,6 +33,7 @@ import (
 	"github.com/swellfleet/swell/cloud/store/storetest"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/trust"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -416,6 +417,16 @@ func TestADeviceEnrolsStreamsReportsAndIsRetired(t *testing.T) {
 	r := start(t, cfg, "")
 	d := r.enrol(t, topic.ID{Site: "hall-1", Node: "pump-1"})
 	d.connect(t, r.Addrs().MQTT)
+
+	// Whoever is about to enrol gets the public keys without a certificate.
+	public, err := (&device{pool: d.pool}).client().Get("https://" + r.Addrs().Devices + trust.AnchorsPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(public.Body)
+	if given, bad := trust.ParseAnchors(answer); errors.Join(err, bad, public.Body.Close()) != nil || given.LedgerKey != r.LedgerKey() || given.ReleaseKeys != string(r.ReleaseKeyPEM()) {
+		t.Errorf("public keys: %s, %v, %v", answer, err, bad)
+	}
 
 	doc, err := json.Marshal(twin.Reported{Schema: 1, Site: "hall-1", Node: "pump-1", Boot: "b", Seq: 1, Class: "pump", Stream: twin.Stream{WindowsScored: 5}})
 	if err != nil {

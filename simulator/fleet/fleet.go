@@ -39,7 +39,9 @@ type Hub struct {
 	URL     string // https://host:port for enrolment and releases
 	MQTT    string // tls://host:port
 	CAPEM   string
-	KeysPEM string // release signing keys
+	KeysPEM string // release signing keys; empty: what the hub gives at enrolment
+	// LedgerKey is the ledger's verifier key; empty: likewise.
+	LedgerKey string
 	// Token returns a fresh single-use enrolment token.
 	Token func(ctx context.Context, d Device) (string, error)
 }
@@ -151,7 +153,7 @@ func (f *Fleet) make(m *member) (*agent.Agent, error) {
 		Site: d.ID.Site, Node: d.ID.Node, Class: d.Class, Labels: d.Labels,
 		StateDir: filepath.Join(f.cfg.StateDir, d.ID.Site, d.ID.Node),
 		Hub:      agent.Hub{URL: f.cfg.Hub.URL, MQTT: f.cfg.Hub.MQTT, CAPEM: f.cfg.Hub.CAPEM, Token: m.token, ReconnectMinS: 0.2, ReconnectMaxS: 5},
-		Trust:    agent.Trust{KeysPEM: f.cfg.Hub.KeysPEM},
+		Trust:    agent.Trust{KeysPEM: f.cfg.Hub.KeysPEM, LedgerKey: f.cfg.Hub.LedgerKey},
 		Status:   "off",
 		Custom:   src,
 		Version:  f.cfg.Version,

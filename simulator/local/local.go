@@ -104,7 +104,7 @@ func refused(status int, body []byte) error {
 func (h *Hub) Fleet() fleet.Hub {
 	a := h.Addrs()
 	return fleet.Hub{
-		URL: "https://" + a.Devices, MQTT: "tls://" + a.MQTT, CAPEM: string(h.CAPEM()), KeysPEM: string(h.ReleaseKeyPEM()),
+		URL: "https://" + a.Devices, MQTT: "tls://" + a.MQTT, CAPEM: string(h.CAPEM()), KeysPEM: string(h.ReleaseKeyPEM()), LedgerKey: h.LedgerKey(),
 		Token: func(ctx context.Context, d fleet.Device) (string, error) { return EnrolmentToken(ctx, h.API, d) },
 	}
 }
