@@ -41,9 +41,10 @@ func callerOf(ctx context.Context) caller {
 // allow lets a request through that may use op: who is it, how often have
 // they asked, is the role enough, and does a browser prove that its page sent it.
 func (s *Server) allow(op operation, next echo.HandlerFunc) echo.HandlerFunc {
+	limit := op.maxBytes()
 	return func(c echo.Context) error {
 		req := c.Request()
-		req.Body = http.MaxBytesReader(c.Response().Writer, req.Body, bodyLimit) // the inner writer closes the connection
+		req.Body = http.MaxBytesReader(c.Response().Writer, req.Body, limit) // the inner writer closes the connection
 		who := caller{remote: req.RemoteAddr}
 		err := s.identify(req, &who)
 		if err == nil {

@@ -59,6 +59,8 @@ func (s *Server) routes() []route {
 		{get, "/models/{name}/versions/{counter}", auth.Viewer, w.GetModelVersion},
 		{post, "/models/{name}/versions/{counter}/actions/verify", auth.Viewer, w.VerifyModelVersion},
 
+		{post, "/firmware", auth.Admin, w.PublishFirmware},
+
 		{get, "/retrain-policies", auth.Viewer, w.ListRetrainPolicies},
 		{get, "/retrain-policies/{name}", auth.Viewer, w.GetRetrainPolicy},
 		{put, "/retrain-policies/{name}", auth.Operator, w.ApplyRetrainPolicy},

@@ -96,6 +96,20 @@ type Releases interface {
 	Signatures(ctx context.Context, d artifact.Digest) ([]apimodel.Signature, error)
 	// Command is how to check the same outside the hub.
 	Command(d artifact.Digest) string
+	// PublishFirmware signs and publishes a program as the next release of its
+	// family. It writes the event that says so to the ledger.
+	PublishFirmware(ctx context.Context, f Firmware) (apimodel.ReleaseRef, error)
+}
+
+// Firmware is a build of the agent to be released.
+type Firmware struct {
+	Name    string // family
+	Classes []artifact.Class
+	Arch    string // GOARCH
+	Version string // of the program
+	Program []byte
+	Author  string // as the ledger names actors
+	Reason  string // may be empty
 }
 
 // Training runs nights. Its answers are those of the contract: the package
@@ -155,7 +169,8 @@ type Server struct {
 	refused *prometheus.CounterVec
 }
 
-// bodyLimit bounds a request's body, in bytes.
+// bodyLimit bounds a request's body, in bytes, where the contract's x-max-bytes
+// does not say another number.
 const bodyLimit = 1 << 20
 
 // New builds the server. The error names what the contract and the table of

@@ -24,6 +24,19 @@ type operation struct {
 	item *openapi3.PathItem
 }
 
+// maxBytes is how long a body may be.
+func (op operation) maxBytes() int64 {
+	if n, ok := op.spec.Extensions["x-max-bytes"].(float64); ok {
+		return int64(n)
+	}
+	return bodyLimit
+}
+
+// isFile says that the body is a file: nothing in it is the contract's.
+func (op operation) isFile() bool {
+	return op.spec.RequestBody != nil && op.spec.RequestBody.Value.Content["application/octet-stream"] != nil
+}
+
 // echoPath writes {name} as :name.
 func echoPath(p string) string {
 	return strings.NewReplacer("{", ":", "}", "").Replace(p)
@@ -40,7 +53,7 @@ func (s *Server) validate(op operation, next echo.HandlerFunc) echo.HandlerFunc 
 		}
 	}
 	rt := &routers.Route{Spec: s.spec, Path: op.path, PathItem: op.item, Method: op.method, Operation: op.spec}
-	opts := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, MultiError: true}
+	opts := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, MultiError: true, ExcludeRequestBody: op.isFile()}
 	return func(c echo.Context) error {
 		req := c.Request()
 		for k := range req.URL.Query() {

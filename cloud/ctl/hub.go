@@ -208,10 +208,16 @@ func (h *hub) do(ctx context.Context, method, path string, q url.Values, body, o
 	return nil
 }
 
+// upload is a body that is a file, where others are JSON.
+type upload []byte
+
 // send returns an answer with a good status; the caller closes its body.
 func (h *hub) send(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
 	var r io.Reader
-	if body != nil {
+	form := "application/json"
+	if file, ok := body.(upload); ok {
+		r, form = bytes.NewReader(file), "application/octet-stream"
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return nil, err
@@ -227,7 +233,7 @@ func (h *hub) send(ctx context.Context, method, path string, q url.Values, body 
 		return nil, err
 	}
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", form)
 	}
 	if h.token != "" {
 		req.Header.Set("Authorization", "Bearer "+h.token)

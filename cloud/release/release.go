@@ -30,6 +30,7 @@ import (
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/release/signing"
+	"github.com/swellfleet/swell/firmware/image"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/trust"
 )
@@ -131,6 +132,9 @@ type Candidate struct {
 	Evaluation json.RawMessage
 	Actor      string // for the ledger, as in ledger.Event; empty means "hub"
 	Reason     string // for the ledger; may be empty
+	// numbered makes the variants again once the counter is known. nil: they
+	// do not depend on it.
+	numbered func(counter uint64) ([]Variant, error)
 }
 
 // Variant is what devices of some classes get.
@@ -157,28 +161,46 @@ func Bytes(path string, role artifact.Role, b []byte) File {
 // cardPath is where Candidate.Card goes.
 const cardPath = "card.txt"
 
-// Image is a firmware image to be released.
-type Image struct {
+// Program is a build of the agent to be released.
+type Program struct {
 	Name    string // family, "swell-agent"
 	Classes []artifact.Class
-	Arch    string // GOARCH; empty means any
-	Data    io.ReaderAt
-	Size    int64 // bytes
-	Version string
+	Arch    string // GOARCH; required
+	Version string // as the program says it
+	Bytes   []byte
 	Actor   string // as in Candidate
 	Reason  string
 }
 
-// Publish releases a firmware image by the same signed way as a model.
-func (b *Builder) Publish(ctx context.Context, img Image) (Release, error) {
+// ErrOtherKind means that a family holds releases of another kind.
+var ErrOtherKind = errors.New("the family holds releases of another kind")
+
+// Publish releases a program by the same signed way as a model, in a firmware
+// image that carries the release's counter (see firmware/image).
+func (b *Builder) Publish(ctx context.Context, p Program) (Release, error) {
+	before, err := b.cfg.Store.ListReleases(ctx, p.Name)
+	if err != nil {
+		return Release{}, fmt.Errorf("list releases of %s: %w", p.Name, err)
+	}
+	for _, r := range before {
+		if r.Manifest.Kind != artifact.Firmware {
+			return Release{}, fmt.Errorf("release %s: %w (%s is a %s): choose another name", p.Name, ErrOtherKind, r.Manifest.ID(), r.Manifest.Kind)
+		}
+	}
+	variants := func(counter uint64) ([]Variant, error) {
+		var file bytes.Buffer
+		if err := image.Write(&file, image.Header{Arch: p.Arch, OS: "linux", Version: p.Version, Counter: counter}, p.Bytes); err != nil {
+			return nil, err
+		}
+		return []Variant{{Classes: p.Classes, Arch: p.Arch, Files: []File{Bytes("firmware.img", artifact.RoleImage, file.Bytes())}}}, nil
+	}
+	first, err := variants(1) // only to see whether it can be made
+	if err != nil {
+		return Release{}, fmt.Errorf("release %s: %w", p.Name, err)
+	}
 	return b.Build(ctx, Candidate{
-		Name: img.Name,
-		Kind: artifact.Firmware,
-		Variants: []Variant{{Classes: img.Classes, Arch: img.Arch, Files: []File{
-			{Path: "firmware.img", Role: artifact.RoleImage, Data: img.Data, Size: img.Size},
-		}}},
-		Lineage: artifact.Lineage{Code: img.Version},
-		Actor:   img.Actor, Reason: img.Reason,
+		Name: p.Name, Kind: artifact.Firmware, Variants: first, numbered: variants,
+		Lineage: artifact.Lineage{Code: p.Version}, Actor: p.Actor, Reason: p.Reason,
 	})
 }
 
@@ -217,6 +239,16 @@ func (b *Builder) build(ctx context.Context, c Candidate) (Release, error) {
 	}
 	if m.Counter, err = b.cfg.Store.NextCounter(ctx, c.Name); err != nil {
 		return Release{}, fmt.Errorf("take the next counter: %w", err)
+	}
+	if c.numbered != nil {
+		if c.Variants, err = c.numbered(m.Counter); err != nil {
+			return Release{}, err
+		}
+		final, again, err := describe(c)
+		if err != nil {
+			return Release{}, err
+		}
+		m.Variants, files = final.Variants, again
 	}
 	manifest, err := m.Encode()
 	if err != nil {

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/release/releasetest"
+	"github.com/swellfleet/swell/firmware/image"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/trust"
 )
@@ -188,11 +192,12 @@ func TestRunsThatReleaseAtOnceGetCountersOfTheirOwnAndARepeatedOneItsFirst(t *te
 
 func TestAFirmwareImageIsReleasedTheSameWay(t *testing.T) {
 	h := newHouse(t)
-	image := bytes.Repeat([]byte("image"), 100_000)
-	r, err := h.builder.Publish(t.Context(), release.Image{
+	program := bytes.Repeat([]byte("program"), 100_000)
+	p := release.Program{
 		Name: "swell-agent", Classes: []artifact.Class{"pump", "gearbox"}, Arch: "arm64",
-		Data: bytes.NewReader(image), Size: int64(len(image)), Version: "v1.4.0", Actor: "user:anna", Reason: "fixes the link",
-	})
+		Bytes: program, Version: "v1.4.0", Actor: "user:anna", Reason: "fixes the link",
+	}
+	r, err := h.builder.Publish(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,8 +205,30 @@ func TestAFirmwareImageIsReleasedTheSameWay(t *testing.T) {
 	if err != nil || r.Manifest.Kind != artifact.Firmware {
 		t.Fatalf("%+v, %v", r.Manifest, err)
 	}
-	if f, ok := v.File(artifact.RoleImage); !ok || f.Size != int64(len(image)) {
-		t.Errorf("image %+v", f)
+	f, ok := v.File(artifact.RoleImage)
+	if !ok {
+		t.Fatalf("no image in %+v", v)
+	}
+	next, err := h.builder.Publish(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, made := range []release.Release{r, next} {
+		file, err := os.Open(filepath.Join(h.download(t, made), f.Path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		head, payload, err := image.Read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(payload); err != nil || !bytes.Equal(got, program) || head.Counter != made.Manifest.Counter || head.Arch != "arm64" || head.Version != "v1.4.0" {
+			t.Errorf("release %s holds %+v, %v", made.Manifest.ID(), head, err)
+		}
+	}
+	if next.Manifest.Counter != r.Manifest.Counter+1 {
+		t.Errorf("the second is %s", next.Manifest.ID())
 	}
 	if _, err := trust.VerifyDir(h.download(t, r), h.builder.Roots()); err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -62,6 +63,9 @@ type ServerInterface interface {
 
 	// (DELETE /enrollment-tokens/{id})
 	RevokeEnrollmentToken(ctx echo.Context, id ID, params RevokeEnrollmentTokenParams) error
+
+	// (POST /firmware)
+	PublishFirmware(ctx echo.Context, params PublishFirmwareParams) error
 
 	// (GET /health)
 	GetHealth(ctx echo.Context) error
@@ -646,6 +650,52 @@ func (w *ServerInterfaceWrapper) RevokeEnrollmentToken(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RevokeEnrollmentToken(ctx, id, params)
+	return err
+}
+
+// PublishFirmware converts echo context to params.
+func (w *ServerInterfaceWrapper) PublishFirmware(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PublishFirmwareParams
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", ctx.QueryParams(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Required query parameter "class" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "class", ctx.QueryParams(), &params.Class, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter class: %s", err))
+	}
+
+	// ------------- Required query parameter "arch" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "arch", ctx.QueryParams(), &params.Arch, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter arch: %s", err))
+	}
+
+	// ------------- Required query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "version", ctx.QueryParams(), &params.Version, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PublishFirmware(ctx, params)
 	return err
 }
 
@@ -1679,6 +1729,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/models/:name/versions", wrapper.ListModelVersions, options.OperationMiddlewares["listModelVersions"]...)
 	router.GET(options.BaseURL+"/models/:name/versions/:counter", wrapper.GetModelVersion, options.OperationMiddlewares["getModelVersion"]...)
 	router.POST(options.BaseURL+"/models/:name/versions/:counter/actions/verify", wrapper.VerifyModelVersion, options.OperationMiddlewares["verifyModelVersion"]...)
+	router.POST(options.BaseURL+"/firmware", wrapper.PublishFirmware, options.OperationMiddlewares["publishFirmware"]...)
 	router.GET(options.BaseURL+"/retrain-policies", wrapper.ListRetrainPolicies, options.OperationMiddlewares["listRetrainPolicies"]...)
 	router.GET(options.BaseURL+"/retrain-policies/:name", wrapper.GetRetrainPolicy, options.OperationMiddlewares["getRetrainPolicy"]...)
 	router.PUT(options.BaseURL+"/retrain-policies/:name", wrapper.ApplyRetrainPolicy, options.OperationMiddlewares["applyRetrainPolicy"]...)
@@ -2285,6 +2336,46 @@ type RevokeEnrollmentTokendefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RevokeEnrollmentTokendefaultApplicationProblemPlusJSONResponse) VisitRevokeEnrollmentTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PublishFirmwareRequestObject struct {
+	Params PublishFirmwareParams
+	Body   io.Reader
+}
+
+type PublishFirmwareResponseObject interface {
+	VisitPublishFirmwareResponse(w http.ResponseWriter) error
+}
+
+type PublishFirmware201JSONResponse ReleaseRef
+
+func (response PublishFirmware201JSONResponse) VisitPublishFirmwareResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PublishFirmwaredefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PublishFirmwaredefaultApplicationProblemPlusJSONResponse) VisitPublishFirmwareResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3823,6 +3914,9 @@ type StrictServerInterface interface {
 	// (DELETE /enrollment-tokens/{id})
 	RevokeEnrollmentToken(ctx context.Context, request RevokeEnrollmentTokenRequestObject) (RevokeEnrollmentTokenResponseObject, error)
 
+	// (POST /firmware)
+	PublishFirmware(ctx context.Context, request PublishFirmwareRequestObject) (PublishFirmwareResponseObject, error)
+
 	// (GET /health)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
 
@@ -4395,6 +4489,33 @@ func (sh *strictHandler) RevokeEnrollmentToken(ctx echo.Context, id ID, params R
 		return err
 	} else if validResponse, ok := response.(RevokeEnrollmentTokenResponseObject); ok {
 		return validResponse.VisitRevokeEnrollmentTokenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// PublishFirmware operation middleware
+func (sh *strictHandler) PublishFirmware(ctx echo.Context, params PublishFirmwareParams) error {
+	var request PublishFirmwareRequestObject
+
+	request.Params = params
+
+	request.Body = ctx.Request().Body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.PublishFirmware(ctx.Request().Context(), request.(PublishFirmwareRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PublishFirmware")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(PublishFirmwareResponseObject); ok {
+		return validResponse.VisitPublishFirmwareResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

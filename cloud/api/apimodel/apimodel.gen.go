@@ -511,6 +511,30 @@ func (e WaveState) Valid() bool {
 	}
 }
 
+// Defines values for PublishFirmwareParamsArch.
+const (
+	PublishFirmwareParamsArchAmd64   PublishFirmwareParamsArch = "amd64"
+	PublishFirmwareParamsArchArm     PublishFirmwareParamsArch = "arm"
+	PublishFirmwareParamsArchArm64   PublishFirmwareParamsArch = "arm64"
+	PublishFirmwareParamsArchRiscv64 PublishFirmwareParamsArch = "riscv64"
+)
+
+// Valid indicates whether the value is a known member of the PublishFirmwareParamsArch enum.
+func (e PublishFirmwareParamsArch) Valid() bool {
+	switch e {
+	case PublishFirmwareParamsArchAmd64:
+		return true
+	case PublishFirmwareParamsArchArm:
+		return true
+	case PublishFirmwareParamsArchArm64:
+		return true
+	case PublishFirmwareParamsArchRiscv64:
+		return true
+	default:
+		return false
+	}
+}
+
 // AnomalySpan Neighbouring windows the device flagged
 type AnomalySpan struct {
 	// From Milliseconds since 1970
@@ -2109,6 +2133,27 @@ type RevokeEnrollmentTokenParams struct {
 type StreamEventsParams struct {
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
+
+// PublishFirmwareParams defines parameters for PublishFirmware.
+type PublishFirmwareParams struct {
+	// Name Family, e.g. "swell-agent"
+	Name *string `form:"name,omitempty" json:"name,omitempty"`
+
+	// Class Device classes it is for
+	Class []string `form:"class" json:"class"`
+
+	// Arch GOARCH of the program
+	Arch PublishFirmwareParamsArch `form:"arch" json:"arch"`
+
+	// Version What the program says its version is
+	Version string `form:"version" json:"version"`
+
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// PublishFirmwareParamsArch defines parameters for PublishFirmware.
+type PublishFirmwareParamsArch string
 
 // ListModelsParams defines parameters for ListModels.
 type ListModelsParams struct {
