@@ -127,10 +127,13 @@ type S3 struct {
 
 // Series are what people look at.
 type Series struct {
-	RetentionDays float64 `yaml:"retention_days"` // of rows kept for people; default 90
-	CacheMiB      int     `yaml:"cache_mib"`      // default 32
+	RetentionDays float64 `yaml:"retention_days"` // of rollups, from which charts of long times are drawn; default 90
+	// RawDays is how long single rows can be charted. Default 14, or
+	// RetentionDays where that is less. Training reads the segments instead.
+	RawDays  float64 `yaml:"raw_days"`
+	CacheMiB int     `yaml:"cache_mib"` // default 32
 	// Influx keeps rollups in InfluxDB 2 as well; people's charts then read
-	// them there.
+	// them there, for as long as the bucket keeps them.
 	Influx *Influx `yaml:"influx"`
 }
 
@@ -146,6 +149,9 @@ type Influx struct {
 type Segments struct {
 	IntervalS float64 `yaml:"interval_s"` // between flushes; default 300
 	MaxMiB    int     `yaml:"max_mib"`    // of values that flush before; default 64
+	// RetentionDays is how long raw data can be trained on and a past night be
+	// repeated. 0, the default, keeps it for good.
+	RetentionDays float64 `yaml:"retention_days"`
 }
 
 // Fleet says when a device counts as silent.
@@ -224,6 +230,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Broker.Listen, "127.0.0.1:7883")
 	def(&c.Objects.Listen, "127.0.0.1:7442")
 	def(&c.Series.RetentionDays, 90)
+	def(&c.Series.RawDays, min(c.Series.RetentionDays, 14))
 	def(&c.Series.CacheMiB, 32)
 	def(&c.Segments.IntervalS, 300)
 	def(&c.Segments.MaxMiB, 64)
@@ -286,11 +293,18 @@ func (c Config) Validate() error {
 	}
 	for name, v := range map[string]float64{
 		"http.session_s": c.HTTP.SessionS, "devices.certificate_s": c.Devices.CertificateS, "series.retention_days": c.Series.RetentionDays,
+		"series.raw_days":     c.Series.RawDays,
 		"segments.interval_s": c.Segments.IntervalS, "fleet.stale_s": c.Fleet.StaleS,
 	} {
 		if !(v > 0) || v > 1e9 {
 			bad(name, "%g: want more than 0 and at most 1e9", v)
 		}
+	}
+	if d := c.Segments.RetentionDays; !(d >= 0) || d > 1e6 {
+		bad("segments.retention_days", "%g: want 0 to keep everything, and at most 1e6", d)
+	}
+	if c.Series.RawDays > c.Series.RetentionDays {
+		bad("series.raw_days", "%g is more than retention_days %g: rows and their rollups end together then", c.Series.RawDays, c.Series.RetentionDays)
 	}
 	if !c.has(RoleAll) && (c.Store.PostgresURLFile == "" || c.SharedDir == c.DataDir || c.Objects.S3 == nil && c.Objects.Dir == "") {
 		bad("roles", "hubs that share the work need a common store, folder and objects: set store.postgres_url_file, shared_dir, and objects.s3 or objects.dir")
@@ -322,6 +336,8 @@ func (c Config) dir(parts ...string) string {
 }
 
 func (c Config) shared(part string) string { return filepath.Join(c.SharedDir, part) }
+
+func days(d float64) time.Duration { return duration(d * 24 * 3600) }
 
 func duration(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 

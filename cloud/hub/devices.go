@@ -255,9 +255,8 @@ func (h *Hub) housekeeping(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		before := h.cfg.Now().Add(-time.Duration(h.cfg.Series.RetentionDays * 24 * float64(time.Hour)))
 		for name, do := range map[string]func() error{
-			"series":    func() error { return h.series.Trim(ctx, before.UnixNano()) },
+			"segments":  func() error { return h.trimSegments(ctx) },
 			"enrolment": func() error { return h.enroll.Trim(ctx) },
 		} {
 			if err := do(); err != nil && ctx.Err() == nil {
@@ -265,4 +264,16 @@ func (h *Hub) housekeeping(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// trimSegments removes raw data that is past its time.
+func (h *Hub) trimSegments(ctx context.Context) error {
+	if h.cfg.Segments.RetentionDays == 0 {
+		return nil
+	}
+	n, err := h.keeper.Trim(ctx, h.cfg.Now().Add(-days(h.cfg.Segments.RetentionDays)))
+	if n > 0 {
+		h.log.Info("removed old segments", slog.Int("segments", n))
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -28,14 +29,12 @@ func (h *Hub) health(ctx context.Context) ([]apimodel.HealthPart, bool) {
 	add("store", h.db.Ping(ctx))
 	_, _, err := h.ledger.Head(ctx)
 	add("ledger", err)
-	err = nil
+	add("series", h.series.Failed())
+	var wrong []error
 	for _, c := range h.ingest.Conditions() {
-		err = fmt.Errorf("%s since %s: %s", c.Name, c.Since.UTC().Format(time.RFC3339), c.Detail)
+		wrong = append(wrong, fmt.Errorf("%s since %s: %s", c.Name, c.Since.UTC().Format(time.RFC3339), c.Detail))
 	}
-	if err == nil {
-		err = h.series.Failed()
-	}
-	add("series", err)
+	add("ingest", errors.Join(wrong...))
 	if h.influx != nil {
 		add("influx", h.influx.Check(ctx))
 	}

@@ -293,8 +293,11 @@ func (h *Hub) openObjects(ctx, _ context.Context) error {
 	return nil
 }
 
-func (h *Hub) openSeries(_, background context.Context) (err error) {
-	h.series, err = seriesembedded.Open(seriesembedded.Config{Dir: h.cfg.dir("series"), Log: h.log, KeepHead: true, CacheBytes: int64(h.cfg.Series.CacheMiB) << 20})
+func (h *Hub) openSeries(ctx, background context.Context) (err error) {
+	h.series, err = seriesembedded.Open(seriesembedded.Config{
+		Dir: h.cfg.dir("series"), Log: h.log, KeepHead: true, CacheBytes: int64(h.cfg.Series.CacheMiB) << 20,
+		RetainRaw: days(h.cfg.Series.RawDays), RetainRollups: days(h.cfg.Series.RetentionDays),
+	})
 	if err != nil {
 		return err
 	}
@@ -306,7 +309,7 @@ func (h *Hub) openSeries(_, background context.Context) (err error) {
 	h.worker("segments", background, h.keeper.Run)
 	h.stream = api.NewStream()
 	h.onStop("stream", func(context.Context) error { h.stream.Close(); return nil })
-	rollups, err := h.openInflux()
+	rollups, err := h.openInflux(ctx)
 	if err != nil {
 		return err
 	}
@@ -318,8 +321,10 @@ func (h *Hub) openSeries(_, background context.Context) (err error) {
 	return nil
 }
 
-// openInflux returns the rollups' store; nil without one.
-func (h *Hub) openInflux() (series.Store, error) {
+// openInflux returns the rollups' store; nil without one. One that does not
+// answer now does not keep the hub from taking data in: it is said in the
+// log, in the health and to people, until it does.
+func (h *Hub) openInflux(ctx context.Context) (series.Store, error) {
 	i := h.cfg.Series.Influx
 	if i == nil {
 		return nil, nil
@@ -333,8 +338,16 @@ func (h *Hub) openInflux() (series.Store, error) {
 		return nil, fmt.Errorf("series.influx: %w", err)
 	}
 	h.onStop("influx", func(context.Context) error { return h.influx.Close() })
+	ctx, cancel := context.WithTimeout(ctx, influxTimeout)
+	defer cancel()
+	if err := h.influx.Check(ctx); err != nil {
+		h.log.Error("rollups wait for InfluxDB", slog.Any("error", err))
+	}
 	return h.influx, nil
 }
+
+// influxTimeout bounds the look at InfluxDB when the hub starts.
+const influxTimeout = 5 * time.Second
 
 // charts answers what people look at: raw rows from the hub's own series,
 // rollups from InfluxDB where there is one.

@@ -396,6 +396,12 @@ func (d *device) connect(t *testing.T, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.session(t, conn)
+}
+
+// session begins an MQTT session on a connection.
+func (d *device) session(t *testing.T, conn net.Conn) {
+	t.Helper()
 	d.conn = conn
 	t.Cleanup(func() { conn.Close() })
 	d.packet(t, 0x10, text("MQTT"), []byte{4, 2, 0, 60}, text(d.id.String()))

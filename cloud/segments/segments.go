@@ -85,6 +85,7 @@ type Objects interface {
 	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, objects.Info, error)
 	Stat(ctx context.Context, key string) (objects.Info, error)
 	List(ctx context.Context, prefix string) iter.Seq2[objects.Info, error]
+	Delete(ctx context.Context, key string) error
 }
 
 // Config says what a Keeper works with.
@@ -334,6 +335,27 @@ func (k *Keeper) List(ctx context.Context, from, to time.Time, f Filter) ([]Segm
 	}
 	slices.SortFunc(out, func(a, b Segment) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.Key, b.Key)) })
 	return out, nil
+}
+
+// Trim removes the segments whose last row is before a time and returns how
+// many it removed. A snapshot that names one can no longer be read; its digest
+// stays in the lineage of what was trained on it.
+func (k *Keeper) Trim(ctx context.Context, before time.Time) (int, error) {
+	list, err := k.List(ctx, time.Time{}, before, Filter{})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, s := range list {
+		if s.To >= before.UnixNano() {
+			continue
+		}
+		if err := k.cfg.Objects.Delete(ctx, s.Key); err != nil && !errors.Is(err, objects.ErrNotFound) {
+			return n, fmt.Errorf("remove segment %s: %w", s.Key, err)
+		}
+		n++
+	}
+	return n, nil
 }
 
 // maxSegmentFile bounds what Read takes into memory.

@@ -355,3 +355,33 @@ func BenchmarkFlush(b *testing.B) {
 	}
 	b.ReportMetric(200_000*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mvalues/s")
 }
+
+func TestSegmentsPastTheirTimeAreRemovedWhole(t *testing.T) {
+	ctx := context.Background()
+	head := openHead(t, vfs.NewMem())
+	defer head.Close()
+	k := keeper(t, head, openObjects(t))
+	for seq, first := range []uint64{0, 8_640_000} { // 100 Hz: the second is a day later
+		if err := head.Append(ctx, []series.Batch{block("raw", uint64(seq), first, 100)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := k.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		before        time.Time
+		removed, left int
+	}{
+		{t0, 0, 200},
+		{t0.Add(500 * time.Millisecond), 0, 200}, // in the midst of the first
+		{t0.Add(time.Hour), 1, 100},
+		{t0.Add(time.Hour), 0, 100},
+		{t0.AddDate(0, 0, 2), 1, 0},
+	} {
+		n, err := k.Trim(ctx, c.before)
+		if err != nil || n != c.removed || len(rowsOf(t, k, "raw")) != c.left {
+			t.Errorf("before %s: removed %d, %v, want %d, and %d rows left", c.before, n, err, c.removed, c.left)
+		}
+	}
+}

@@ -1000,7 +1000,7 @@ type Health struct {
 type HealthPart struct {
 	Message *string `json:"message,omitempty"`
 
-	// Name broker, series, objects, store, trainer, ledger
+	// Name broker, ingest, influx, ledger, series, store, trainer
 	Name string `json:"name"`
 	Ok   bool   `json:"ok"`
 }

@@ -342,6 +342,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/firmware": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** @description Signs and publishes a build of the agent as the next release of its family. The body is the program itself; the hub makes the image. Roll it out by the id in the answer, as a model's release. */
+        post: operations["publishFirmware"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/retrain-policies": {
         parameters: {
             query?: never;
@@ -2102,7 +2119,7 @@ export interface components {
             go?: string;
         };
         HealthPart: {
-            /** @description broker, series, objects, store, trainer, ledger */
+            /** @description broker, ingest, influx, ledger, series, store, trainer */
             name: string;
             ok: boolean;
             message?: string;
@@ -2845,6 +2862,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["VerifyReport"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    publishFirmware: {
+        parameters: {
+            query: {
+                /** @description Family, e.g. "swell-agent" */
+                name?: string;
+                /** @description Device classes it is for */
+                class: string[];
+                /** @description GOARCH of the program */
+                arch: "amd64" | "arm64" | "arm" | "riscv64";
+                /** @description What the program says its version is */
+                version: string;
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Released */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReleaseRef"];
                 };
             };
             default: components["responses"]["Problem"];
