@@ -9,8 +9,6 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
-
-	"github.com/swellfleet/swell/cloud/api/apimodel"
 )
 
 func (e *env) firmware() *cobra.Command {
@@ -59,7 +57,7 @@ program that says another.`,
 					q.Set(k, v)
 				}
 			}
-			var ref apimodel.ReleaseRef
+			var ref struct{ ID, Digest string }
 			if err := h.do(ctx, http.MethodPost, "/firmware", q, upload(program), &ref); err != nil {
 				return err
 			}

@@ -59,6 +59,39 @@ func TestImageThatNeverCommitsFallsBack(t *testing.T) {
 	}
 }
 
+func TestImageOrderedBackIsOnTrialLikeANewOne(t *testing.T) {
+	p, err := First(img(5)).Return(img(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, p := boot(t, p)
+	if n != B {
+		t.Fatalf("booted %s, want what was ordered back", n)
+	}
+	if p, err = p.Commit(); err != nil || p.Image(p.Good).Counter != 2 {
+		t.Errorf("committed %+v, %v", p, err)
+	}
+}
+
+func TestWithdrawnImageMayComeAgain(t *testing.T) {
+	p, _ := First(img(1)).Install(img(2))
+	_, p = boot(t, p)
+	p, err := p.Withdraw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, p := boot(t, p)
+	if n != A || p.Failed != nil {
+		t.Errorf("booted %s, failed %+v: want the good slot, and no blame", n, p.Failed)
+	}
+	if _, err := p.Install(img(2)); err != nil {
+		t.Errorf("offered again: %v", err)
+	}
+	if _, err := p.Withdraw(); !errors.Is(err, ErrNoTrial) {
+		t.Errorf("withdrawn without a trial: %v", err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	trying, _ := First(img(2)).Install(img(3))
 	for name, tc := range map[string]struct {
@@ -75,6 +108,9 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
 		})
+	}
+	if _, err := trying.Return(img(1)); !errors.Is(err, ErrBusy) {
+		t.Errorf("a return while a trial is under way: %v", err)
 	}
 	if _, err := First(img(1)).Commit(); !errors.Is(err, ErrNoTrial) {
 		t.Errorf("commit without a trial: %v", err)
@@ -94,10 +130,14 @@ func TestThereIsAlwaysSomethingToBoot(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			p := saved
 			var err error
-			switch rapid.SampledFrom([]string{"install", "boot", "commit", "fail"}).Draw(t, "do") {
+			switch rapid.SampledFrom([]string{"install", "return", "boot", "commit", "fail", "withdraw"}).Draw(t, "do") {
 			case "install":
 				counter++
 				p, err = p.Install(img(counter))
+			case "return":
+				p, err = p.Return(img(rapid.Uint64Range(1, counter).Draw(t, "counter")))
+			case "withdraw":
+				p, err = p.Withdraw()
 			case "boot":
 				_, p, err = p.Boot()
 				if err != nil {
