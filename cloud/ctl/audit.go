@@ -1,8 +1,12 @@
 package ctl
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
@@ -11,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/swellfleet/swell/protocol/trust"
@@ -119,10 +124,11 @@ goes to standard output, byte for byte as it was hashed.`,
 				fmt.Fprintf(e.err, "The path leads from event %d to root %s of %d events. Give the log's key with --key to check who signed that root.\n", index, p.RootHash, p.TreeSize)
 				return nil
 			}
-			if b, err := os.ReadFile(key); err == nil {
-				key = strings.TrimSpace(string(b))
+			verifier, err := verifierKey(key)
+			if err != nil {
+				return err
 			}
-			tree, err := trust.VerifyReceipt(key, leaf, r)
+			tree, err := trust.VerifyReceipt(verifier, leaf, r)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errNotVerified, err)
 			}
@@ -130,8 +136,40 @@ goes to standard output, byte for byte as it was hashed.`,
 			return nil
 		},
 	}
-	prove.Flags().StringVar(&key, "key", "", "the log's verifier key or a file with it, from a source you trust")
+	prove.Flags().StringVar(&key, "key", "", "the log's verifier key, a file with it, or the trusted_root.json of a release, from a source you trust")
 	c := &cobra.Command{Use: "audit", Short: "Read the audit log and prove what it says"}
 	c.AddCommand(log, prove)
 	return c
+}
+
+// verifierKey returns the log's key in the form of golang.org/x/mod/sumdb/note,
+// whichever way it was given.
+func verifierKey(given string) (string, error) {
+	b, err := os.ReadFile(given)
+	if err != nil {
+		if _, bad := note.NewVerifier(given); bad != nil {
+			return "", usage("--key %s is neither a file nor a verifier key such as swell-ledger-1a2b3c4d+0f1e2d3c+A…", given)
+		}
+		return given, nil
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
+		return strings.TrimSpace(string(b)), nil
+	}
+	var root struct {
+		Tlogs []struct {
+			BaseURL   string `json:"baseUrl"`
+			PublicKey struct {
+				RawBytes []byte `json:"rawBytes"`
+			} `json:"publicKey"`
+		} `json:"tlogs"`
+	}
+	if err := json.Unmarshal(b, &root); err != nil || len(root.Tlogs) != 1 {
+		return "", usage("%s is no trusted_root.json with one log", given)
+	}
+	key, err := x509.ParsePKIXPublicKey(root.Tlogs[0].PublicKey.RawBytes)
+	pub, ok := key.(ed25519.PublicKey)
+	if err != nil || !ok {
+		return "", usage("%s holds no Ed25519 key", given)
+	}
+	return note.NewEd25519VerifierKey(strings.TrimPrefix(root.Tlogs[0].BaseURL, "https://"), pub)
 }

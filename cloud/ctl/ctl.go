@@ -121,6 +121,7 @@ Then:   swellctl get devices
 			}
 			return nil
 		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			e.waits = c.Flags().Changed("timeout")
 			if e.timeout <= 0 {
@@ -168,6 +169,7 @@ func needSubcommand(c *cobra.Command, args []string) error {
 }
 
 func noCommand(c *cobra.Command, name string) error {
+	c.SuggestionsMinimumDistance = 2 // cobra sets it only for its own message
 	if near := c.SuggestionsFor(name); len(near) > 0 {
 		return usage("%s has no command %q: did you mean %s?", c.CommandPath(), name, strings.Join(near, " or "))
 	}

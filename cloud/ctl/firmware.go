@@ -31,6 +31,7 @@ roll the release out with 'swellctl rollout start', as a model's.
 
 VERSION is what 'swell-agent version' of that program says: a device refuses a
 program that says another.`,
+		Example: "  swellctl firmware publish ./swell-agent --class press --version 1.4.0 --reason 'memory leak mended'",
 		RunE: func(c *cobra.Command, a []string) error {
 			if len(classes) == 0 || version == "" {
 				return usage("name the device classes with --class and the program's version with --version")

@@ -48,7 +48,7 @@ func (e *env) retrain() *cobra.Command {
 	c := &cobra.Command{Use: "retrain", Short: "Run the nightly training by hand"}
 	c.AddCommand(now, e.mutating(&cobra.Command{
 		Use: "cancel RUN", Short: "Stop a run before its next step", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("runs"),
-		Example: "  swellctl retrain cancel nightly-20261122-020000",
+		Example: "  swellctl retrain cancel $(swellctl get runs -o name | head -1) --reason 'wrong policy'",
 		RunE: func(c *cobra.Command, a []string) error {
 			h, err := e.hub()
 			if err != nil {
@@ -59,6 +59,9 @@ func (e *env) retrain() *cobra.Command {
 			var o object
 			if err := h.do(ctx, http.MethodPost, "/training-runs/"+url.PathEscape(a[0])+"/actions/cancel", e.query(), nil, &o); err != nil {
 				return err
+			}
+			if s := stateOf(o); slices.Contains([]string{"released", "refused", "failed"}, s) {
+				return &Problem{Status: http.StatusConflict, Detail: fmt.Sprintf("run %s has ended: it was %s", a[0], s)}
 			}
 			fmt.Fprintf(e.err, "Run %s: %s.\n", a[0], stateOf(o))
 			return nil

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -135,14 +136,27 @@ func (e *env) showWaves(o object) error {
 	if e.output == "json" || e.output == "yaml" {
 		return e.answer(o)
 	}
-	t := e.newTable("WAVE", "DEVICES", "SOAK", "APPROVALS")
+	// Later waves are drawn when their turn comes, so the hub has numbers for
+	// the first alone.
+	t := e.newTable("WAVE", "SIZE", "DRAWN", "SOAK", "APPROVALS")
 	waves, _ := at(o, "status.waves").([]any)
-	for _, w := range waves {
-		soak := "-"
+	specs, _ := at(o, "spec.policySpec.waves").([]any)
+	for i, w := range waves {
+		size, drawn, soak := "all that match", "later", "-"
+		if i < len(specs) {
+			if n := at(specs[i], "devices"); n != nil {
+				size = cell(n)
+			} else if share, ok := at(specs[i], "share").(float64); ok {
+				size = fmt.Sprintf("to %.4g%%", 100*share)
+			}
+		}
+		if n := number(w, "counts.devices"); n > 0 {
+			drawn = strconv.Itoa(n)
+		}
 		if s, ok := at(w, "soakSeconds").(float64); ok {
 			soak = time.Duration(s * float64(time.Second)).String()
 		}
-		t.row(cell(at(w, "name")), cell(at(w, "counts.devices")), soak, cell(at(w, "approvalsNeeded")))
+		t.row(cell(at(w, "name")), size, drawn, soak, cell(at(w, "approvalsNeeded")))
 	}
 	return t.flush()
 }
@@ -180,7 +194,7 @@ func (e *env) rolloutWatch() *cobra.Command {
 	return &cobra.Command{
 		Use: "watch ROLLOUT", Short: "Follow a rollout to its end", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
 		Long:    "watch shows where the rollout stands until it has ended, or --timeout is over.\nExit code 0: promoted; 1: it ended otherwise; 6: it had not ended in time.",
-		Example: "  swellctl rollout watch pump-anomaly-1 --timeout 8h",
+		Example: "  swellctl rollout watch pump-anomaly-1",
 		RunE: func(c *cobra.Command, a []string) error {
 			h, err := e.hub()
 			if err != nil {
@@ -258,7 +272,7 @@ func (e *env) answer(o object) error {
 
 func stateOf(o object) string { return fmt.Sprint(at(o, "status.state")) }
 
-func number(o object, path string) int {
+func number(o any, path string) int {
 	f, _ := at(o, path).(float64)
 	return int(f)
 }
