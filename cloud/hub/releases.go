@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/objects"
@@ -28,17 +29,24 @@ func (r releases) Manifest(ctx context.Context, d artifact.Digest) (artifact.Man
 	return rel.Manifest, err
 }
 
-// Verify implements api.Releases: the check of the stored files by the code
+// Verify implements api.Releases: the checks of the stored files by the code
 // that devices run.
 func (r releases) Verify(ctx context.Context, d artifact.Digest) ([]apimodel.VerifyCheck, error) {
-	check := apimodel.VerifyCheck{Name: "stored release", Ok: true, Message: "digests, signatures and the ledger's receipts of every stored file hold, and no file is missing or extra"}
-	if err := release.Verify(ctx, r.objects, r.builder.Roots(), d); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		check.Ok, check.Message = false, err.Error()
+	checks, err := release.Checks(ctx, r.objects, r.builder.Roots(), d)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
-	return []apimodel.VerifyCheck{check}, nil
+	if err != nil {
+		return []apimodel.VerifyCheck{{Name: "stored release", Message: err.Error()}}, nil
+	}
+	out := make([]apimodel.VerifyCheck, len(checks))
+	for i, c := range checks {
+		out[i] = apimodel.VerifyCheck{Name: c.Name, Ok: c.Err == nil, Message: c.Held}
+		if c.Err != nil {
+			out[i].Message = c.Err.Error()
+		}
+	}
+	return out, nil
 }
 
 // Signatures implements api.Releases.
@@ -60,12 +68,29 @@ func (r releases) Signatures(ctx context.Context, d artifact.Digest) ([]apimodel
 
 // Command implements api.Releases.
 func (r releases) Command(artifact.Digest) string {
-	return "cosign verify-blob-attestation --bundle " + trust.SignatureFile + " --key " + trust.PublicKeyFile + " --trusted-root " + trust.TrustedRootFile +
+	return "cosign verify-blob-attestation --offline --bundle " + trust.SignatureFile + " --key " + trust.PublicKeyFile + " --trusted-root " + trust.TrustedRootFile +
 		" --type https://model_signing/signature/v1.0 " + trust.DigestsFile
 }
 
-// PublishModel signs, records and publishes a candidate that did not come from
-// a night of this hub, under its real key. It proposes no rollout.
+// PublishModel signs, records, publishes and registers a candidate that did not
+// come from a night of this hub, under its real key. It proposes no rollout.
+// Whether the model is sound is not looked at: the gates and the devices do.
 func (h *Hub) PublishModel(ctx context.Context, c release.Candidate) (release.Release, error) {
-	return h.builder.Build(ctx, c)
+	made, err := h.builder.Build(ctx, c)
+	if err != nil {
+		return release.Release{}, err
+	}
+	v := registry.Version{
+		Family: c.Name, Counter: made.Manifest.Counter, Release: made.Digest, Stage: registry.Released, Created: made.Manifest.Created, Reason: c.Reason,
+		Lineage: registry.Lineage{Lineage: c.Lineage}, Card: c.Card, Expected: c.Expected,
+	}
+	for _, variant := range made.Manifest.Variants {
+		if f, ok := variant.File(artifact.RoleModel); ok {
+			v.Models = append(v.Models, registry.Model{Classes: variant.Classes, Kind: "imported", Digest: f.Digest, Bytes: f.Size})
+		}
+	}
+	if err := h.db.Registry().SaveVersion(ctx, v); err != nil {
+		return release.Release{}, fmt.Errorf("register %s: %w", made.Manifest.ID(), err)
+	}
+	return made, nil
 }
