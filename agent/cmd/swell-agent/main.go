@@ -62,6 +62,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	command := flags.Arg(0)
+	if command != "rehearse" && flags.NArg() > 1 { // flags may stand behind the command, too
+		if err := flags.Parse(flags.Args()[1:]); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+		if flags.NArg() > 0 {
+			return fmt.Errorf("%w: %q after %s is too much", errUsage, flags.Arg(0), command)
+		}
+	}
 	if command == "version" {
 		fmt.Fprintln(out, "swell-agent", version)
 		return nil
