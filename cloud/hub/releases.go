@@ -32,7 +32,7 @@ func (r releases) Manifest(ctx context.Context, d artifact.Digest) (artifact.Man
 // Verify implements api.Releases: the checks of the stored files by the code
 // that devices run.
 func (r releases) Verify(ctx context.Context, d artifact.Digest) ([]apimodel.VerifyCheck, error) {
-	checks, err := release.Checks(ctx, r.objects, r.builder.Roots(), d)
+	checks, err := release.Verify(ctx, r.objects, r.builder.Roots(), d)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -66,10 +66,10 @@ func (r releases) Signatures(ctx context.Context, d artifact.Digest) ([]apimodel
 	return out, nil
 }
 
-// Command implements api.Releases.
+// Command implements api.Releases, as docs/verify.md explains it.
 func (r releases) Command(artifact.Digest) string {
-	return "cosign verify-blob-attestation --offline --bundle " + trust.SignatureFile + " --key " + trust.PublicKeyFile + " --trusted-root " + trust.TrustedRootFile +
-		" --type https://model_signing/signature/v1.0 " + trust.DigestsFile
+	return "cosign verify-blob-attestation --offline --key " + trust.PublicKeyFile + " --trusted-root " + trust.TrustedRootFile +
+		" --bundle " + trust.SignatureFile + " --type " + trust.PredicateRelease + " " + trust.DigestsFile
 }
 
 // PublishModel signs, records, publishes and registers a candidate that did not

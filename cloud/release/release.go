@@ -282,7 +282,11 @@ func (b *Builder) build(ctx context.Context, c Candidate) (Release, error) {
 	if err := b.put(ctx, r.Key+trust.ManifestFile, manifest); err != nil {
 		return Release{}, err
 	}
-	if err := Verify(ctx, b.cfg.Objects, b.roots, r.Digest); err != nil {
+	s, _, err := openStored(ctx, b.cfg.Objects, r.Digest)
+	if err == nil {
+		_, err = trust.VerifyFS(b.roots, s)
+	}
+	if err != nil {
 		return Release{}, fmt.Errorf("what was stored does not verify: %w", err)
 	}
 	if err := b.cfg.Store.SaveRelease(ctx, r); err != nil {

@@ -3,6 +3,7 @@ package release_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/release"
@@ -245,20 +248,68 @@ func TestAStoredReleaseIsVerifiedAgainOnDemand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verify := func() error { return release.Verify(t.Context(), h.objects, h.builder.Roots(), r.Digest) }
-	if err := verify(); err != nil {
+	roots := h.builder.Roots()
+	// bad names the checks that do not hold.
+	bad := func() string {
+		t.Helper()
+		checks, err := release.Verify(t.Context(), h.objects, roots, r.Digest)
+		if err != nil {
+			return err.Error()
+		}
+		var names []string
+		for _, c := range checks {
+			if c.Err != nil {
+				names = append(names, c.Name)
+			}
+		}
+		return strings.Join(names, ", ")
+	}
+	checks, err := release.Verify(t.Context(), h.objects, roots, r.Digest)
+	if err != nil || bad() != "" {
+		t.Fatalf("%+v, %v", checks, err)
+	}
+	var names []string
+	for _, c := range checks {
+		if names = append(names, c.Name); c.Held == "" {
+			t.Errorf("check %q does not say what holds", c.Name)
+		}
+	}
+	if got := strings.Join(names, ", "); got != "model signature, digests, lineage, slsa provenance, ledger receipt, whole release" {
+		t.Errorf("checks: %s", got)
+	}
+	for name, c := range map[string]struct {
+		change func(kept map[string][]byte)
+		want   string
+	}{
+		"an added object":    {func(kept map[string][]byte) { kept[r.Key+"extra"] = []byte("x") }, "whole release"},
+		"a changed model":    {func(kept map[string][]byte) { kept[r.Key+"pump/model.onnx"][3] ^= 1 }, "digests, whole release"},
+		"a missing model":    {func(kept map[string][]byte) { delete(kept, r.Key+"pump/model.onnx") }, "digests, whole release"},
+		"no lineage":         {func(kept map[string][]byte) { delete(kept, r.Key+trust.LineageFile) }, "lineage, whole release"},
+		"swapped provenance": {func(kept map[string][]byte) { kept[r.Key+trust.SLSAFile] = kept[r.Key+trust.LineageFile] }, "slsa provenance, whole release"},
+		"no signature":       {func(kept map[string][]byte) { delete(kept, r.Key+trust.SignatureFile) }, "model signature"},
+	} {
+		sound := map[string][]byte{}
+		for k, v := range h.objects.kept {
+			sound[k] = bytes.Clone(v)
+		}
+		c.change(h.objects.kept)
+		if got := bad(); got != c.want {
+			t.Errorf("%s: %q do not hold, want %q", name, got, c.want)
+		}
+		h.objects.kept = sound
+	}
+	_, foreign, err := note.GenerateKey(rand.Reader, "another.ledger")
+	if err != nil {
 		t.Fatal(err)
 	}
-	h.objects.kept[r.Key+"extra"] = []byte("x")
-	if verify() == nil {
-		t.Error("an added object went unnoticed")
+	if roots, err = roots.WithLog(foreign); err != nil {
+		t.Fatal(err)
 	}
-	delete(h.objects.kept, r.Key+"extra")
-	h.objects.kept[r.Key+"pump/model.onnx"][3] ^= 1
-	if verify() == nil {
-		t.Error("a changed object went unnoticed")
+	if got := bad(); got != "ledger receipt, whole release" {
+		t.Errorf("under another ledger's key: %q do not hold", got)
 	}
-	if err := release.Verify(t.Context(), h.objects, h.builder.Roots(), artifact.Of([]byte("nothing"))); !errors.Is(err, release.ErrNotFound) {
+	roots = h.builder.Roots()
+	if _, err := release.Verify(t.Context(), h.objects, h.builder.Roots(), artifact.Of([]byte("nothing"))); !errors.Is(err, release.ErrNotFound) {
 		t.Errorf("a release that is not there: %v", err)
 	}
 	other := twoVariants()
@@ -270,7 +321,7 @@ func TestAStoredReleaseIsVerifiedAgainOnDemand(t *testing.T) {
 	for key, content := range h.objects.all(second.Key) {
 		h.objects.kept[r.Key+strings.TrimPrefix(key, second.Key)] = content
 	}
-	if verify() == nil {
+	if bad() == "" {
 		t.Error("another good release under this one's name went unnoticed")
 	}
 }
