@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -55,6 +56,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   exits,
 			"example": example,
+			"until":   until,
 			"login": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(ts.Exec("sh", "-c", "swellctl login $HUB --name factory --password-stdin < password"))
 			},
@@ -77,6 +79,26 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
 	}
+}
+
+// until waits for a file of a background command to have so many lines that
+// match: until FILE COUNT REGEXP.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: until FILE COUNT REGEXP")
+	}
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	line := regexp.MustCompile("(?m)^.*" + args[2] + ".*$")
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-t.C {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && len(line.FindAll(b, -1)) >= want {
+			return
+		}
+	}
+	ts.Fatalf("%s has not %d lines with %s after 30s", args[0], want, args[2])
 }
 
 // plant makes a small factory and starts its hub: three presses in two lines
