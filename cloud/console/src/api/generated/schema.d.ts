@@ -1818,10 +1818,12 @@ export interface components {
          * @description pending (not offered yet) · unreachable (offered, not heard of) · updating (on its way
          *     to the trial) · shadow (challenger computes, does not act) · soaking (swapped, not
          *     confirmed) · done (confirmed, attested) · silent (started, then past its lease: counts
-         *     as a failure) · failed · rolled-back · excluded (no variant, retired, held)
+         *     as a failure) · failed · rolled-back (acted, and went back by itself) · returned (called
+         *     back by the hub, no failure of its own) · kept (runs the release although the rollout did
+         *     not end well: there is none before to go back to) · excluded (no variant, retired, held)
          * @enum {string}
          */
-        RolloutDeviceState: "pending" | "unreachable" | "updating" | "shadow" | "soaking" | "done" | "silent" | "failed" | "rolled-back" | "excluded";
+        RolloutDeviceState: "pending" | "unreachable" | "updating" | "shadow" | "soaking" | "done" | "silent" | "failed" | "rolled-back" | "returned" | "kept" | "excluded";
         RolloutCounts: {
             /** Format: int64 */
             devices: number;
@@ -1841,6 +1843,16 @@ export interface components {
              * @description failed, silent and rolled-back
              */
             failed: number;
+            /**
+             * Format: int64
+             * @description Called back after a failure elsewhere
+             */
+            returned: number;
+            /**
+             * Format: int64
+             * @description Run the release although the rollout did not end well, with none before to go back to
+             */
+            kept: number;
             /** Format: int64 */
             excluded: number;
         };
