@@ -655,7 +655,7 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	var ro apimodel.Rollout
 	a = w.call(t, auth.Operator, "POST", "/rollouts?reason=better", start)
 	a.into(t, &ro)
-	if a.StatusCode != 201 || ro.Status.State != apimodel.RolloutStateRunning || ro.Status.Counts.Devices != 3 {
+	if a.StatusCode != 201 || ro.Status.State != apimodel.RolloutStateRunning || ro.Status.Counts.Devices != 3 || value(ro.Spec.Reason) != "better" {
 		t.Fatalf("start: %d %s", a.StatusCode, a.body)
 	}
 	w.call(t, auth.Operator, "POST", "/rollouts/pump-anomaly-7/actions/pause?reason=lunch", nil).into(t, &ro)

@@ -4,10 +4,14 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/auth"
+	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
 )
 
 // everything is a policy that sets every field there is.
@@ -112,5 +116,35 @@ func TestWhatARolloutPolicyLeavesOutIsItsDefaultAgain(t *testing.T) {
 	short.ShadowSeconds, short.Gates = nil, &[]apimodel.GateSpec{{Name: apimodel.GateNameSuccess}}
 	if got := put(short).Spec; value(got.ShadowSeconds) != 0 {
 		t.Errorf("without a shadow gate the shadow is %g s, want none", *got.ShadowSeconds)
+	}
+}
+
+func TestARolloutThatFailedSaysWhatCameOfIt(t *testing.T) {
+	now := time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
+	six := rollout.Release{Kind: "model", Name: "pump-anomaly", Counter: 6, Manifest: "sha256:6"}
+	r := rollout.Rollout{
+		Name: "pump-anomaly-7", Release: rollout.FromManifest(manifest, release7), Previous: &six, Purpose: "blessed by a night",
+		Policy: rollout.Policy{Waves: []rollout.Wave{{Name: "canary"}, {Name: "rest"}}}, State: rollout.Failed, RollbackFrom: now.Add(-time.Minute), Ended: now,
+	}
+	device := func(node string, d rollout.Device) rollout.Device {
+		d.ID, d.Class, d.SeenAt = topic.ID{Site: "hall-1", Node: node}, "pump", now
+		d.Champion.Manifest = six.Manifest
+		d.Record.OfferedAt, d.Record.ScoredBefore, d.WindowsScored = now.Add(-time.Hour), 10, 110
+		d.Record.StoppedBefore, d.StoppedMs = 500, 2000
+		return d
+	}
+	out := rolloutOf(dispatch.View{Rollout: r, At: now, Devices: []rollout.Device{
+		device("p1", rollout.Device{Trial: rollout.Trial{Rollout: r.Name, Manifest: six.Manifest, Mode: twin.ModeRollback, Phase: twin.PhaseConfirmed}, Record: rollout.Record{Wave: 1, Offer: rollout.OfferRollback}}),
+		device("p2", rollout.Device{Trial: rollout.Trial{Rollout: r.Name, Manifest: release7, Phase: twin.PhaseRolledBack, Reason: "scores not finite"}, Record: rollout.Record{Wave: 2, Offer: rollout.OfferWithdrawn}}),
+	}})
+	st := out.Status
+	if st.RollbackTo == nil || st.RollbackTo.ID != "pump-anomaly-6" || value(out.Spec.Reason) != "blessed by a night" {
+		t.Errorf("rolls back to %+v, reason %v", st.RollbackTo, out.Spec.Reason)
+	}
+	if st.Counts.Returned != 1 || st.Counts.Failed != 1 || st.Waves[0].Counts.Failed != 0 {
+		t.Errorf("counts %+v, canary %+v", st.Counts, st.Waves[0].Counts)
+	}
+	if value(st.ProductionStoppedSeconds) != 3 || value(st.WindowsScored) != 200 {
+		t.Errorf("stopped %v s, scored %v", value(st.ProductionStoppedSeconds), value(st.WindowsScored))
 	}
 }

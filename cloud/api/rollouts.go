@@ -53,6 +53,10 @@ func count(c *apimodel.RolloutCounts, s rollout.DeviceState) {
 		c.Done++
 	case rollout.DeviceSilent, rollout.DeviceFailed, rollout.DeviceRolledBack:
 		c.Failed++
+	case rollout.DeviceReturned:
+		c.Returned++
+	case rollout.DeviceKept:
+		c.Kept++
 	case rollout.DeviceExcluded:
 		c.Excluded++
 	}
@@ -78,7 +82,7 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 		State: apimodel.RolloutState(r.State), Message: r.Reason, Waves: []apimodel.Wave{}, Conditions: []apimodel.Condition{},
 		StartedAt: at(r.Started), EndedAt: at(r.Ended), WakeAt: at(v.Wake),
 	}
-	if r.State == rollout.RollingBack && r.Previous != nil {
+	if !r.RollbackFrom.IsZero() && r.Previous != nil {
 		ref := releaseRef(*r.Previous)
 		st.RollbackTo = &ref
 	}
@@ -87,6 +91,7 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 	}
 	waves := make([]apimodel.RolloutCounts, len(r.Policy.Waves))
 	var scored, lost int64
+	stopped := 0.0
 	offered := false
 	for _, d := range v.Devices {
 		standing := r.Stand(d, v.At)
@@ -98,10 +103,11 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 			offered = true
 			scored += int64(d.WindowsScored - min(d.Record.ScoredBefore, d.WindowsScored))
 			lost += int64(d.WindowsLost - min(d.Record.LostBefore, d.WindowsLost))
+			stopped += float64(d.StoppedMs-min(d.Record.StoppedBefore, d.StoppedMs)) / 1000
 		}
 	}
 	if offered {
-		st.WindowsScored, st.WindowsLost = &scored, &lost
+		st.WindowsScored, st.WindowsLost, st.ProductionStoppedSeconds = &scored, &lost, &stopped
 	}
 	for i, p := range r.Policy.Waves {
 		soak := r.Policy.SoakS
@@ -128,7 +134,7 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 	return apimodel.Rollout{
 		APIVersion: apiVersion, Kind: "Rollout",
 		Metadata: apimodel.ObjectMeta{Name: r.Name, ResourceVersion: some(version(v.Version)), CreatedAt: at(r.Created)},
-		Spec:     apimodel.RolloutSpec{Release: releaseRef(r.Release), Policy: r.Policy.Name, PolicySpec: &spec, StartedBy: some(r.Author)},
+		Spec:     apimodel.RolloutSpec{Release: releaseRef(r.Release), Policy: r.Policy.Name, PolicySpec: &spec, StartedBy: some(r.Author), Reason: some(r.Purpose)},
 		Status:   st,
 	}
 }

@@ -52,7 +52,7 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 		p.Policy.ShadowS = 0 // a program cannot compute in another's shadow
 	}
 	r := rollout.Rollout{
-		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Seed: p.Seed, Created: d.now(),
+		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Purpose: p.Reason, Seed: p.Seed, Created: d.now(),
 		Previous: rollout.LastPromoted(p.Fleet, p.Release.Kind, all),
 	}
 	admitted := rollout.Admit(r, all)

@@ -118,7 +118,7 @@ func (d *decider) fold(s Snapshot) {
 // wakeForSilence makes sure that a device which goes silent is noticed.
 func (d *decider) wakeForSilence(dev *Device, i int) {
 	st := d.stands[i].State
-	if dev.Record.Offer == OfferNone || !st.started() || st == DeviceDone || st.failure() {
+	if dev.Record.Offer == OfferNone || !st.started() || st == DeviceDone || st.failure() || st == DeviceReturned || st == DeviceKept {
 		return
 	}
 	d.wakeAt(dev.SeenAt.Add(seconds(d.p.StaleS) + time.Millisecond))
@@ -383,7 +383,7 @@ func (d *decider) offer(k, wave int, deadline time.Time) {
 	d.change(k, ChangeOffer, fmt.Sprintf("drawn into wave %d", wave), func(rec *Record) {
 		*rec = Record{
 			Wave: wave, Offer: OfferRelease, OfferedAt: d.now, Deadline: deadline,
-			ScoredBefore: dev.WindowsScored, LostBefore: dev.WindowsLost,
+			ScoredBefore: dev.WindowsScored, LostBefore: dev.WindowsLost, StoppedBefore: dev.StoppedMs,
 			Paired: dev.Champion.Manifest != "" && dev.Champion.Manifest != d.r.Release.Manifest && d.p.ShadowS > 0,
 		}
 	})
@@ -586,10 +586,13 @@ func (d *decider) revoke(why string) {
 func (d *decider) rollBack() {
 	d.callBack()
 	end := d.r.RollbackFrom.Add(seconds(d.p.RollbackS))
-	left, away := 0, 0
+	left, away, kept := 0, 0, 0
 	for i := range d.devices {
 		dev := &d.devices[i]
 		if !d.stillTouched(i) {
+			if stand(d.r, d.p, dev, d.now).State == DeviceKept {
+				kept++
+			}
 			continue
 		}
 		if !dev.Connected || !d.p.fresh(dev, d.now) {
@@ -599,6 +602,11 @@ func (d *decider) rollBack() {
 	}
 	d.summary = d.r.Reason
 	switch {
+	case left == 0 && kept > 0:
+		d.r.State, d.r.Ended = d.r.End, d.now
+		d.r.Reason += fmt.Sprintf("; %d devices that had activated keep the release, since there is none before it to go back to", kept)
+		d.summary = d.r.Reason
+		d.because("no device has the release on trial")
 	case left == 0:
 		d.r.State, d.r.Ended = d.r.End, d.now
 		d.because("no device runs the release or has it on trial")
@@ -746,6 +754,10 @@ func (c *Counts) add(s DeviceState) {
 		c.Done++
 	case s.failure():
 		c.Failed++
+	case s == DeviceReturned:
+		c.Returned++
+	case s == DeviceKept:
+		c.Kept++
 	case s == DeviceExcluded:
 		c.Excluded++
 	default:

@@ -489,6 +489,52 @@ func TestAPauseTakesLeasesBackAndMovesTheDeadline(t *testing.T) {
 	w.want(rollout.Promoted)
 }
 
+// failsInTheRest lets the canaries succeed and every device of the second wave
+// refuse the release.
+func failsInTheRest(w *world) {
+	w.fate = func(d *rollout.Device, _ twin.Phase) twin.Code {
+		if d.Record.Wave == 2 {
+			return twin.CodeGolden
+		}
+		return ""
+	}
+}
+
+func TestDevicesThatAreCalledBackAreNoFailures(t *testing.T) {
+	w := newWorld(t, 9, 3, simple())
+	failsInTheRest(w)
+	w.run(nil)
+	w.want(rollout.Failed)
+	c := w.last.Counts
+	if c.Returned < 3 || c.Failed == 0 || c.Failed+c.Returned+c.Unreachable+c.Pending != 9 || c.Kept != 0 {
+		t.Errorf("counts %+v, want the 3 canaries returned and those of the rest that refused failed", c)
+	}
+	for _, d := range w.devices {
+		st := w.r.Stand(d, w.now)
+		if d.Record.Wave == 1 && (st.State != rollout.DeviceReturned || d.Champion.Manifest != w.r.Previous.Manifest) {
+			t.Errorf("canary %s: %+v", d.ID, st)
+		}
+	}
+}
+
+func TestAFirstInstallThatFailsSaysWhoKeepsIt(t *testing.T) {
+	w := newWorld(t, 9, 3, simple())
+	w.r.Previous, w.devices = nil, rollouttest.Fleet(9, 3, nil, t0)
+	failsInTheRest(w)
+	w.run(nil)
+	w.want(rollout.Failed)
+	if c := w.last.Counts; c.Kept != 3 || w.running() != 3 || c.Failed == 0 {
+		t.Errorf("counts %+v and %d devices run it, want the 3 canaries to keep it", c, w.running())
+	}
+	if !strings.Contains(w.r.Reason, "3 devices that had activated keep the release") {
+		t.Errorf("the rollout says %q", w.r.Reason)
+	}
+	w.decide()
+	if strings.Count(w.r.Reason, "keep the release") != 1 || w.last.Counts.Kept != 3 {
+		t.Errorf("after another look: %q, %+v", w.r.Reason, w.last.Counts)
+	}
+}
+
 func TestPoliciesThatCanNeverFinishAreRefusedWithTheReason(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*rollout.Policy)

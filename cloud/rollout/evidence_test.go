@@ -167,8 +167,40 @@ func TestAnnouncingManyFlagsDoesNotTurnTheGateOff(t *testing.T) {
 		ta.evidence.add(cellOf(9, 1), 1)
 		ta.evidence.Windows++
 	}
+	ta.evidence.B = 1
 	v := evaluate(r, Policy{ShadowS: 60}, Gate{Name: GateShadow}.withDefaults(), ta)
-	if v.Result != Fail || v.Threshold != 3 {
+	if v.Result != Fail || v.Threshold != 3 || v.Comparison != "<=" {
 		t.Fatalf("%+v", v)
+	}
+}
+
+func TestWithoutAFlagOfTheChampionTheGateShowsItsEvidence(t *testing.T) {
+	for name, c := range map[string]struct {
+		a, b    uint32
+		windows int
+		want    Verdict
+	}{
+		"a sound challenger":     {0, 0, 20, Verdict{Comparison: ">="}},
+		"one that flags a lot":   {9, 0, 20, Verdict{Comparison: "<", Result: Fail}},
+		"the champion flags too": {1, 9, 200, Verdict{Comparison: "<=", Result: Pass}},
+	} {
+		ta := &tally{paired: 1}
+		for range c.windows {
+			ta.evidence.add(cellOf(c.a, c.b), 1)
+			ta.evidence.Windows++
+			ta.evidence.A += uint64(c.a)
+			ta.evidence.B += uint64(c.b)
+		}
+		v := evaluate(Rollout{}, Policy{ShadowS: 60}, Gate{Name: GateShadow}.withDefaults(), ta)
+		if v.Comparison != c.want.Comparison || c.want.Result != "" && v.Result != c.want.Result || v.Value == nil {
+			t.Errorf("%s: %+v", name, v)
+			continue
+		}
+		if held := map[string]bool{">=": *v.Value >= v.Threshold, "<": *v.Value < v.Threshold, "<=": *v.Value <= v.Threshold}[v.Comparison]; held != (v.Result == Pass) {
+			t.Errorf("%s: %g %s %g is %t and the verdict %s", name, *v.Value, v.Comparison, v.Threshold, held, v.Result)
+		}
+		if (v.Unit == "e-value") != (c.b == 0) || c.b == 0 && v.Threshold != 100 {
+			t.Errorf("%s: %+v, want 1/alpha in e-values", name, v)
+		}
 	}
 }

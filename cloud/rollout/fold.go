@@ -46,7 +46,7 @@ func Fold(d Device, r twin.Reported, at time.Time) Device {
 	if f := r.Firmware; f != nil {
 		d.Program = Program{Champion: champion(f.Running), Trial: trial(f.Trial)}
 	}
-	d.WindowsScored, d.WindowsLost = r.Stream.WindowsScored, r.Stream.WindowsLost
+	d.WindowsScored, d.WindowsLost, d.StoppedMs = r.Stream.WindowsScored, r.Stream.WindowsLost, r.Stream.StoppedMs
 	return d
 }
 

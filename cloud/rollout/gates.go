@@ -160,6 +160,12 @@ func shadow(r Rollout, p Policy, g Gate, t *tally) Verdict {
 	if expected > 1 {
 		says += fmt.Sprintf("; ×%.2f was expected by the trainer", expected)
 	}
+	if e.B == 0 && e.Windows > 0 {
+		// There is no ratio to show: the evidence itself stands against what it
+		// has to reach.
+		x := v.ESafe
+		v.Value, v.Threshold, v.Comparison, v.Unit = &x, limit, ">=", "e-value"
+	}
 	switch {
 	case e.Windows == 0:
 		v.EHarm, v.ESafe = 1, 1
@@ -169,6 +175,10 @@ func shadow(r Rollout, p Policy, g Gate, t *tally) Verdict {
 		}
 	case v.EHarm >= limit:
 		v.Result, v.Reason = Fail, says
+		if e.B == 0 {
+			x := v.EHarm
+			v.Value, v.Comparison = &x, "<"
+		}
 	case v.N < g.MinN:
 		v.Reason = fmt.Sprintf("%d of at least %d counting windows; %s", v.N, g.MinN, says)
 	case v.ESafe >= limit:

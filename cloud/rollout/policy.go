@@ -103,7 +103,7 @@ type Verdict struct {
 	// PASS; the gates that do apply decide.
 	Applies    bool     `json:"applies"`
 	Value      *float64 `json:"value,omitempty"` // nil: nothing to measure
-	Comparison string   `json:"comparison"`      // how Value must stand to Threshold: "<=" or ">="
+	Comparison string   `json:"comparison"`      // how Value must stand to Threshold: "<=", "<" or ">="
 	Threshold  float64  `json:"threshold"`
 	N          int64    `json:"n"`
 	NUnit      string   `json:"n_unit"`         // "devices" or "windows"

@@ -116,7 +116,9 @@ type Rollout struct {
 	Previous *Release `json:"previous,omitempty"`
 	Policy   Policy   `json:"policy"`
 	Author   string   `json:"author"` // who proposed it; may not approve it
-	Seed     uint64   `json:"seed"`   // draws the canaries
+	// Purpose is why it was proposed, in the author's words.
+	Purpose string `json:"purpose,omitempty"`
+	Seed    uint64 `json:"seed"` // draws the canaries
 
 	State State `json:"state"`
 	// Reason says in a sentence why it is in this state.
@@ -209,6 +211,9 @@ type Device struct {
 	// WindowsScored and WindowsLost are the device's own counters.
 	WindowsScored uint64 `json:"windows_scored"`
 	WindowsLost   uint64 `json:"windows_lost"`
+	// StoppedMs is how long samples came and no model scored them, by the
+	// device's own counter.
+	StoppedMs uint64 `json:"stopped_ms,omitempty"`
 
 	// Record is this rollout's own memory of the device. Zero: not drawn yet.
 	Record Record `json:"record"`
@@ -285,10 +290,11 @@ type Record struct {
 	// Paired says that the device had a champion to compare with when it was
 	// offered the release.
 	Paired bool `json:"paired,omitempty"`
-	// ScoredBefore and LostBefore are the device's window counters when it was
-	// offered the release.
-	ScoredBefore uint64 `json:"scored_before,omitempty"`
-	LostBefore   uint64 `json:"lost_before,omitempty"`
+	// ScoredBefore, LostBefore and StoppedBefore are the device's counters when
+	// it was offered the release.
+	ScoredBefore  uint64 `json:"scored_before,omitempty"`
+	LostBefore    uint64 `json:"lost_before,omitempty"`
+	StoppedBefore uint64 `json:"stopped_before,omitempty"`
 }
 
 // Snapshot is what Decide looks at beside the rollout itself.
@@ -347,6 +353,8 @@ type Counts struct {
 	Unreachable int `json:"unreachable"` // offered, not heard of
 	InFlight    int `json:"in_flight"`   // updating, in the shadow, soaking
 	Done        int `json:"done"`        // confirmed and attested
-	Failed      int `json:"failed"`      // failed, silent, rolled back
+	Failed      int `json:"failed"`      // failed, silent, rolled back by themselves
+	Returned    int `json:"returned"`    // called back
+	Kept        int `json:"kept"`        // run the release, with none before to go back to
 	Excluded    int `json:"excluded"`    // no variant, below the floor, held
 }

@@ -23,14 +23,16 @@ const (
 	DeviceDone        DeviceState = "done"        // confirmed, and attests the release
 	DeviceSilent      DeviceState = "silent"      // started, then past its lease: a failure
 	DeviceFailed      DeviceState = "failed"      //
-	DeviceRolledBack  DeviceState = "rolled-back" // acted, and went back
+	DeviceRolledBack  DeviceState = "rolled-back" // acted, and went back by itself
+	DeviceReturned    DeviceState = "returned"    // called back by the hub, and no failure of its own
+	DeviceKept        DeviceState = "kept"        // runs the release although the rollout did not end well: there is none before
 	DeviceExcluded    DeviceState = "excluded"    // no variant, below its floor, held
 )
 
 // started says whether the device is in the denominator of the success share.
 func (s DeviceState) started() bool {
 	switch s {
-	case DeviceUpdating, DeviceShadow, DeviceSoaking, DeviceDone, DeviceSilent, DeviceFailed, DeviceRolledBack:
+	case DeviceUpdating, DeviceShadow, DeviceSoaking, DeviceDone, DeviceSilent, DeviceFailed, DeviceRolledBack, DeviceReturned, DeviceKept:
 		return true
 	}
 	return false
@@ -68,12 +70,20 @@ func stand(r Rollout, p Policy, d *Device, now time.Time) Standing {
 	attests := r.attests(d)
 	if rec.Offer != OfferRelease {
 		switch {
+		case d.Champion.Manifest == r.Release.Manifest && r.Previous == nil && d.Trial.Phase.Final():
+			return Standing{DeviceKept, "keeps the release: there is none before it to go back to"}
 		case d.Champion.Manifest == r.Release.Manifest:
 			return Standing{DeviceSoaking, "still runs the release"}
+		case mine && d.Trial.Phase.Final() && d.Trial.Code == twin.CodeWithdrawn:
+			return Standing{DeviceReturned, "dropped its trial when it was called back"}
 		case mine && d.Trial.Phase == twin.PhaseFailed:
 			return Standing{DeviceFailed, d.Trial.Reason}
-		case mine || d.Trial.Mode == twin.ModeRollback:
+		case mine && d.Trial.Phase == twin.PhaseRolledBack:
 			return Standing{DeviceRolledBack, d.Trial.Reason}
+		case rec.Offer == OfferRollback:
+			return Standing{DeviceReturned, fmt.Sprintf("was called back and runs %s-%d again", r.Previous.Name, r.Previous.Counter)}
+		case mine:
+			return Standing{DeviceReturned, "was called back"}
 		}
 		return Standing{DeviceUnreachable, "was called back"}
 	}

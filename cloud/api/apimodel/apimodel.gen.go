@@ -252,7 +252,9 @@ const (
 	RolloutDeviceStateDone        RolloutDeviceState = "done"
 	RolloutDeviceStateExcluded    RolloutDeviceState = "excluded"
 	RolloutDeviceStateFailed      RolloutDeviceState = "failed"
+	RolloutDeviceStateKept        RolloutDeviceState = "kept"
 	RolloutDeviceStatePending     RolloutDeviceState = "pending"
+	RolloutDeviceStateReturned    RolloutDeviceState = "returned"
 	RolloutDeviceStateRolledBack  RolloutDeviceState = "rolled-back"
 	RolloutDeviceStateShadow      RolloutDeviceState = "shadow"
 	RolloutDeviceStateSilent      RolloutDeviceState = "silent"
@@ -270,7 +272,11 @@ func (e RolloutDeviceState) Valid() bool {
 		return true
 	case RolloutDeviceStateFailed:
 		return true
+	case RolloutDeviceStateKept:
+		return true
 	case RolloutDeviceStatePending:
+		return true
+	case RolloutDeviceStateReturned:
 		return true
 	case RolloutDeviceStateRolledBack:
 		return true
@@ -1412,8 +1418,14 @@ type RolloutCounts struct {
 	Failed int64 `json:"failed"`
 
 	// InFlight updating, shadow and soaking
-	InFlight    int64 `json:"inFlight"`
-	Pending     int64 `json:"pending"`
+	InFlight int64 `json:"inFlight"`
+
+	// Kept Run the release although the rollout did not end well, with none before to go back to
+	Kept    int64 `json:"kept"`
+	Pending int64 `json:"pending"`
+
+	// Returned Called back after a failure elsewhere
+	Returned    int64 `json:"returned"`
 	Unreachable int64 `json:"unreachable"`
 }
 
@@ -1493,7 +1505,9 @@ type RolloutDevice struct {
 	// State pending (not offered yet) · unreachable (offered, not heard of) · updating (on its way
 	// to the trial) · shadow (challenger computes, does not act) · soaking (swapped, not
 	// confirmed) · done (confirmed, attested) · silent (started, then past its lease: counts
-	// as a failure) · failed · rolled-back · excluded (no variant, retired, held)
+	// as a failure) · failed · rolled-back (acted, and went back by itself) · returned (called
+	// back by the hub, no failure of its own) · kept (runs the release although the rollout did
+	// not end well: there is none before to go back to) · excluded (no variant, retired, held)
 	State RolloutDeviceState `json:"state"`
 
 	// Wave Index into waves; -1 for a late joiner or an excluded device
@@ -1512,7 +1526,9 @@ type RolloutDeviceList struct {
 // RolloutDeviceState pending (not offered yet) · unreachable (offered, not heard of) · updating (on its way
 // to the trial) · shadow (challenger computes, does not act) · soaking (swapped, not
 // confirmed) · done (confirmed, attested) · silent (started, then past its lease: counts
-// as a failure) · failed · rolled-back · excluded (no variant, retired, held)
+// as a failure) · failed · rolled-back (acted, and went back by itself) · returned (called
+// back by the hub, no failure of its own) · kept (runs the release although the rollout did
+// not end well: there is none before to go back to) · excluded (no variant, retired, held)
 type RolloutDeviceState string
 
 // RolloutList defines model for RolloutList.

@@ -230,7 +230,7 @@ const badGates = () => [
 function counts(ds) {
   /** @param {...RDState} s */
   const n = (...s) => ds.filter((d) => s.includes(d.state)).length;
-  return { devices: ds.length, pending: n("pending"), unreachable: n("unreachable"), inFlight: n("updating", "shadow", "soaking"), done: n("done"), failed: n("failed", "silent", "rolled-back"), excluded: n("excluded") };
+  return { devices: ds.length, pending: n("pending"), unreachable: n("unreachable"), inFlight: n("updating", "shadow", "soaking"), done: n("done"), failed: n("failed", "silent", "rolled-back"), returned: n("returned"), kept: n("kept"), excluded: n("excluded") };
 }
 
 /** @type {S["RolloutPolicySpec"]} */
@@ -281,7 +281,7 @@ function r7() {
 /** @param {number} c @param {S["RolloutState"]} state @param {string} message @param {number} hoursAgo @returns {S["Rollout"]} */
 function past(c, state, message, hoursAgo) {
   const failed = state === "failed";
-  const all = { devices: N, pending: failed ? N - 3 : 0, unreachable: 0, inFlight: 0, done: failed ? 0 : N, failed: failed ? 3 : 0, excluded: 0 };
+  const all = { devices: N, pending: failed ? N - 3 : 0, unreachable: 0, inFlight: 0, done: failed ? 0 : N, failed: failed ? 3 : 0, returned: 0, kept: 0, excluded: 0 };
   return {
     apiVersion: "swell/v1",
     kind: "Rollout",
@@ -317,7 +317,7 @@ const rollouts = () => [
 const rolloutDevices = (name) =>
   fleet.map((d) => {
     /** @type {RDState} */
-    const state = name === "r-7" ? d.state : name === "r-5" ? (d.wave === 0 ? "rolled-back" : "pending") : "done";
+    const state = name === "r-7" ? d.state : name === "r-5" ? (d.wave === 0 ? "returned" : "pending") : "done";
     const seen = state === "shadow" || state === "soaking" || state === "done";
     return {
       name: `${d.site}/${d.node}`,
@@ -326,7 +326,7 @@ const rolloutDevices = (name) =>
       state,
       phase: name === "r-7" ? phaseOf(d) : undefined,
       since: iso(-5 * MIN),
-      reason: state === "rolled-back" ? (name === "r-5" ? "called back: the shadow gate failed" : "flagged 9.1 % of windows, the limit is 5 %") : state === "unreachable" ? "not heard of for 31 min; waited for until the wave's deadline" : undefined,
+      reason: state === "returned" ? "called back: the shadow gate failed" : state === "rolled-back" ? "flagged 9.1 % of windows, the limit is 5 %" : state === "unreachable" ? "not heard of for 31 min; waited for until the wave's deadline" : undefined,
       attestedDigest: state === "done" ? release(7).digest : release(6).digest,
       ...(seen ? { windows: 320 + d.i, onlyChallenger: d.i % 4, onlyChampion: (d.i + 2) % 4 } : {}),
     };

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { Schemas } from "../api/client";
 import { verbs, waveTime } from "./Rollout";
 
-const counts = { devices: 5, pending: 0, unreachable: 0, inFlight: 0, done: 0, failed: 0, excluded: 0 };
+const counts = { devices: 5, pending: 0, unreachable: 0, inFlight: 0, done: 0, failed: 0, returned: 0, kept: 0, excluded: 0 };
 const wave = (w: Partial<Schemas["Wave"]>): Schemas["Wave"] => ({ name: "canary", state: "running", counts, gates: [], ...w });
 const rollout = (state: Schemas["RolloutState"], waves: Schemas["Wave"][] = [wave({})]) =>
   ({ status: { state, message: "", counts, waves, conditions: [], currentWave: 0 } }) as unknown as Schemas["Rollout"];

@@ -122,6 +122,8 @@ function Waves({ rollout: r, shown, onPick }: { rollout: Rollout; shown: number;
           <small>
             {w.counts.devices === 0 && w.state === "waiting" ? "devices not drawn yet" : `${count(w.counts.done)} of ${many(w.counts.devices, "device")}`}
             {w.counts.failed > 0 && `, ${count(w.counts.failed)} failed or rolled back`}
+            {w.counts.returned > 0 && `, ${count(w.counts.returned)} called back`}
+            {w.counts.kept > 0 && `, ${count(w.counts.kept)} keep it: there is none before`}
           </small>
           <small>{waveTime(w, now)}</small>
         </button>

@@ -52,6 +52,8 @@ export const rolloutDeviceMarks: Record<Schemas["RolloutDeviceState"], Mark> = {
   silent: mark("silent", "started, then past its lease", 2, { d: DIAMOND, stroke: "red-fill" }),
   failed: mark("failed", "refused or gave up", 2, { d: DIAMOND, fill: "red-fill" }),
   "rolled-back": mark("rolled back", "acted, then the last good one took over", 1, { d: TRIANGLE, fill: "amber-fill" }),
+  returned: mark("returned", "called back, runs the release before again", 0, { d: BOX, stroke: "n3" }, { d: "M8.5 3 4 6l4.5 3z", fill: "n3" }),
+  kept: mark("kept", "keeps the release: there is none before it", 1, { d: FULL, fill: "amber-fill" }),
   excluded: mark("excluded", "not part of it", 0, { d: "M4.5 4.5h3v3h-3z", fill: "n1" }),
 };
 
