@@ -250,8 +250,11 @@ func (e *env) watch(ctx context.Context, h *hub, name string) error {
 		return false, nil
 	})
 	if bar != nil {
-		bar.Abort(false)
+		bar.Abort(true)
 		progress.Wait()
+		if end != nil {
+			fmt.Fprintf(e.err, "%s: %d of %d devices done. %s\n", stateOf(end), number(end, "status.counts.done"), number(end, "status.counts.devices"), cell(at(end, "status.message")))
+		}
 	}
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ func (e *env) signal() *cobra.Command {
 }
 
 var signals = kind{name: "signals", columns: []column{
-	{"NAME", "name", false}, {"KIND", "kind", false}, {"UNIT", "unit", false}, {"HZ", "sampleRateHz", false}, {"LAST", "lastValue", false}, {"AT", "lastAt", false}, {"SINCE", "firstAt", true},
+	{"NAME", "name", false}, {"KIND", "kind", false}, {"UNIT", "unit", false}, {"LAST", "lastAt", false}, {"SINCE", "firstAt", false}, {"HZ", "sampleRateHz", true}, {"VALUE", "lastValue", true},
 }}
 
 func (e *env) signalList() *cobra.Command {
@@ -87,7 +87,7 @@ func (e *env) signalTail() *cobra.Command {
 					fmt.Fprintf(e.err, "More values than fit: these are means of %s.\n", time.Duration(s.ResolutionMs)*time.Millisecond)
 				}
 				for i := range s.Times {
-					fmt.Fprintf(e.out, "%s\t%g\n", s.time(i).Format("2006-01-02T15:04:05.000Z"), s.Mean[i])
+					fmt.Fprintf(e.out, "%s\t%s\n", s.time(i).Format("2006-01-02T15:04:05.000Z"), digits(s.Mean[i]))
 					from = s.time(i).Add(time.Millisecond)
 				}
 				return false, nil
@@ -127,7 +127,7 @@ func (e *env) signalExport() *cobra.Command {
 			err = e.raw(ctx, h, a[0], a[1], now.Add(-since), now, func(s points) error {
 				n += len(s.Times)
 				for i := range s.Times {
-					if err := w.Write([]string{s.time(i).Format("2006-01-02T15:04:05.000Z"), strconv.FormatFloat(s.Mean[i], 'g', -1, 64)}); err != nil {
+					if err := w.Write([]string{s.time(i).Format("2006-01-02T15:04:05.000Z"), digits(s.Mean[i])}); err != nil {
 						return err
 					}
 				}
@@ -162,6 +162,15 @@ type points struct {
 }
 
 func (s points) time(i int) time.Time { return time.UnixMilli(s.Times[i]).UTC() }
+
+// digits writes a value with the digits that it has: most were measured with
+// 32 bits, and the further ones that 64 bits show say nothing.
+func digits(v float64) string {
+	if float64(float32(v)) == v {
+		return strconv.FormatFloat(v, 'g', -1, 32)
+	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
+}
 
 // series asks for one signal over [from, to).
 func series(ctx context.Context, h *hub, node, signal string, from, to time.Time, most int) (points, error) {

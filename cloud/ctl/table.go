@@ -18,7 +18,9 @@ import (
 // forms are what -o may be.
 var forms = []string{"table", "wide", "json", "yaml", "name"}
 
-// longest is how many characters of a cell -o table shows; wide shows all.
+// longest is how many characters of a cell -o table shows, but for the first
+// one, which is the name, and the last one where the terminal has room for more.
+// wide shows all.
 const longest = 40
 
 // show writes objects the way -o asks.
@@ -178,6 +180,7 @@ type table struct {
 	w      io.Writer
 	indent string
 	max    int // characters of a cell; 0: any
+	width  int // of the terminal; 0: there is none
 	color  bool
 	widths []int
 	rows   [][]string
@@ -185,6 +188,9 @@ type table struct {
 
 func (e *env) newTable(heads ...string) *table {
 	t := &table{w: e.out, color: colored(e.out)}
+	if terminal(e.out) {
+		t.width, _, _ = term.GetSize(int(e.out.(*os.File).Fd())) // 0 where it does not say
+	}
 	if e.output != "wide" {
 		t.max = longest
 	}
@@ -196,12 +202,20 @@ func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (t *table) flush() error {
 	for _, r := range t.rows {
+		used := len(t.indent)
 		for i, c := range r {
-			r[i] = t.clip(c)
+			switch {
+			case t.max == 0 || i == 0:
+			case i == len(r)-1:
+				r[i] = clip(c, max(t.max, t.width-used))
+			default:
+				r[i] = clip(c, t.max)
+			}
 			if i == len(t.widths) {
 				t.widths = append(t.widths, 0)
 			}
 			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(r[i]))
+			used += t.widths[i] + 2
 		}
 	}
 	var b strings.Builder
@@ -223,11 +237,11 @@ func (t *table) flush() error {
 }
 
 // clip shortens a cell; what was cut off shows as an ellipsis.
-func (t *table) clip(s string) string {
-	if t.max == 0 || utf8.RuneCountInString(s) <= t.max {
+func clip(s string, most int) string {
+	if utf8.RuneCountInString(s) <= most {
 		return s
 	}
-	return string([]rune(s)[:t.max-1]) + "…"
+	return string([]rune(s)[:most-1]) + "…"
 }
 
 // paint colours what somebody must look at, and nothing else.
@@ -236,7 +250,7 @@ func (t *table) paint(s string) string {
 		return s
 	}
 	switch s {
-	case "failed", "FAIL", "FAILED", "refused", "revoked", "urgent", "critical":
+	case "failed", "FAIL", "refused", "revoked", "urgent", "critical":
 		return "\x1b[31m" + s + "\x1b[0m"
 	case "degraded", "offline", "held", "paused", "INCONCLUSIVE", "aborted", "rolling-back", "rolled-back", "silent", "warning", "waiting":
 		return "\x1b[33m" + s + "\x1b[0m"

@@ -33,11 +33,39 @@ func TestATableAlignsWhateverIsInIt(t *testing.T) {
 			if col != at {
 				t.Fatalf("the last column begins at %d and at %d:\n%s", at, col, b.String())
 			}
-			if most > 0 && col > 2*(most+2) {
+			if most > 0 && col > 60+2+most+2 {
 				t.Fatalf("cells of more than %d characters:\n%s", most, b.String())
 			}
 		}
 	})
+}
+
+func TestTheLastColumnTakesTheRoomThatTheTerminalHas(t *testing.T) {
+	long := strings.Repeat("x", 100)
+	for _, c := range []struct {
+		name             string
+		width, max       int
+		first, mid, last int // characters of a cell of 100
+	}{
+		{"no terminal", 0, longest, 100, 40, 40},
+		{"a narrow terminal", 80, longest, 100, 40, 40},
+		{"a wide terminal", 204, longest, 100, 40, 60},
+		{"a very wide terminal", 400, longest, 100, 40, 100},
+		{"-o wide", 80, 0, 100, 100, 100},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var b bytes.Buffer
+			tab := &table{w: &b, max: c.max, width: c.width}
+			tab.row(long, long, long)
+			if err := tab.flush(); err != nil {
+				t.Fatal(err)
+			}
+			cells := strings.Fields(b.String())
+			if len(cells) != 3 || utf8.RuneCountInString(cells[0]) != c.first || utf8.RuneCountInString(cells[1]) != c.mid || utf8.RuneCountInString(cells[2]) != c.last {
+				t.Errorf("got %q", cells)
+			}
+		})
+	}
 }
 
 func TestColourMarksOnlyWhatSomebodyMustLookAt(t *testing.T) {

@@ -72,7 +72,9 @@ func (e *env) getChanges(ctx context.Context, h *hub, k kind, read func(context.
 
 // stable leaves out columns that change by themselves.
 func (e *env) stable(cols []column) []column {
-	return slices.DeleteFunc(slices.Clone(cols), func(c column) bool { return strings.HasSuffix(c.path, "At") })
+	return slices.DeleteFunc(slices.Clone(cols), func(c column) bool {
+		return strings.HasSuffix(c.path, "At") || c.path == "status.windowsScored"
+	})
 }
 
 func (e *env) showOne(k kind, t *table, cols []column, o object) error {

@@ -67,7 +67,9 @@ how much was counted. -o wide shows whole sentences, -o json the evidence.`,
 func (e *env) decision(ro, d object) error {
 	head := clock(at(d, "at"))
 	if i, ok := d["wave"].(float64); ok {
-		head += "  wave " + waveName(ro, int(i))
+		if name := waveName(ro, int(i)); name != "" {
+			head += "  wave " + name
+		}
 	}
 	state := cell(d["state"])
 	if before := cell(d["stateBefore"]); d["stateBefore"] != nil && before != state {
@@ -117,10 +119,11 @@ func orEmpty(v any) string {
 	return s
 }
 
+// waveName is empty before the first wave and after the last.
 func waveName(ro object, i int) string {
 	waves, _ := at(ro, "status.waves").([]any)
 	if i < 0 || i >= len(waves) {
-		return strconv.Itoa(i)
+		return ""
 	}
 	return cell(at(waves[i], "name"))
 }
