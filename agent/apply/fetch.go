@@ -207,15 +207,26 @@ func (s *Stager) get(ctx context.Context, d artifact.Digest, name string, have i
 	case resp.StatusCode == http.StatusPartialContent && have > 0 && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", have)):
 		from = have
 	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusGone:
-		resp.Body.Close()
 		// Not final: the hub may still be publishing, or have lost its storage
 		// for a while. The machine bounds the attempts.
-		return nil, 0, Retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
+		return nil, 0, Retry(twin.CodeFetch, answered(resp))
 	default:
-		resp.Body.Close()
-		return nil, 0, Retry(twin.CodeFetch, fmt.Errorf("the hub answered %s", resp.Status))
+		return nil, 0, Retry(twin.CodeFetch, answered(resp))
 	}
 	return &watched{ReadCloser: resp.Body, stall: stall, limit: s.config.Stall, cancel: cancel, ctx: ctx}, from, nil
+}
+
+// maxAnswer is how much of the hub's own words an error repeats.
+const maxAnswer = 200
+
+// answered is what the hub said instead of a file. It closes the body.
+func answered(resp *http.Response) error {
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // half a sentence is better than none
+	if text := strings.TrimSpace(string(b)); text != "" {
+		return fmt.Errorf("the hub answered %s: %q", resp.Status, text)
+	}
+	return fmt.Errorf("the hub answered %s", resp.Status)
 }
 
 // watched is a body whose stall limit starts anew with every byte.

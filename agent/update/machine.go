@@ -613,7 +613,11 @@ func (m *Machine) limits() {
 	case over && s.Phase == soaking:
 		m.goBack(twin.CodeDeadline, "not confirmed by the deadline", m.cfg.QuarantineLate)
 	case over:
-		m.fail(twin.CodeDeadline, fmt.Sprintf("still %s at the deadline", s.Phase.twin()))
+		reason := fmt.Sprintf("still %s at the deadline", s.Phase.twin())
+		if m.j.Reason != "" {
+			reason += ": " + m.j.Reason // what it was held up by
+		}
+		m.fail(twin.CodeDeadline, reason)
 	case m.trial.id != 0 && m.trial.until != 0 && m.now.Mono >= m.trial.until:
 		kind := m.trial.kind
 		m.do(Action{Kind: ActCancel, Cancel: m.trial.id})

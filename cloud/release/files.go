@@ -66,6 +66,9 @@ func (h *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 	case errors.Is(err, objects.ErrNotFound):
 		http.NotFound(w, r)
+	case errors.Is(err, errDamaged):
+		h.logger.Error("a stored release is damaged", "release", d.Short(), "path", name, "error", err)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 	default:
 		h.logger.Warn("cannot serve release file", "release", d.Short(), "path", name, "error", err)
 		http.Error(w, "the hub cannot read this file now; try again", http.StatusServiceUnavailable)
@@ -102,6 +105,9 @@ func (h *files) serve(w http.ResponseWriter, r *http.Request, d artifact.Digest,
 	return nil
 }
 
+// errDamaged is told to the device, so that its report names the cause.
+var errDamaged = errors.New("the stored manifest is damaged: restore it, or release the model anew")
+
 // release returns the files a stored manifest names. The manifest's own hash is
 // its address, so what is kept can never be stale.
 func (h *files) release(ctx context.Context, d artifact.Digest) (map[string]artifact.File, error) {
@@ -116,7 +122,7 @@ func (h *files) release(ctx context.Context, d artifact.Digest) (map[string]arti
 		return nil, err
 	}
 	if artifact.Of(b) != d {
-		return nil, fmt.Errorf("the stored manifest is damaged")
+		return nil, errDamaged
 	}
 	m, err := artifact.Parse(b)
 	if err != nil {
