@@ -147,6 +147,12 @@ type Entry struct {
 	Release  string    // "name-counter"; empty: none
 }
 
+// Matters says whether the line belongs into the audit log as well: a device
+// went back by itself, refused a release, or will not try it again.
+func (e Entry) Matters() bool {
+	return e.Type == "rollback" || e.Type == "refused" || e.Type == "quarantine"
+}
+
 // MaxEntries is how many entries of one device the store keeps, newest first.
 const MaxEntries = 1000
 

@@ -29,7 +29,11 @@ type Config struct {
 	// return soon and must not call the Registry's writing methods. nil: nobody
 	// listens.
 	OnChange func(Change)
-	Now      func() time.Time // nil means time.Now
+	// Audit writes a line that matters to the audit log. It comes before the
+	// line is stored; an error has the device send it again. A line may be
+	// written twice where the store then fails. nil: there is no audit log.
+	Audit func(ctx context.Context, e Entry) error
+	Now   func() time.Time // nil means time.Now
 }
 
 // Registry is the fleet in memory over a Store. Make one with Open; it is safe

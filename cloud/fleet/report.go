@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -107,13 +109,33 @@ func (r *Registry) Seen(id topic.ID) {
 	r.mu.Unlock()
 }
 
-// Note adds a line to a device's history. It is dropped, and counted, when too
-// many wait.
-func (r *Registry) Note(e Entry) {
+// Note adds a line that a device tells to its history. done is called once:
+// with nil when the line is stored, with an error when the device should send
+// it again.
+func (r *Registry) Note(e Entry, done func(error)) {
 	if e.At.IsZero() {
 		e.At = r.cfg.Now().UTC()
 	}
-	r.enqueue(pending{id: e.ID, entries: []Entry{e}})
+	r.enqueue(pending{id: e.ID, entries: []Entry{e}, done: done})
+}
+
+// auditsAtOnce bounds how many lines are written to the audit log at a time:
+// it groups what comes together.
+const auditsAtOnce = 64
+
+// audit writes the lines that matter to the audit log, before they are stored.
+func (r *Registry) audit(ctx context.Context, entries []Entry) error {
+	if r.cfg.Audit == nil {
+		return nil
+	}
+	var work errgroup.Group
+	work.SetLimit(auditsAtOnce)
+	for _, e := range entries {
+		if e.Matters() {
+			work.Go(func() error { return r.cfg.Audit(ctx, e) })
+		}
+	}
+	return work.Wait()
 }
 
 // run stores what waits, as much as there is in one transaction, and looks for
@@ -203,7 +225,7 @@ func (r *Registry) store(batch []pending) {
 		recs = append(recs, changed[id].Record)
 	}
 	var err error
-	if len(recs)+len(entries) > 0 {
+	if err = r.audit(ctx, entries); err == nil && len(recs)+len(entries) > 0 {
 		err = r.cfg.Store.SaveReports(ctx, recs, entries)
 	}
 	if err != nil {
@@ -290,6 +312,12 @@ func differences(id topic.ID, at time.Time, old, doc *twin.Reported) []Entry {
 			e.Message = name + " was offered"
 		case twin.PhaseFailed:
 			e.Severity = "warning"
+			if refusals[t.Code] {
+				e.Type, e.Message = "refused", name+" was refused"
+			}
+			if t.Code == twin.CodeQuarantine {
+				e.Type = "quarantine"
+			}
 		case twin.PhaseRolledBack:
 			e.Type, e.Severity, e.Message = "rollback", "warning", name+" was rolled back"
 		}
@@ -316,6 +344,13 @@ func differences(id topic.ID, at time.Time, old, doc *twin.Reported) []Entry {
 		}
 	}
 	return out
+}
+
+// refusals are the codes by which a device says that it does not believe or
+// does not take a release, whatever its own state is.
+var refusals = map[twin.Code]bool{
+	twin.CodeSignature: true, twin.CodeContent: true, twin.CodeCounter: true, twin.CodeClass: true, twin.CodeGuard: true, twin.CodeLoad: true,
+	twin.CodeGolden: true, twin.CodeQuarantine: true,
 }
 
 func conditionEntry(kind string, holds bool, message string) Entry {

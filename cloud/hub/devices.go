@@ -99,7 +99,15 @@ type event struct {
 	Release  string `json:"release"`
 }
 
-// deviceEvent puts what a device tells into its history.
+// eventEvery and eventBurst bound what one device may write to the audit log
+// by events of its own.
+const (
+	eventEvery = time.Minute
+	eventBurst = 30
+)
+
+// deviceEvent puts what a device tells into its history, and acknowledges it
+// when it is there. What matters goes to the audit log before.
 func (h *Hub) deviceEvent(id topic.ID, payload []byte, done func(error)) {
 	var e event
 	if len(payload) > maxEventBytes || json.Unmarshal(payload, &e) != nil || e.Type == "" {
@@ -110,8 +118,33 @@ func (h *Hub) deviceEvent(id topic.ID, payload []byte, done func(error)) {
 	if e.Severity != "warning" && e.Severity != "critical" {
 		e.Severity = "info"
 	}
-	h.fleet.Note(fleet.Entry{ID: id, Type: clip(e.Type, 40), Severity: e.Severity, Message: clip(e.Message, 1000), Rollout: clip(e.Rollout, 200), Release: clip(e.Release, 200)})
-	done(nil)
+	note := fleet.Entry{ID: id, Type: clip(e.Type, 40), Severity: e.Severity, Message: clip(e.Message, 1000), Rollout: clip(e.Rollout, 200), Release: clip(e.Release, 200)}
+	if note.Matters() && h.events.Take(id.String(), h.cfg.Now()) > 0 {
+		h.log.Warn("too many events of a device for the audit log", slog.String("device", id.String()))
+		note.Type = "event" // its history has a bound of its own
+	}
+	h.fleet.Note(note, done)
+}
+
+// auditDevice writes what a device says of itself to the ledger.
+func (h *Hub) auditDevice(ctx context.Context, e fleet.Entry) error {
+	detail := map[string]string{}
+	if e.Rollout != "" {
+		detail["rollout"] = e.Rollout
+	}
+	if e.Release != "" {
+		detail["release"] = e.Release
+	}
+	b, err := json.Marshal(detail)
+	if err != nil {
+		return err
+	}
+	ev := ledger.Event{Time: e.At, Actor: "device:" + e.ID.String(), Action: "device." + e.Type, Object: "Device/" + e.ID.String(), Reason: clip(e.Message, ledger.MaxFieldBytes), Detail: b}
+	if _, err := h.ledger.Append(ctx, ev); err != nil {
+		return fmt.Errorf("audit %s of %s: %w", e.Type, e.ID, err)
+	}
+	h.stream.Publish(api.Change{Kind: "AuditEvent"})
+	return nil
 }
 
 func clip(s string, n int) string {

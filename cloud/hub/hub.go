@@ -102,6 +102,7 @@ type Hub struct {
 	stream  *api.Stream
 	metrics *prometheus.Registry
 	rate    rate
+	events  *auth.Limiter // by device: events for the audit log
 }
 
 // stop ends one part.
@@ -136,7 +137,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 		return nil, fmt.Errorf("hub configuration: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	h := &Hub{cfg: cfg, log: cfg.Log, failed: make(chan error, 16), metrics: prometheus.NewRegistry()}
+	h := &Hub{cfg: cfg, log: cfg.Log, failed: make(chan error, 16), metrics: prometheus.NewRegistry(), events: auth.NewLimiter(eventEvery, eventBurst, cfg.Fleet.MaxDevices)}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	h.cancel = cancel
 	for _, step := range []struct {
@@ -399,7 +400,7 @@ func (h *Hub) openFleet(ctx, background context.Context) (err error) {
 	}
 	h.fleet, err = fleet.Open(ctx, fleet.Config{
 		Refresh: refresh,
-		Store:   h.db.Fleet(), Log: h.log, StaleAfter: duration(h.cfg.Fleet.StaleS), MaxDevices: h.cfg.Fleet.MaxDevices, OnChange: h.deviceChanged, Now: h.cfg.Now,
+		Store:   h.db.Fleet(), Log: h.log, StaleAfter: duration(h.cfg.Fleet.StaleS), MaxDevices: h.cfg.Fleet.MaxDevices, OnChange: h.deviceChanged, Audit: h.auditDevice, Now: h.cfg.Now,
 	})
 	if err != nil {
 		return err

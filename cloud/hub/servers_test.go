@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -13,8 +14,10 @@ import (
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/hub"
 	"github.com/swellfleet/swell/cloud/series/influx/influxtest"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
 )
 
 // secret writes a file that only the hub reads.
@@ -149,4 +152,42 @@ func mosquitto(t *testing.T) string {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+func TestWhatMattersOfADevicesWordsIsInTheAuditLogBeforeItIsAcknowledged(t *testing.T) {
+	r := start(t, onFreePorts(t.TempDir()), "")
+	d := r.enrol(t, topic.ID{Site: "hall-1", Node: "pump-1"})
+	d.connect(t, r.Addrs().MQTT)
+	report := func(seq uint64, trial *twin.Trial) {
+		b, err := json.Marshal(twin.Reported{Schema: 1, Site: "hall-1", Node: "pump-1", Boot: "b", Seq: seq, Class: "pump", Trial: trial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.publish(t, topic.Reported, b)
+	}
+	seven := twin.Trial{Name: "pump-anomaly", Counter: 7, Manifest: artifact.Of([]byte("7")), Rollout: "r-7", Mode: twin.ModeTrial, Attempts: 1}
+	report(1, nil)
+	seven.Phase = twin.PhaseVerifying
+	report(2, &seven)
+	seven.Phase, seven.Code, seven.Reason = twin.PhaseFailed, twin.CodeSignature, "signed by a key this device does not trust"
+	report(3, &seven)
+	d.publish(t, topic.Events, []byte(`{"type":"quarantine","severity":"warning","message":"pump-anomaly-6 will not be tried again","release":"pump-anomaly-6"}`))
+	d.publish(t, topic.Events, []byte(`{"type":"door","message":"somebody opened it"}`))
+	// All of it was acknowledged: it is there now.
+	actor := "device:hall-1/pump-1"
+	audit, err := r.api.ListAuditEventsWithResponse(t.Context(), &apimodel.ListAuditEventsParams{Actor: &actor})
+	if err != nil || audit.JSON200 == nil {
+		t.Fatalf("%v, %s", err, audit.Body)
+	}
+	var got []string
+	for _, e := range audit.JSON200.Items {
+		got = append(got, e.Action+" "+*e.Reason)
+	}
+	if want := "device.quarantine pump-anomaly-6 will not be tried again; device.refused pump-anomaly-7 was refused: signed by a key this device does not trust"; strings.Join(got, "; ") != want {
+		t.Errorf("audit log: %q, want %q", strings.Join(got, "; "), want)
+	}
+	line, err := r.api.ListDeviceTimelineWithResponse(t.Context(), "hall-1", "pump-1", nil)
+	if err != nil || line.JSON200 == nil || !strings.Contains(string(line.Body), "somebody opened it") {
+		t.Errorf("history: %v, %s", err, line.Body)
+	}
 }
