@@ -574,6 +574,11 @@ func TestSeriesComeRawWhenFewAndInBucketsWhenMany(t *testing.T) {
 		w.call(t, auth.Viewer, "GET", fmt.Sprintf("/series?node=hall-1/p1&signal=%s&from=2026-11-22T00:00:00Z&to=2026-11-22T01:00:00Z&maxPoints=%d", signal, points), nil).into(t, &s)
 		return s
 	}
+	var signals apimodel.SignalList
+	w.call(t, auth.Viewer, "GET", "/devices/hall-1/p1/signals", nil).into(t, &signals)
+	if len(signals.Items) != 2 || value(signals.Items[0].LastValue) != 99 {
+		t.Errorf("signals %+v, want the newest value of pressure", signals.Items)
+	}
 	raw := get(500, "pressure")
 	if raw.ResolutionMs != 0 || len(raw.Times) != 100 || len(raw.Mean) != 100 || raw.Min != nil || *raw.Unit != "bar" {
 		t.Errorf("raw: resolution %d, %d points", raw.ResolutionMs, len(raw.Times))
@@ -598,6 +603,9 @@ func TestAnAuditEventIsProvedByAnybody(t *testing.T) {
 	w.call(t, auth.Viewer, "GET", "/audit/events?action=user.&subject=User/u1", nil).into(t, &list)
 	if len(list.Items) != 1 || list.Items[0].Reason == nil || *list.Items[0].Reason != "hired" || !strings.HasPrefix(list.Items[0].Actor, "token:") {
 		t.Fatalf("events %+v", list.Items)
+	}
+	if size := value(list.TreeSize); size <= list.Items[0].Index {
+		t.Errorf("the ledger has %d entries, and one at %d", size, list.Items[0].Index)
 	}
 	var p apimodel.InclusionProof
 	w.call(t, auth.Viewer, "GET", fmt.Sprintf("/audit/events/%d/proof", list.Items[0].Index), nil).into(t, &p)
@@ -749,7 +757,7 @@ func TestModelsShowWhereTheyRunAndHowTheyVerify(t *testing.T) {
 	w.enrol(t, "p1", "p2")
 	v := registry.Version{
 		Family: "pump-anomaly", Counter: 7, Release: release7, Stage: registry.Promoted, Created: time.Now().UTC(), Card: "a card",
-		Models: []registry.Model{{Classes: []artifact.Class{"pump"}, Kind: "pca", Threshold: 2, Metrics: map[string]float64{"flag_share": 0.01}}},
+		Models: []registry.Model{{Classes: []artifact.Class{"pump"}, Kind: "pca", Threshold: 2, Metrics: map[string]float64{"flag_share": 0.01, registry.OfChampion + "flag_share": 0.03}}},
 	}
 	if err := w.db.Registry().SaveVersion(t.Context(), v); err != nil {
 		t.Fatal(err)
@@ -761,7 +769,7 @@ func TestModelsShowWhereTheyRunAndHowTheyVerify(t *testing.T) {
 	}
 	var mv apimodel.ModelVersion
 	w.call(t, auth.Viewer, "GET", "/models/pump-anomaly/versions/7", nil).into(t, &mv)
-	if mv.Status.State != apimodel.ModelVersionStatePromoted || len(mv.Spec.Files) != 1 || len(mv.Status.Signatures) != 1 || mv.Status.Metrics[0].Value != 0.01 {
+	if mv.Status.State != apimodel.ModelVersionStatePromoted || len(mv.Spec.Files) != 1 || len(mv.Status.Signatures) != 1 || len(mv.Status.Metrics) != 1 || mv.Status.Metrics[0].Value != 0.01 || value(mv.Status.Metrics[0].Champion) != 0.03 {
 		t.Errorf("version %+v", mv)
 	}
 	var rep apimodel.VerifyReport

@@ -46,7 +46,11 @@ func (s *Server) ListAuditEvents(ctx context.Context, r apigen.ListAuditEventsRe
 	if err != nil {
 		return nil, err
 	}
-	out := apimodel.AuditEventList{Items: make([]apimodel.AuditEvent, len(list))}
+	_, tree, err := s.cfg.Ledger.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := apimodel.AuditEventList{Items: make([]apimodel.AuditEvent, len(list)), TreeSize: &tree.N}
 	for i, e := range list {
 		out.Items[i] = auditEvent(e.Index, e.Event)
 	}

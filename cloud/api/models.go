@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/swellfleet/swell/cloud/api/apigen"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
@@ -175,7 +176,14 @@ func (s *Server) modelVersion(ctx context.Context, v registry.Version, runs map[
 			out.Spec.Detector, out.Spec.Threshold = some(m.Kind), &threshold
 		}
 		for _, k := range slices.Sorted(maps.Keys(m.Metrics)) {
-			out.Status.Metrics = append(out.Status.Metrics, apimodel.Metric{Name: k, Value: m.Metrics[k], Slice: some(slice)})
+			if strings.HasPrefix(k, registry.OfChampion) {
+				continue // shown beside the version's own
+			}
+			metric := apimodel.Metric{Name: k, Value: m.Metrics[k], Slice: some(slice)}
+			if v, ok := m.Metrics[registry.OfChampion+k]; ok {
+				metric.Champion = &v
+			}
+			out.Status.Metrics = append(out.Status.Metrics, metric)
 		}
 	}
 	m, ok, err := s.manifest(ctx, v.Release)

@@ -46,6 +46,10 @@ func (s *Server) ListDeviceSignals(ctx context.Context, r apigen.ListDeviceSigna
 		return nil, err
 	}
 	out := apimodel.SignalList{Items: []apimodel.Signal{}}
+	last, err := s.lastValues(ctx, id, infos)
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range infos {
 		sig := apimodel.Signal{Name: in.Name, Kind: apimodel.SignalKindMeasured, Unit: some(in.Unit), FirstAt: at(time.Unix(0, in.From)), LastAt: at(time.Unix(0, in.To))}
 		switch in.Stream {
@@ -58,9 +62,41 @@ func (s *Server) ListDeviceSignals(ctx context.Context, r apigen.ListDeviceSigna
 		default:
 			sig.Name, sig.Kind = in.Stream+"/"+in.Name, apimodel.SignalKindFeature
 		}
+		if v, ok := last[in.Stream+"/"+in.Name]; ok {
+			sig.LastValue = &v
+		}
 		out.Items = append(out.Items, sig)
 	}
 	return apigen.ListDeviceSignals200JSONResponse(out), nil
+}
+
+// lastValues returns the newest value of each signal, by stream and name. One
+// that is missing or no number is left out.
+func (s *Server) lastValues(ctx context.Context, id topic.ID, infos []series.SignalInfo) (map[string]float64, error) {
+	type row struct {
+		stream string
+		at     int64
+	}
+	names := map[row][]string{}
+	for _, in := range infos {
+		at := row{in.Stream, in.To}
+		names[at] = append(names[at], in.Name)
+	}
+	out := map[string]float64{}
+	for at, signals := range names {
+		res, err := s.cfg.Series.Query(ctx, series.Query{ID: id, Stream: at.stream, Signals: signals, From: at.at, To: at.at + 1})
+		if err != nil {
+			return nil, err
+		}
+		for _, sig := range res.Signals {
+			if values := numbers(sig.Column); len(values) > 0 {
+				if v := values[len(values)-1]; finite(v) {
+					out[at.stream+"/"+sig.Name] = v
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // QuerySeries returns one signal over a range of time.
@@ -115,7 +151,6 @@ func held(sig series.Signal) (n int64) {
 func fill(out *apimodel.Series, res series.Result) {
 	sig := res.Signals[0]
 	out.Unit = some(sig.Unit)
-	finite := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 	if res.Bucket == 0 {
 		for i, v := range numbers(sig.Column) {
 			if finite(v) {
@@ -136,6 +171,8 @@ func fill(out *apimodel.Series, res series.Result) {
 	}
 	out.Min, out.Max, out.Count = &lo, &hi, &count
 }
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // numbers returns a column's values as numbers; text has none.
 func numbers(c series.Column) []float64 {

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/swellfleet/swell/cloud/api/apigen"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
@@ -62,6 +63,7 @@ type Ledger interface {
 	Events(ctx context.Context, f ledger.Filter, cursor string, limit int) ([]ledger.Entry, string, error)
 	Leaf(ctx context.Context, index uint64) ([]byte, ledger.Event, error)
 	Proof(ctx context.Context, index uint64) (ledger.Receipt, error)
+	Head(ctx context.Context) (checkpoint string, tree tlog.Tree, err error)
 }
 
 // Proposal asks for a rollout.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -383,6 +384,7 @@ func dataUse(r retrain.Run) *apimodel.DataUse {
 		used += c.Rows
 	}
 	d := &apimodel.DataUse{
+		Added:   some(int64(min(e.Added, used))),
 		Windows: int64(used), Devices: some(int64(e.Devices)), Segments: some(int64(e.Segments)), From: &e.From, To: &e.To,
 		Snapshot: some(apimodel.Digest(e.Snapshot)), Dropped: []apimodel.DataDrop{},
 	}
@@ -405,12 +407,22 @@ func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 			metric := func(name string, v float64, champion *float64, n int) {
 				m.Metrics = append(m.Metrics, apimodel.Metric{Name: name, Value: v, Champion: champion, N: some(int64(n)), Slice: some("class=" + string(c.Class))})
 			}
-			var found, flags *float64
+			var found, flags, perDay *float64
 			if c.Champion != nil {
-				found, flags = &c.Champion.Detected, &c.Champion.FlagShare
+				found, flags, perDay = &c.Champion.Detected, &c.Champion.FlagShare, &c.Champion.PerDay
 			}
 			metric("faults_found", s.Detected, found, s.Faults)
 			metric("flag_share", s.FlagShare, flags, c.Windows)
+			metric("flags_per_day", s.PerDay, perDay, c.Windows)
+			for _, kind := range slices.Sorted(maps.Keys(s.ByFault)) {
+				m.Metrics = append(m.Metrics, apimodel.Metric{Name: "faults_found", Value: s.ByFault[kind], Slice: some("class=" + string(c.Class) + ",fault=" + kind)})
+			}
+			if s.NonFinite > 0 {
+				metric("non_finite_scores", float64(s.NonFinite), nil, c.Windows)
+			}
+			if s.Err != "" {
+				m.Message = some(*m.Message + ": " + s.Err)
+			}
 			out = append(out, m)
 		}
 	}

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/swellfleet/swell/cloud/retrain"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/models/zoo"
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
@@ -45,5 +47,37 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 	bare := retrain.Policy{Name: "by-hand", Family: "by-hand", Schedule: engine.Schedule{Name: "by-hand"}}
 	if got := retrainPolicyOf("by-hand", retrainSpec(bare)); !reflect.DeepEqual(got, bare) {
 		t.Errorf("shown and applied again it is %+v, want %+v", got, bare)
+	}
+}
+
+func TestARunShowsWhatEachCandidateIsWorthBesideTheChampion(t *testing.T) {
+	r := retrain.Run{Outcome: retrain.Outcome{
+		Extracted: retrain.Extracted{Snapshot: artifact.Of([]byte("snapshot")), Rows: 900, Added: 250},
+		Validated: retrain.Validated{Classes: []retrain.ClassData{{Class: "pump", Rows: 800}}},
+		Judged: retrain.Judged{Classes: []retrain.JudgedClass{{
+			Class: "pump", Windows: 100, Champion: &retrain.Score{FlagShare: 0.03, PerDay: 30, Detected: 0.5},
+			Candidates: []retrain.Score{
+				{Candidate: retrain.Candidate{Class: "pump", Kind: zoo.PCA}, FlagShare: 0.01, PerDay: 10, Detected: 0.7, Faults: 20, ByFault: map[string]float64{"spike": 1, "drift": 0.4}},
+				{Candidate: retrain.Candidate{Class: "pump", Kind: zoo.DenseAE}, Err: "it cannot be loaded"},
+			},
+		}}},
+	}}
+	out := trainingRun(r)
+	if d := out.Status.Data; d == nil || deref(d.Added) != 250 || d.Windows != 800 {
+		t.Errorf("data %+v", d)
+	}
+	var got []string
+	for _, m := range (*out.Status.Candidates)[0].Metrics {
+		line := fmt.Sprintf("%s %g", m.Name, m.Value)
+		if m.Champion != nil {
+			line += fmt.Sprintf(" (%g)", *m.Champion)
+		}
+		got = append(got, line)
+	}
+	if want := "faults_found 0.7 (0.5); flag_share 0.01 (0.03); flags_per_day 10 (30); faults_found 0.4; faults_found 1"; strings.Join(got, "; ") != want {
+		t.Errorf("metrics %q, want %q", strings.Join(got, "; "), want)
+	}
+	if msg := *(*out.Status.Candidates)[1].Message; !strings.Contains(msg, "it cannot be loaded") {
+		t.Errorf("a candidate that could not be judged says %q", msg)
 	}
 }

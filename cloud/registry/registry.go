@@ -71,6 +71,10 @@ type Model struct {
 	Profile json.RawMessage `json:"profile,omitempty"`
 }
 
+// OfChampion begins the name of a metric that the champion of that day had on
+// the same data.
+const OfChampion = "champion_"
+
 // ErrNoVersion means the family has no such version.
 var ErrNoVersion = errors.New("no such model version")
 

@@ -39,6 +39,7 @@ type Extracted struct {
 	Devices  int             `json:"devices"`
 	Segments int             `json:"segments"`
 	Rows     int             `json:"rows"`
+	Added    int             `json:"added"`            // of these, in segments that began after the data of the newest release
 	Silent   []string        `json:"silent,omitempty"` // devices that match and sent nothing
 }
 
@@ -69,6 +70,14 @@ func (s *Service) extract(ctx context.Context, o Order) (Extracted, error) {
 	})
 	snap := Snapshot{Family: o.Policy.Family, From: from, To: o.At, Rows: o.Policy.TrainRows, Exclude: o.Policy.Exclude}
 	out := Extracted{From: from, To: o.At}
+	var known time.Time // end of the data of the newest release; zero: there is none
+	newest, err := s.cfg.Registry.Versions(ctx, o.Policy.Family, 0, 1)
+	if err != nil {
+		return Extracted{}, fmt.Errorf("list versions of %s: %w", o.Policy.Family, err)
+	}
+	if len(newest) > 0 {
+		known = newest[0].Lineage.To
+	}
 	for _, d := range devices {
 		segs := byDevice[d.ID]
 		if len(segs) == 0 {
@@ -80,6 +89,9 @@ func (s *Service) extract(ctx context.Context, o Order) (Extracted, error) {
 		out.Segments += len(segs)
 		for _, g := range segs {
 			out.Rows += g.Rows
+			if known.IsZero() || g.From.After(known) {
+				out.Added += g.Rows
+			}
 		}
 	}
 	if len(snap.Devices) == 0 {

@@ -155,8 +155,12 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 			return err
 		}
 		m.Profile = profile
-		if w.ChampionFlagShare >= 0 {
-			m.Metrics["champion_flag_share"] = w.ChampionFlagShare
+		for _, j := range out.Judged.Classes {
+			if j.Class == c.Class && j.Champion != nil {
+				m.Metrics[registry.OfChampion+"flag_share"] = j.Champion.FlagShare
+				m.Metrics[registry.OfChampion+"flags_per_day"] = j.Champion.PerDay
+				m.Metrics[registry.OfChampion+"faults_found"] = j.Champion.Detected
+			}
 		}
 		v.Models = append(v.Models, m)
 	}

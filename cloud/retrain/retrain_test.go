@@ -200,6 +200,9 @@ func TestANightThatEndsInARelease(t *testing.T) {
 func TestTheSameDataGivesTheSameModelAndIsTrainedOnce(t *testing.T) {
 	r := start(t, newPlant(2, 500))
 	first, second := r.night(t), r.night(t)
+	if a, b := first.Outcome.Extracted, second.Outcome.Extracted; a.Added != a.Rows || a.Rows == 0 || b.Added != 0 || b.Rows != a.Rows {
+		t.Errorf("the first night has %d new of %d rows, the second %d of %d: want all and none", a.Added, a.Rows, b.Added, b.Rows)
+	}
 	for i, tr := range second.Outcome.Trained {
 		if !tr.Candidates[0].Cached {
 			t.Errorf("%s was trained again on the same data", tr.Kind)
