@@ -40,10 +40,12 @@ func Recording() string {
 // the last pump a valve sticks once both nights are over.
 func factory(recordings string, n, lines int) []fleet.Device {
 	var out []fleet.Device
+	inLine := map[string]int{}
 	for i := range n {
 		line := fmt.Sprintf("l%d", i*lines/n+1)
+		inLine[line]++
 		d := fleet.Device{
-			ID:     topic.ID{Site: "hall-1", Node: fmt.Sprintf("%s-pump-%02d", line, i%(n/lines)+1)},
+			ID:     topic.ID{Site: "hall-1", Node: fmt.Sprintf("%s-pump-%02d", line, inLine[line])},
 			Class:  class,
 			Labels: map[string]string{"line": line, "hardware": []string{"mk1", "mk2"}[i%2]},
 		}
