@@ -37,7 +37,6 @@ const (
 	devices    = 5
 	rateHz     = 500 // rows per second and device
 	blockRows  = 100
-	stocked    = 24 // releases made beforehand, so that a rollout is always on its way
 	startLimit = 30 * time.Second
 )
 
@@ -112,6 +111,7 @@ type plant struct {
 	ports    []string // http, devices, mqtt, objects
 	hub      *process
 	broker   *process // nil: the one in the hub
+	stable   bool     // the broker is not killed
 	agents   []*process
 	ids      []topic.ID
 	status   []string // addresses of the agents' status pages
@@ -155,8 +155,10 @@ func (p *plant) hubConfig() hub.Config {
 }
 
 // newPlant enrols the devices at a hub in this process, has a night train
-// release 1 and roll it out, and leaves everything to a hub that is a program.
-func newPlant(t *testing.T) *plant {
+// release 1 and roll it out, makes as many releases as stock says, so that a
+// rollout is always on its way, and leaves everything to a hub that is a
+// program.
+func newPlant(t *testing.T, stock int) *plant {
 	p := &plant{t: t, dir: t.TempDir(), ports: freePorts(t, 4)}
 	programs := program(t, "swell-agent")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -222,13 +224,13 @@ log_level: debug
 	if err := h.Promoted(ctx, night.Rollout, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	p.stock(ctx, h, night.Release)
+	p.stock(ctx, h, night.Release, stock)
 	return p
 }
 
 // stock makes releases of the model that the night trained, each with bytes of
 // its own.
-func (p *plant) stock(ctx context.Context, h *local.Hub, first string) {
+func (p *plant) stock(ctx context.Context, h *local.Hub, first string, n int) {
 	v, err := h.API.GetModelVersionWithResponse(ctx, family, 1)
 	if err != nil || v.JSON200 == nil {
 		p.t.Fatalf("release %s: %v, %s", first, err, v.Body)
@@ -242,7 +244,7 @@ func (p *plant) stock(ctx context.Context, h *local.Hub, first string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for i := range stocked {
+	for i := range n {
 		note := fmt.Sprintf("copy %03d", i)
 		c := release.Candidate{Name: family, Kind: artifact.Model, Reason: "for a test", Variants: []release.Variant{{
 			Classes: []artifact.Class{class}, Files: []release.File{
@@ -402,20 +404,25 @@ func (p *plant) nights(ctx context.Context, enough <-chan struct{}) (n int, err 
 // the other at moments drawn from a seed, while devices stream, rollouts move
 // and nights run, and then counts what is left.
 func TestKilledAtAnyMoment(t *testing.T) {
-	p := newPlant(t)
+	p := newPlant(t, max(killsOr(50)/2, 8))
 	p.serve(fmt.Sprintf("broker: {listen: %s}\n", p.ports[2]))
-	f := p.torment("embedded", 50)
+	f := p.torment("embedded", killsOr(50))
 	if f.Missing > 0 {
 		t.Errorf("%d rows that devices hold for acknowledged are not stored", f.Missing)
 	}
 }
 
+// killsOr is how often to kill: SWELL_E2E_KILLS, or what is given.
+func killsOr(kills int) int {
+	if n, err := strconv.Atoi(os.Getenv("SWELL_E2E_KILLS")); err == nil {
+		return n
+	}
+	return kills
+}
+
 // torment kills, waits until all is well again, and counts.
 func (p *plant) torment(broker string, kills int) figures {
 	t := p.t
-	if n, err := strconv.Atoi(os.Getenv("SWELL_E2E_KILLS")); err == nil {
-		kills = n
-	}
 	f := figures{Broker: broker, Seed: 1, Of: map[string]int{}}
 	if n, err := strconv.ParseUint(os.Getenv("SWELL_E2E_SEED"), 10, 64); err == nil {
 		f.Seed = n
@@ -451,7 +458,7 @@ func (p *plant) torment(broker string, kills int) figures {
 		}
 		victim, kind := p.hub, "hub"
 		switch x := r.IntN(10); {
-		case x >= 7 && p.broker != nil:
+		case x >= 7 && p.broker != nil && !p.stable:
 			victim, kind = p.broker, "broker"
 		case x >= 4:
 			victim, kind = p.agents[r.IntN(len(p.agents))], "agent"
@@ -506,6 +513,11 @@ func (p *plant) torment(broker string, kills int) figures {
 	}
 	if err := p.hub.end(); err != nil {
 		t.Error(err)
+	}
+	if p.broker != nil {
+		if err := p.broker.end(); err != nil {
+			t.Error(err)
+		}
 	}
 	p.count(ctx, &f)
 	f.Seconds = time.Since(began).Seconds()
