@@ -4,8 +4,8 @@
 //
 // The parties are a Hub, which hands out enrolment tokens, and Devices, each
 // with a source of samples. Demonstrations, back-tests and load tests use it.
-// A device can be stopped and started again like a machine that loses power;
-// what it had on disk is what it starts from.
+// A device keeps its state in its folder, so the same fleet can come back with
+// what it had on disk.
 package fleet
 
 import (
@@ -107,7 +107,7 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 		return nil, err
 	}
 	for _, d := range cfg.Devices {
-		if err := f.Resume(d.ID); err != nil {
+		if err := f.start(d.ID); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -115,8 +115,8 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 	return f, nil
 }
 
-// Resume starts a device that is not running.
-func (f *Fleet) Resume(id topic.ID) error {
+// start makes and runs a device's agent.
+func (f *Fleet) start(id topic.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.members[id]
@@ -163,22 +163,6 @@ func (f *Fleet) make(m *member) (*agent.Agent, error) {
 		f.cfg.Adjust(&c)
 	}
 	return agent.New(c)
-}
-
-// Stop ends a device and waits until it has.
-func (f *Fleet) Stop(id topic.ID) error {
-	f.mu.Lock()
-	m := f.members[id]
-	if m == nil || m.cancel == nil {
-		f.mu.Unlock()
-		return fmt.Errorf("stop device %s: it does not run", id)
-	}
-	cancel, done := m.cancel, m.done
-	m.cancel = nil
-	f.mu.Unlock()
-	cancel()
-	<-done
-	return nil
 }
 
 // Reported returns what each running device would report now.
