@@ -28,7 +28,6 @@ type Model struct {
 	Gain      float32
 	Threshold float32
 	NaN       bool   // every score is NaN
-	Broken    bool   // passes the graph checks and fails in the runtime
 	Note      string // only makes the bytes differ
 	Hidden    int    // >0: an autoencoder of this width instead, for load
 }
