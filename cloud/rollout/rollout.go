@@ -302,6 +302,8 @@ type Snapshot struct {
 	// Devices are those the rollout's fleet selector matches, and those it has
 	// a Record for. Any order, no ID twice.
 	Devices []Device `json:"devices"`
+	// Orders are the standing orders of people.
+	Orders Orders `json:"orders,omitzero"`
 }
 
 // Decision is what follows from a rollout and a snapshot at one moment.
