@@ -39,7 +39,7 @@ func Decide(r Rollout, s Snapshot, now time.Time) Decision {
 // Apply returns the snapshot as it is once the decision is stored: what the
 // hub will load next, if no device says anything meanwhile.
 func Apply(s Snapshot, d Decision) Snapshot {
-	out := Snapshot{Devices: slices.Clone(s.Devices)}
+	out := Snapshot{Devices: slices.Clone(s.Devices), Orders: s.Orders}
 	records := make(map[topic.ID]Record, len(d.Changes))
 	for _, c := range d.Changes {
 		records[c.Device] = c.Record
