@@ -41,7 +41,7 @@ const (
 // Batch as a dimension stands for the batch, whose size is chosen when the model runs.
 const Batch int64 = -1
 
-// Attr is an attribute of a node. Make it with Int or Ints.
+// Attr is an attribute of a node. Make it with Int, Ints, Float32 or Text.
 type Attr struct{ pb *onnxpb.AttributeProto }
 
 // Int makes an integer attribute.
@@ -52,6 +52,16 @@ func Int(name string, v int64) Attr {
 // Ints makes an attribute that is a list of integers.
 func Ints(name string, v ...int64) Attr {
 	return Attr{&onnxpb.AttributeProto{Name: &name, Ints: v, Type: onnxpb.AttributeProto_INTS.Enum()}}
+}
+
+// Float32 makes a floating-point attribute.
+func Float32(name string, v float32) Attr {
+	return Attr{&onnxpb.AttributeProto{Name: &name, F: &v, Type: onnxpb.AttributeProto_FLOAT.Enum()}}
+}
+
+// Text makes a string attribute.
+func Text(name, v string) Attr {
+	return Attr{&onnxpb.AttributeProto{Name: &name, S: []byte(v), Type: onnxpb.AttributeProto_STRING.Enum()}}
 }
 
 // Builder assembles a graph, node after node, in execution order. The zero value is an empty graph.
@@ -92,6 +102,10 @@ func (b *Builder) Ints(data ...int64) string {
 func (b *Builder) Scalar(v float32) string {
 	return b.Floats(b.fresh("scalar"), []float32{v}, 1)
 }
+
+// Number adds a float32 constant without dimensions, as some operations want their bounds, and returns its
+// made-up name.
+func (b *Builder) Number(v float32) string { return b.Floats(b.fresh("number"), []float32{v}) }
 
 // Node appends an operation of the standard domain with one output and returns the output's made-up name.
 func (b *Builder) Node(op string, inputs []string, attrs ...Attr) string {

@@ -147,6 +147,7 @@ func init() {
 	add(3, 5, slice, "Slice")
 	add(2, 2, gather, "Gather")
 	add(2, 3, conv, "Conv")
+	add(2, 3, convTranspose, "ConvTranspose")
 	add(1, 1, pool, "MaxPool", "AveragePool")
 	add(1, 1, globalPool, "GlobalMaxPool", "GlobalAveragePool")
 	add(5, 5, same, "BatchNormalization")
@@ -366,11 +367,16 @@ func reduced(n *inference) ([]int, error) {
 // ReducedAxes lists the dimensions that node, one of the Reduce operations of the graph vs came from, sums
 // over.
 func (vs Values) ReducedAxes(node *onnxpb.NodeProto) ([]int, error) {
-	n := inference{node: node}
+	return reduced(vs.inference(node))
+}
+
+// inference is node with what is known of its inputs.
+func (vs Values) inference(node *onnxpb.NodeProto) *inference {
+	n := &inference{node: node}
 	for _, name := range node.Input {
 		n.in = append(n.in, vs.All[name])
 	}
-	return reduced(&n)
+	return n
 }
 
 func argMax(n *inference) ([]Value, error) {
@@ -549,8 +555,15 @@ func concat(n *inference) ([]Value, error) {
 	return one(n.in[0].Type, out)
 }
 
-func slice(n *inference) ([]Value, error) {
-	s := slices.Clone(n.in[0].Shape)
+// cut is what a Slice takes along one axis.
+type cut struct {
+	axis       int
+	from, step int64
+	size       int64 // of the result
+}
+
+func cuts(n *inference) ([]cut, error) {
+	s := n.in[0].Shape
 	var lists [4][]int64 // starts, ends, axes, steps
 	for i := range lists {
 		l, ok, err := n.integers("", i+1)
@@ -574,6 +587,7 @@ func slice(n *inference) ([]Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	out := make([]cut, len(which))
 	for k, axis := range which {
 		d, step := s[axis], lists[3][k]
 		if step < 1 {
@@ -585,13 +599,33 @@ func slice(n *inference) ([]Value, error) {
 			}
 			return min(max(v, 0), d)
 		}
-		from, to := clamp(lists[0][k]), clamp(lists[1][k])
-		s[axis] = 0
-		if to > from {
-			s[axis] = (to-from-1)/step + 1
+		out[k] = cut{axis: axis, from: clamp(lists[0][k]), step: step}
+		if to := clamp(lists[1][k]); to > out[k].from {
+			out[k].size = (to-out[k].from-1)/step + 1
 		}
 	}
+	return out, nil
+}
+
+func slice(n *inference) ([]Value, error) {
+	list, err := cuts(n)
+	if err != nil {
+		return nil, err
+	}
+	s := slices.Clone(n.in[0].Shape)
+	for _, c := range list {
+		s[c.axis] = c.size
+	}
 	return one(n.in[0].Type, s)
+}
+
+// Sliced lists where node, a Slice of the graph vs came from, begins along which axes, and its steps.
+func (vs Values) Sliced(node *onnxpb.NodeProto) (starts []int64, axes []int, steps []int64, err error) {
+	list, err := cuts(vs.inference(node))
+	for _, c := range list {
+		starts, axes, steps = append(starts, c.from), append(axes, c.axis), append(steps, c.step)
+	}
+	return starts, axes, steps, err
 }
 
 func gather(n *inference) ([]Value, error) {
@@ -606,39 +640,52 @@ func gather(n *inference) ([]Value, error) {
 	return one(n.in[0].Type, slices.Concat(s[:axis], n.in[1].Shape, s[axis+1:]))
 }
 
-// spatial computes the output size of a sliding kernel over the dimensions after batch and channel.
-func spatial(n *inference, kernel []int64) ([]int64, error) {
-	in := n.in[0].Shape[2:]
+// kernel is how a sliding kernel moves over the dimensions after batch and channel.
+type kernel struct {
+	pads               []int64 // all at the beginnings, then all at the ends
+	strides, dilations []int64
+}
+
+// kernelOf reads the attributes of a sliding kernel over dims dimensions.
+func kernelOf(n *inference, dims int) (k kernel, err error) {
 	if a := n.attribute("auto_pad"); a != nil && string(a.S) != "NOTSET" {
-		return nil, fmt.Errorf("auto_pad %q is not allowed: give explicit pads", a.S)
+		return k, fmt.Errorf("auto_pad %q is not allowed: give explicit pads", a.S)
 	}
-	get := func(name string, size int, def int64) ([]int64, error) {
+	get := func(name string, size int, def int64) []int64 {
 		l, ok, _ := n.integers(name, -1)
 		if !ok {
-			return slices.Repeat([]int64{def}, size), nil
+			return slices.Repeat([]int64{def}, size)
 		}
 		if len(l) != size {
-			return nil, fmt.Errorf("%s has %d values: want %d", name, len(l), size)
+			err = fmt.Errorf("%s has %d values: want %d", name, len(l), size)
 		}
 		for _, v := range l {
 			if v < def || v > 1<<20 {
-				return nil, fmt.Errorf("%s value %d is out of range", name, v)
+				err = fmt.Errorf("%s value %d is out of range", name, v)
 			}
 		}
-		return l, nil
+		return l
 	}
-	pads, err := get("pads", 2*len(in), 0)
+	k.pads, k.strides, k.dilations = get("pads", 2*dims, 0), get("strides", dims, 1), get("dilations", dims, 1)
+	return k, err
+}
+
+// Kernel returns how node, a convolution or a pooling of the graph vs came from, slides: pads (all at the
+// beginnings, then all at the ends), strides and dilations for each dimension after batch and channel.
+func (vs Values) Kernel(node *onnxpb.NodeProto) (pads, strides, dilations []int64, err error) {
+	n := vs.inference(node)
+	k, err := kernelOf(n, len(n.in[0].Shape)-2)
+	return k.pads, k.strides, k.dilations, err
+}
+
+// spatial computes the output size of a sliding kernel over the dimensions after batch and channel.
+func spatial(n *inference, kernel []int64) ([]int64, error) {
+	in := n.in[0].Shape[2:]
+	k, err := kernelOf(n, len(in))
 	if err != nil {
 		return nil, err
 	}
-	strides, err := get("strides", len(in), 1)
-	if err != nil {
-		return nil, err
-	}
-	dilations, err := get("dilations", len(in), 1)
-	if err != nil {
-		return nil, err
-	}
+	pads, strides, dilations := k.pads, k.strides, k.dilations
 	if len(kernel) != len(in) {
 		return nil, fmt.Errorf("kernel %v does not fit input %v", kernel, n.in[0].Shape)
 	}
@@ -671,6 +718,41 @@ func conv(n *inference) ([]Value, error) {
 		return nil, err
 	}
 	return one(n.in[0].Type, append([]int64{x[0], w[0]}, size...))
+}
+
+// convTranspose grows what a convolution with the same attributes would shrink.
+func convTranspose(n *inference) ([]Value, error) {
+	x, w := n.in[0].Shape, n.in[1].Shape
+	group := n.integer("group", 1)
+	if len(x) < 3 || len(w) != len(x) || group < 1 || x[1] != w[0] || w[0]%group != 0 || w[1] > 1<<40/group {
+		return nil, fmt.Errorf("input %v does not fit kernel %v in %d groups", x, w, group)
+	}
+	if n.attribute("output_shape") != nil {
+		return nil, fmt.Errorf("output_shape is not allowed: give pads and output_padding")
+	}
+	k, err := kernelOf(n, len(x)-2)
+	if err != nil {
+		return nil, err
+	}
+	extra, ok, _ := n.integers("output_padding", -1)
+	if !ok {
+		extra = make([]int64, len(x)-2)
+	}
+	out := []int64{x[0], w[1] * group}
+	for i := range len(x) - 2 {
+		if len(extra) != len(x)-2 || extra[i] < 0 || extra[i] >= max(k.strides[i], k.dilations[i]) {
+			return nil, fmt.Errorf("output_padding %v is out of range", extra)
+		}
+		if w[i+2] < 1 || w[i+2] > 1<<20 || x[i+2] < 1 || x[i+2] > 1<<20 {
+			return nil, fmt.Errorf("kernel %v or input %v is out of range", w, x)
+		}
+		d := k.strides[i]*(x[i+2]-1) + extra[i] + k.dilations[i]*(w[i+2]-1) + 1 - k.pads[i] - k.pads[i+len(x)-2]
+		if d < 1 {
+			return nil, fmt.Errorf("pads %v leave nothing of input %v", k.pads, x)
+		}
+		out = append(out, d)
+	}
+	return one(n.in[0].Type, out)
 }
 
 func pool(n *inference) ([]Value, error) {

@@ -16,32 +16,29 @@ type tape struct {
 	// grads names the derivative of each value met so far. Contributions of several uses are added.
 	grads map[string]string
 	needs map[string]bool // values that depend on a parameter
+	// batches say what normalizations in training computed, by the name of their output.
+	batches map[string]batch
 }
 
 // rules maps an operation to the code that emits the derivatives of its inputs. dy names the derivative of
-// its output.
+// its first output.
 var rules = map[string]func(t *tape, n *onnxpb.NodeProto, dy string) error{
-	"Add":        (*tape).add,
-	"Sub":        (*tape).sub,
-	"Mul":        (*tape).mul,
-	"Div":        (*tape).div,
-	"Neg":        (*tape).neg,
-	"MatMul":     (*tape).matMul,
-	"Gemm":       (*tape).gemm,
-	"Relu":       (*tape).relu,
-	"Tanh":       (*tape).tanh,
-	"Sigmoid":    (*tape).sigmoid,
-	"Exp":        (*tape).exp,
-	"Sqrt":       (*tape).sqrt,
-	"ReduceSum":  (*tape).reduce,
-	"ReduceMean": (*tape).reduce,
-	"Reshape":    (*tape).reshape,
-	"Transpose":  (*tape).transpose,
-	"Identity":   (*tape).identity,
+	"Add": (*tape).add, "Sub": (*tape).sub, "Mul": (*tape).mul, "Div": (*tape).div, "Neg": (*tape).neg, "Pow": (*tape).pow,
+	"Exp": (*tape).exp, "Log": (*tape).log, "Sqrt": (*tape).sqrt, "Abs": (*tape).abs, "Erf": (*tape).erf, "Clip": (*tape).clip,
+	"Relu": (*tape).relu, "LeakyRelu": (*tape).leakyRelu, "Tanh": (*tape).tanh, "Sigmoid": (*tape).sigmoid,
+	"Softplus": (*tape).softplus, "HardSigmoid": (*tape).hardSigmoid, "HardSwish": (*tape).hardSwish,
+	"Softmax": (*tape).softmax, "LogSoftmax": (*tape).logSoftmax,
+	"MatMul": (*tape).matMul, "Gemm": (*tape).gemm,
+	"ReduceSum": (*tape).reduce, "ReduceMean": (*tape).reduce,
+	"Reshape": (*tape).reshape, "Flatten": (*tape).reshape, "Squeeze": (*tape).reshape, "Unsqueeze": (*tape).reshape,
+	"Transpose": (*tape).transpose, "Concat": (*tape).concat, "Slice": (*tape).slice, "Identity": (*tape).identity,
+	"Conv": (*tape).conv, "ConvTranspose": (*tape).convTranspose,
+	"MaxPool": (*tape).maxPool, "AveragePool": (*tape).averagePool, "GlobalAveragePool": (*tape).globalAveragePool,
+	"BatchNormalization": (*tape).batchNorm, "LayerNormalization": (*tape).layerNorm,
 }
 
-// backward emits the gradients of the parameters and returns their names, in the order of params.
-func (t *tape) backward(forward *onnxpb.GraphProto, params []string, loss string) ([]string, error) {
+// reach marks what depends on a parameter.
+func (t *tape) reach(forward *onnxpb.GraphProto, params []string) {
 	t.needs = map[string]bool{}
 	for _, p := range params {
 		t.needs[p] = true
@@ -53,6 +50,27 @@ func (t *tape) backward(forward *onnxpb.GraphProto, params []string, loss string
 			}
 		}
 	}
+}
+
+// forward emits the forward pass, with what the derivatives need beside its own outputs.
+func (t *tape) forward(forward *onnxpb.GraphProto) {
+	g := t.b.Graph()
+	for _, n := range forward.Node {
+		switch {
+		case t.trained(n):
+			t.normalize(n)
+		case n.GetOpType() == "MaxPool" && t.needs[n.Output[0]]:
+			g.Node = append(g.Node, &onnxpb.NodeProto{
+				OpType: n.OpType, Name: n.Name, Input: n.Input, Output: []string{n.Output[0], where(n)}, Attribute: n.Attribute,
+			})
+		default:
+			g.Node = append(g.Node, n)
+		}
+	}
+}
+
+// backward emits the gradients of the parameters and returns their names, in the order of params.
+func (t *tape) backward(forward *onnxpb.GraphProto, params []string, loss string) ([]string, error) {
 	if !t.needs[loss] {
 		return nil, fmt.Errorf("loss %q does not depend on any parameter", loss)
 	}
@@ -110,185 +128,20 @@ func (t *tape) give(value, grad string, from []int64) {
 
 func (t *tape) shape(value string) []int64 { return t.values.All[value].Shape }
 
-func (t *tape) add(n *onnxpb.NodeProto, dy string) error {
-	out := t.shape(n.Output[0])
-	t.give(n.Input[0], dy, out)
-	t.give(n.Input[1], dy, out)
-	return nil
-}
-
-func (t *tape) sub(n *onnxpb.NodeProto, dy string) error {
-	out := t.shape(n.Output[0])
-	t.give(n.Input[0], dy, out)
-	if t.needs[n.Input[1]] {
-		t.give(n.Input[1], t.op("Neg", dy), out)
-	}
-	return nil
-}
-
-func (t *tape) mul(n *onnxpb.NodeProto, dy string) error {
-	out := t.shape(n.Output[0])
-	for i, value := range n.Input {
-		if t.needs[value] {
-			t.give(value, t.op("Mul", dy, n.Input[1-i]), out)
-		}
-	}
-	return nil
-}
-
-func (t *tape) div(n *onnxpb.NodeProto, dy string) error {
-	out := t.shape(n.Output[0])
-	da := t.op("Div", dy, n.Input[1])
-	t.give(n.Input[0], da, out)
-	if t.needs[n.Input[1]] {
-		t.give(n.Input[1], t.op("Neg", t.op("Mul", da, n.Output[0])), out)
-	}
-	return nil
-}
-
-func (t *tape) neg(n *onnxpb.NodeProto, dy string) error {
-	t.give(n.Input[0], t.op("Neg", dy), t.shape(n.Output[0]))
-	return nil
-}
-
-func (t *tape) matMul(n *onnxpb.NodeProto, dy string) error {
-	a, b := n.Input[0], n.Input[1]
-	if len(t.shape(a)) != 2 || len(t.shape(b)) != 2 {
-		return fmt.Errorf("only matrices are supported, not %v by %v", t.shape(a), t.shape(b))
-	}
-	if t.needs[a] {
-		t.give(a, t.op("MatMul", dy, t.op("Transpose", b)), t.shape(a))
-	}
-	if t.needs[b] {
-		t.give(b, t.op("MatMul", t.op("Transpose", a), dy), t.shape(b))
-	}
-	return nil
-}
-
-func (t *tape) gemm(n *onnxpb.NodeProto, dy string) error {
-	transA, transB := int64(0), int64(0)
-	for _, a := range n.Attribute {
-		switch a.GetName() {
-		case "transA":
-			transA = a.GetI()
-		case "transB":
-			transB = a.GetI()
-		case "alpha", "beta":
-			if a.GetF() != 1 {
-				return fmt.Errorf("%s other than 1 is not supported", a.GetName())
-			}
-		}
-	}
-	product := func(a string, ta int64, b string, tb int64) string {
-		return t.b.Node("Gemm", []string{a, b}, onnx.Int("transA", ta), onnx.Int("transB", tb))
-	}
-	a, b := n.Input[0], n.Input[1]
-	if t.needs[a] {
-		g := ""
-		if transA == 0 {
-			g = product(dy, 0, b, 1-transB)
-		} else {
-			g = product(b, transB, dy, 1)
-		}
-		t.give(a, g, t.shape(a))
-	}
-	if t.needs[b] {
-		g := ""
-		if transB == 0 {
-			g = product(a, 1-transA, dy, 0)
-		} else {
-			g = product(dy, 1, a, transA)
-		}
-		t.give(b, g, t.shape(b))
-	}
-	if len(n.Input) == 3 && n.Input[2] != "" {
-		t.give(n.Input[2], dy, t.shape(n.Output[0]))
-	}
-	return nil
-}
-
-func (t *tape) relu(n *onnxpb.NodeProto, dy string) error {
-	// Sign of the output is 1 where the unit is open and 0 where it is shut.
-	t.give(n.Input[0], t.op("Mul", dy, t.op("Sign", n.Output[0])), t.shape(n.Output[0]))
-	return nil
-}
-
-func (t *tape) tanh(n *onnxpb.NodeProto, dy string) error {
-	y := n.Output[0]
-	t.give(n.Input[0], t.op("Mul", dy, t.op("Sub", t.b.Scalar(1), t.op("Mul", y, y))), t.shape(y))
-	return nil
-}
-
-func (t *tape) sigmoid(n *onnxpb.NodeProto, dy string) error {
-	y := n.Output[0]
-	t.give(n.Input[0], t.op("Mul", dy, t.op("Mul", y, t.op("Sub", t.b.Scalar(1), y))), t.shape(y))
-	return nil
-}
-
-func (t *tape) exp(n *onnxpb.NodeProto, dy string) error {
-	t.give(n.Input[0], t.op("Mul", dy, n.Output[0]), t.shape(n.Output[0]))
-	return nil
-}
-
-func (t *tape) sqrt(n *onnxpb.NodeProto, dy string) error {
-	t.give(n.Input[0], t.op("Div", t.op("Mul", dy, t.b.Scalar(0.5)), n.Output[0]), t.shape(n.Output[0]))
-	return nil
-}
-
-// reduce spreads the derivative over what was summed up: with every reduced dimension kept as 1, it is
-// broadcast against the input's shape.
-func (t *tape) reduce(n *onnxpb.NodeProto, dy string) error {
-	in, out := t.shape(n.Input[0]), t.shape(n.Output[0])
-	axes, err := t.values.ReducedAxes(n)
-	if err != nil {
-		return err
-	}
-	kept := slices.Clone(in)
-	for _, a := range axes {
-		kept[a] = 1
-	}
-	if !slices.Equal(kept, out) {
-		dy = t.op("Reshape", dy, t.b.Ints(kept...))
-	}
-	share := float32(1)
-	if n.GetOpType() == "ReduceMean" {
-		share = float32(size(kept)) / float32(size(in))
-	}
-	spread := t.b.Floats("spread_"+n.Output[0], slices.Repeat([]float32{share}, int(size(in))), in...)
-	t.give(n.Input[0], t.op("Mul", dy, spread), in)
-	return nil
-}
-
-func (t *tape) reshape(n *onnxpb.NodeProto, dy string) error {
-	in := t.shape(n.Input[0])
-	t.give(n.Input[0], t.op("Reshape", dy, t.b.Ints(in...)), in)
-	return nil
-}
-
-func (t *tape) transpose(n *onnxpb.NodeProto, dy string) error {
-	in := t.shape(n.Input[0])
-	if len(n.Attribute) == 0 {
-		t.give(n.Input[0], t.op("Transpose", dy), in)
-		return nil
-	}
-	perm := n.Attribute[0].Ints
-	back := make([]int64, len(perm))
-	for i, p := range perm {
-		back[p] = int64(i)
-	}
-	t.give(n.Input[0], t.b.Node("Transpose", []string{dy}, onnx.Ints("perm", back...)), in)
-	return nil
-}
-
-func (t *tape) identity(n *onnxpb.NodeProto, dy string) error {
-	t.give(n.Input[0], dy, t.shape(n.Output[0]))
-	return nil
-}
-
 func size(shape []int64) int64 {
 	n := int64(1)
 	for _, d := range shape {
 		n *= d
 	}
 	return n
+}
+
+// attribute returns a node's attribute, or nil.
+func attribute(n *onnxpb.NodeProto, name string) *onnxpb.AttributeProto {
+	for _, a := range n.Attribute {
+		if a.GetName() == name {
+			return a
+		}
+	}
+	return nil
 }

@@ -1,13 +1,13 @@
 // Package train fits the weights of a graph in the same runtime that scores with it. It takes a forward
-// graph that ends in a loss, derives the gradients of its parameters in reverse order, appends Adam, and so
-// makes one training-step graph of standard ONNX operations.
+// graph that ends in a loss, derives the gradients of its parameters in reverse order, appends an optimizer,
+// and so makes one training-step graph of standard ONNX operations.
 //
 // All parameters live in one flat vector. Two bindings of the step graph use two sets of buffers in turn,
 // each reading what the other wrote, so nothing is copied between steps. One thread and a fixed order of
 // operations make re-runs bit-identical on one machine and library version.
 //
 // Shapes are static: a graph is made for one batch size. An operation without a gradient is refused by
-// name; adding one means a function in gradient.go and a row in the finite-difference test.
+// name; adding one means a function beside its kin and a row in the finite-difference test.
 //
 // models/zoo is the caller; devices never import it.
 package train
@@ -25,26 +25,6 @@ import (
 	"github.com/swellfleet/swell/models/runtime"
 )
 
-// Adam is the optimizer's configuration (Kingma and Ba, 2015). A zero field means its default.
-type Adam struct {
-	Beta1   float64 // default 0.9
-	Beta2   float64 // default 0.999
-	Epsilon float64 // default 1e-8
-}
-
-func (a Adam) withDefaults() Adam {
-	if a.Beta1 == 0 {
-		a.Beta1 = 0.9
-	}
-	if a.Beta2 == 0 {
-		a.Beta2 = 0.999
-	}
-	if a.Epsilon == 0 {
-		a.Epsilon = 1e-8
-	}
-	return a
-}
-
 // Task is what to train.
 type Task struct {
 	// Forward computes the loss. Its inputs have static shapes; its float32 constants named in Params are
@@ -54,36 +34,86 @@ type Task struct {
 	Params []string
 	// Loss names the value to make small. Its shape is [1].
 	Loss string
-	Adam Adam
+	// Optimizer moves the parameters. nil means Adam{}.
+	Optimizer Optimizer
+	// ClipNorm scales a gradient down whose length is above it. 0: gradients stay as they are.
+	ClipNorm float64
 }
 
 // Names of the step graph's own values. Forward graphs must not use names that begin with "step.".
 const (
 	params, newParams   = "step.params", "step.params'"
-	moment, newMoment   = "step.moment", "step.moment'" // running mean of the gradient
-	spread, newSpread   = "step.spread", "step.spread'" // running mean of its square
+	stats, newStats     = "step.stats", "step.stats'" // running means and variances of normalizations
+	learning            = "step.learning"             // the learning rate
 	rate, correction    = "step.rate", "step.correction"
 	stepLoss, gradients = "step.loss", "step.gradients"
 )
 
+// statsShare is how much of a batch's mean and variance enters the running ones.
+const statsShare = 0.1
+
+// memory names the optimizer's i-th vector, before and after a step.
+func memory(i int) (old, next string) {
+	return fmt.Sprintf("step.memory%d", i), fmt.Sprintf("step.memory%d'", i)
+}
+
+// layout says where the values of constants lie in a flat vector.
+type layout struct {
+	names []string
+	at    []int64 // of each, and the length at the end
+	start []float32
+}
+
+func (l *layout) add(f *onnxpb.GraphProto, name string) error {
+	i := slices.IndexFunc(f.Initializer, func(c *onnxpb.TensorProto) bool { return c.GetName() == name })
+	if i < 0 {
+		return fmt.Errorf("%q is not a constant of the graph", name)
+	}
+	data, err := onnx.FloatData(f.Initializer[i])
+	if err != nil {
+		return err
+	}
+	l.names, l.at, l.start = append(l.names, name), append(l.at, int64(len(l.start))), append(l.start, data...)
+	return nil
+}
+
+func (l *layout) size() int64 { return int64(len(l.start)) }
+
+// end is where the i-th constant ends.
+func (l *layout) end(i int) int64 {
+	if i+1 < len(l.at) {
+		return l.at[i+1]
+	}
+	return l.size()
+}
+
+// slot is a vector that steps carry on: two buffers take turns.
+type slot struct {
+	old, next string
+	buffers   [2]*runtime.Tensor
+}
+
 // Trainer runs training steps. It is not safe for concurrent use.
 type Trainer struct {
-	task    Task
-	offsets []int64 // of each parameter in the flat vector, and its length at the end
-	steps   int
+	task   Task
+	params layout
+	stats  layout
+	steps  int
 
 	program  *runtime.Program
 	inputs   map[string]*runtime.Tensor
-	state    [2][3]*runtime.Tensor // parameters, moment and spread, before and after; they take turns
+	slots    []slot // parameters first, then running statistics if there are any, then the optimizer's memory
 	scalars  map[string]*runtime.Tensor
 	bindings [2]*runtime.Binding
 }
 
 // New builds the training-step graph of task and loads it.
 func New(task Task, o runtime.Options) (_ *Trainer, err error) {
-	task.Adam = task.Adam.withDefaults()
+	if task.Optimizer == nil {
+		task.Optimizer = Adam{}
+	}
 	t := &Trainer{task: task, inputs: map[string]*runtime.Tensor{}, scalars: map[string]*runtime.Tensor{}}
-	b, start, err := t.build()
+	b, err := t.build()
 	if err != nil {
 		return nil, fmt.Errorf("build training step: %w", err)
 	}
@@ -102,97 +132,149 @@ func New(task Task, o runtime.Options) (_ *Trainer, err error) {
 	if err = t.allocate(); err != nil {
 		return nil, err
 	}
-	copy(t.state[0][0].Data(), start)
+	copy(t.slots[0].buffers[0].Data(), t.params.start)
+	if t.stats.size() > 0 {
+		copy(t.slots[1].buffers[0].Data(), t.stats.start)
+	}
 	return t, nil
 }
 
-// build makes the step graph: parameters cut out of the flat vector, forward, backward, Adam.
-func (t *Trainer) build() (*onnx.Builder, []float32, error) {
+// build makes the step graph: parameters cut out of the flat vector, forward, backward, optimizer.
+func (t *Trainer) build() (*onnx.Builder, error) {
 	b := &onnx.Builder{Prefix: "step."}
-	grads, start, err := t.differentiate(b)
+	grads, err := t.differentiate(b)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	n := int64(len(start))
-	b.Input(moment, onnx.Float, n)
-	b.Input(spread, onnx.Float, n)
-	b.Input(rate, onnx.Float, 1)
-	b.Input(correction, onnx.Float, 1)
-	average := func(old, in string, beta float64, out string) {
-		kept := b.Node("Mul", []string{old, b.Scalar(float32(beta))})
-		b.NodeTo([]string{out}, "Add", []string{kept, b.Node("Mul", []string{in, b.Scalar(float32(1 - beta))})})
+	n := t.params.size()
+	if t.task.ClipNorm > 0 {
+		length := b.Node("ReduceL2", []string{grads}, onnx.Int("keepdims", 1))
+		limit := b.Node("Div", []string{b.Scalar(float32(t.task.ClipNorm)), b.Node("Add", []string{length, b.Scalar(1e-6)})})
+		grads = b.Node("Mul", []string{grads, b.Node("Min", []string{limit, b.Scalar(1)})})
 	}
-	average(moment, grads, t.task.Adam.Beta1, newMoment)
-	average(spread, b.Node("Mul", []string{grads, grads}), t.task.Adam.Beta2, newSpread)
-	scale := b.Node("Mul", []string{b.Node("Sqrt", []string{newSpread}), correction})
-	scale = b.Node("Add", []string{scale, b.Scalar(float32(t.task.Adam.Epsilon))})
-	move := b.Node("Div", []string{b.Node("Mul", []string{newMoment, rate}), scale})
-	b.NodeTo([]string{newParams}, "Sub", []string{params, move})
-	for _, out := range []string{newParams, newMoment, newSpread} {
-		b.Output(out, onnx.Float, n)
+	for _, name := range []string{rate, correction, learning} {
+		b.Input(name, onnx.Float, 1)
 	}
-	return b, start, nil
+	t.slots = append([]slot{{old: params, next: newParams}}, t.slots...)
+	var old, next []string
+	for i := range t.task.Optimizer.memory() {
+		o, x := memory(i)
+		old, next = append(old, b.Input(o, onnx.Float, n)), append(next, x)
+		t.slots = append(t.slots, slot{old: o, next: x})
+	}
+	decayed := ""
+	if share := t.task.Optimizer.decay(); share > 0 {
+		mask := make([]float32, n)
+		for i, name := range t.params.names {
+			if t.weight(name) {
+				for k := t.params.at[i]; k < t.params.end(i); k++ {
+					mask[k] = float32(share)
+				}
+			}
+		}
+		decayed = b.Floats("step.decayed", mask, n)
+	}
+	b.NodeTo([]string{newParams}, "Identity", []string{t.task.Optimizer.emit(b, params, grads, old, next, decayed)})
+	for _, s := range t.slots {
+		size := n
+		if s.old == stats {
+			size = t.stats.size()
+		}
+		b.Output(s.next, onnx.Float, size)
+	}
+	return b, nil
+}
+
+// weight says whether a parameter is a matrix or a kernel: biases and scales are not decayed.
+func (t *Trainer) weight(name string) bool {
+	for _, c := range t.task.Forward.Initializer {
+		if c.GetName() == name {
+			return len(c.Dims) > 1
+		}
+	}
+	return false
 }
 
 // differentiate emits the forward and backward pass over a flat parameter vector, and returns the name of
-// the flat gradient and the starting parameters.
-func (t *Trainer) differentiate(b *onnx.Builder) (string, []float32, error) {
+// the flat gradient.
+func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
 	f := t.task.Forward
 	shapes := map[string][]int64{}
 	for _, in := range f.Input {
 		dims := staticShape(in)
 		if size(dims) < 1 {
-			return "", nil, fmt.Errorf("input %q needs a static shape, has %v", in.GetName(), dims)
+			return "", fmt.Errorf("input %q needs a static shape, has %v", in.GetName(), dims)
 		}
 		shapes[in.GetName()] = dims
-		b.Input(in.GetName(), onnx.Float, dims...)
+		b.Input(in.GetName(), onnx.DataType(in.GetType().GetTensorType().GetElemType()), dims...)
 	}
 	values, err := onnx.Infer(f, shapes)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
 	if loss, ok := values.All[t.task.Loss]; !ok || !slices.Equal(loss.Shape, []int64{1}) {
-		return "", nil, fmt.Errorf("loss %q does not have shape [1]", t.task.Loss)
+		return "", fmt.Errorf("loss %q does not have shape [1]", t.task.Loss)
 	}
-	var start []float32
 	for _, name := range t.task.Params {
-		i := slices.IndexFunc(f.Initializer, func(c *onnxpb.TensorProto) bool { return c.GetName() == name })
-		if i < 0 {
-			return "", nil, fmt.Errorf("parameter %q is not a constant of the graph", name)
+		if err := t.params.add(f, name); err != nil {
+			return "", fmt.Errorf("parameter %w", err)
 		}
-		data, err := onnx.FloatData(f.Initializer[i])
-		if err != nil {
-			return "", nil, err
+	}
+	back := &tape{b: b, values: values, batches: map[string]batch{}}
+	back.reach(f, t.task.Params)
+	for _, n := range f.Node {
+		if back.trained(n) {
+			if err := errors.Join(t.stats.add(f, n.Input[3]), t.stats.add(f, n.Input[4])); err != nil {
+				return "", fmt.Errorf("running statistics of %q: %w", n.GetName(), err)
+			}
 		}
-		t.offsets = append(t.offsets, int64(len(start)))
-		start = append(start, data...)
 	}
-	t.offsets = append(t.offsets, int64(len(start)))
-	b.Input(params, onnx.Float, int64(len(start)))
-	for i, name := range t.task.Params {
-		part := b.Node("Slice", []string{params, b.Ints(t.offsets[i]), b.Ints(t.offsets[i+1])})
-		b.NodeTo([]string{name}, "Reshape", []string{part, b.Ints(values.All[name].Shape...)})
+	cutOut := func(vector string, l layout) {
+		b.Input(vector, onnx.Float, l.size())
+		for i, name := range l.names {
+			part := b.Node("Slice", []string{vector, b.Ints(l.at[i]), b.Ints(l.end(i))})
+			b.NodeTo([]string{name}, "Reshape", []string{part, b.Ints(values.All[name].Shape...)})
+		}
 	}
+	cutOut(params, t.params)
 	g := b.Graph()
 	for _, c := range f.Initializer {
-		if !slices.Contains(t.task.Params, c.GetName()) {
+		if !slices.Contains(t.params.names, c.GetName()) && !slices.Contains(t.stats.names, c.GetName()) {
 			g.Initializer = append(g.Initializer, c)
 		}
 	}
-	g.Node = append(g.Node, f.Node...)
+	back.forward(f)
 	b.NodeTo([]string{stepLoss}, "Identity", []string{t.task.Loss})
 	b.Output(stepLoss, onnx.Float, 1)
+	t.follow(b, f, back)
 
-	back := &tape{b: b, values: values}
 	grads, err := back.backward(f, t.task.Params, t.task.Loss)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
 	for i, grad := range grads {
 		grads[i] = b.Node("Reshape", []string{grad, b.Ints(-1)})
 	}
 	b.NodeTo([]string{gradients}, "Concat", grads, onnx.Int("axis", 0))
-	return gradients, start, nil
+	return gradients, nil
+}
+
+// follow lets the running statistics of trained normalizations follow those of the batch.
+func (t *Trainer) follow(b *onnx.Builder, f *onnxpb.GraphProto, back *tape) {
+	if t.stats.size() == 0 {
+		return
+	}
+	var now []string
+	for _, n := range f.Node {
+		if back.trained(n) {
+			now = append(now, back.batches[n.Output[0]].mean, back.batches[n.Output[0]].spread)
+		}
+	}
+	b.Input(stats, onnx.Float, t.stats.size())
+	t.slots = append(t.slots, slot{old: stats, next: newStats})
+	kept := b.Node("Mul", []string{stats, b.Scalar(1 - statsShare)})
+	batch := b.Node("Mul", []string{b.Node("Concat", now, onnx.Int("axis", 0)), b.Scalar(statsShare)})
+	b.NodeTo([]string{newStats}, "Add", []string{kept, batch})
 }
 
 // staticShape reads a declared shape; a free dimension comes out as 0.
@@ -214,23 +296,26 @@ func (t *Trainer) allocate() error {
 	for _, in := range t.task.Forward.Input {
 		t.inputs[in.GetName()] = tensor(staticShape(in)...)
 	}
-	for _, name := range []string{rate, correction, stepLoss} {
+	for _, name := range []string{rate, correction, learning, stepLoss} {
 		t.scalars[name] = tensor(1)
 	}
-	n := t.offsets[len(t.offsets)-1]
-	for i := range t.state {
-		for k := range t.state[i] {
-			t.state[i][k] = tensor(n)
+	for i := range t.slots {
+		n := t.params.size()
+		if t.slots[i].old == stats {
+			n = t.stats.size()
 		}
+		t.slots[i].buffers = [2]*runtime.Tensor{tensor(n), tensor(n)}
 	}
 	if failed != nil {
 		return failed
 	}
 	for i := range t.bindings {
-		from, to := t.state[i], t.state[1-i]
-		in := map[string]*runtime.Tensor{params: from[0], moment: from[1], spread: from[2], rate: t.scalars[rate], correction: t.scalars[correction]}
+		in := map[string]*runtime.Tensor{rate: t.scalars[rate], correction: t.scalars[correction], learning: t.scalars[learning]}
 		maps.Copy(in, t.inputs)
-		out := map[string]*runtime.Tensor{newParams: to[0], newMoment: to[1], newSpread: to[2], stepLoss: t.scalars[stepLoss]}
+		out := map[string]*runtime.Tensor{stepLoss: t.scalars[stepLoss]}
+		for _, s := range t.slots {
+			in[s.old], out[s.next] = s.buffers[i], s.buffers[1-i]
+		}
 		var err error
 		if t.bindings[i], err = t.program.Bind(in, out); err != nil {
 			return err
@@ -249,9 +334,8 @@ func (t *Trainer) Step(ctx context.Context, learningRate float64) (float32, erro
 		return 0, fmt.Errorf("training step %d: %w", t.steps+1, err)
 	}
 	t.steps++
-	n := float64(t.steps)
-	t.scalars[rate].Data()[0] = float32(learningRate / (1 - math.Pow(t.task.Adam.Beta1, n)))
-	t.scalars[correction].Data()[0] = float32(1 / math.Sqrt(1-math.Pow(t.task.Adam.Beta2, n)))
+	r, c := t.task.Optimizer.rates(t.steps, learningRate)
+	t.scalars[rate].Data()[0], t.scalars[correction].Data()[0], t.scalars[learning].Data()[0] = float32(r), float32(c), float32(learningRate)
 	if err := t.bindings[(t.steps-1)%2].Run(); err != nil {
 		return 0, fmt.Errorf("training step %d: %w", t.steps, err)
 	}
@@ -262,12 +346,19 @@ func (t *Trainer) Step(ctx context.Context, learningRate float64) (float32, erro
 	return loss, nil
 }
 
-// Params returns a copy of the current weights by name.
+// Params returns a copy of the current weights by name, with the running statistics of trained
+// normalizations among them.
 func (t *Trainer) Params() map[string][]float32 {
-	flat := t.state[t.steps%2][0].Data()
-	out := make(map[string][]float32, len(t.task.Params))
-	for i, name := range t.task.Params {
-		out[name] = slices.Clone(flat[t.offsets[i]:t.offsets[i+1]])
+	out := make(map[string][]float32, len(t.params.names)+len(t.stats.names))
+	read := func(l layout, s slot) {
+		flat := s.buffers[t.steps%2].Data()
+		for i, name := range l.names {
+			out[name] = slices.Clone(flat[l.at[i]:l.end(i)])
+		}
+	}
+	read(t.params, t.slots[0])
+	if t.stats.size() > 0 {
+		read(t.stats, t.slots[1])
 	}
 	return out
 }
@@ -292,12 +383,11 @@ func (t *Trainer) Close() error {
 	for _, v := range t.scalars {
 		free(v)
 	}
-	for _, set := range t.state {
-		for _, v := range set {
-			free(v)
-		}
+	for _, s := range t.slots {
+		free(s.buffers[0])
+		free(s.buffers[1])
 	}
-	t.inputs, t.scalars, t.state = nil, nil, [2][3]*runtime.Tensor{}
+	t.inputs, t.scalars, t.slots = nil, nil, nil
 	if t.program != nil {
 		errs = append(errs, t.program.Close())
 		t.program = nil

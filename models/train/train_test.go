@@ -34,11 +34,15 @@ func gradient(t *testing.T, task Task, at []float32, inputs map[string][]float32
 	t.Helper()
 	tr := &Trainer{task: task}
 	b := &onnx.Builder{Prefix: "step."}
-	name, start, err := tr.differentiate(b)
+	name, err := tr.differentiate(b)
 	if err != nil {
 		t.Fatal(err)
 	}
+	start := tr.params.start
 	b.Output(name, onnx.Float, int64(len(start)))
+	if tr.stats.size() > 0 {
+		b.Output(newStats, onnx.Float, tr.stats.size())
+	}
 	model, err := onnx.Marshal("gradient", b.Graph(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +62,9 @@ func gradient(t *testing.T, task Task, at []float32, inputs map[string][]float32
 		return v
 	}
 	in := map[string]*runtime.Tensor{params: tensor(at, int64(len(at)))}
+	if n := tr.stats.size(); n > 0 {
+		in[stats] = tensor(tr.stats.start, n)
+	}
 	for _, v := range task.Forward.Input {
 		in[v.GetName()] = tensor(inputs[v.GetName()], staticShape(v)...)
 	}
@@ -87,6 +94,14 @@ func TestGradientOfEachOperationMatchesFiniteDifferences(t *testing.T) {
 		dims []int64
 	}
 	p := func(seed uint64, dims ...int64) param { return param{numbers(seed, int(size(dims)), 1), dims} }
+	// No two values are so close that a small change makes another one the largest.
+	spreadOut := func(dims ...int64) param {
+		v := make([]float32, size(dims))
+		for i, k := range rand.New(rand.NewPCG(1, 1)).Perm(len(v)) {
+			v[i] = float32(k) / 10
+		}
+		return param{v, dims}
+	}
 	cases := []struct {
 		name   string
 		params []param
@@ -123,6 +138,65 @@ func TestGradientOfEachOperationMatchesFiniteDifferences(t *testing.T) {
 		{"Transpose of a matrix", []param{p(1, 3, 4)}, op("Transpose")},
 		{"Transpose with a permutation", []param{p(1, 3, 4, 2)}, op("Transpose", onnx.Ints("perm", 2, 0, 1))},
 		{"Identity", []param{p(1, 5)}, op("Identity")},
+		{"Pow", []param{{positive(numbers(1, 5, 1)), []int64{5}}}, func(b *onnx.Builder, in []string) string {
+			return b.Node("Pow", []string{in[0], b.Scalar(1.7)})
+		}},
+		{"Log", []param{{positive(numbers(1, 5, 1)), []int64{5}}}, op("Log")},
+		{"Abs", []param{{[]float32{-1, -0.5, 0.5, 2}, []int64{4}}}, op("Abs")},
+		{"Erf", []param{p(1, 5)}, op("Erf")},
+		{"Clip", []param{{[]float32{-3, -0.5, 0.5, 4}, []int64{4}}}, func(b *onnx.Builder, in []string) string {
+			return b.Node("Clip", []string{in[0], b.Number(-1), b.Number(1)})
+		}},
+		{"LeakyRelu", []param{{[]float32{-1, -0.5, 0.5, 2}, []int64{4}}}, op("LeakyRelu", onnx.Float32("alpha", 0.1))},
+		{"Softplus", []param{p(1, 5)}, op("Softplus")},
+		{"HardSigmoid", []param{{[]float32{-4, -1, 1, 4}, []int64{4}}}, op("HardSigmoid")},
+		{"HardSwish", []param{{[]float32{-4, -1, 1, 4}, []int64{4}}}, op("HardSwish")},
+		{"Softmax", []param{p(1, 3, 4)}, op("Softmax")},
+		{"Softmax over an outer axis", []param{p(1, 3, 4)}, op("Softmax", onnx.Int("axis", 0))},
+		{"LogSoftmax", []param{p(1, 3, 4)}, op("LogSoftmax")},
+		{"MatMul of stacks", []param{p(1, 2, 3, 4), p(2, 2, 4, 5)}, op("MatMul")},
+		{"MatMul of a stack by one matrix", []param{p(1, 2, 3, 4), p(2, 4, 5)}, op("MatMul")},
+		{"Flatten", []param{p(1, 2, 3, 2)}, op("Flatten")},
+		{"Squeeze", []param{p(1, 3, 1, 4)}, func(b *onnx.Builder, in []string) string {
+			return b.Node("Squeeze", []string{in[0], b.Ints(1)})
+		}},
+		{"Unsqueeze", []param{p(1, 3, 4)}, func(b *onnx.Builder, in []string) string {
+			return b.Node("Unsqueeze", []string{in[0], b.Ints(1)})
+		}},
+		{"Concat", []param{p(1, 3, 2), p(2, 3, 4)}, op("Concat", onnx.Int("axis", -1))},
+		{"Slice", []param{p(1, 4, 5)}, func(b *onnx.Builder, in []string) string {
+			return b.Node("Slice", []string{in[0], b.Ints(1, -3), b.Ints(3, 9), b.Ints(0, 1)})
+		}},
+		{"Conv", []param{p(1, 2, 3, 5, 5), p(2, 4, 3, 3, 3), p(3, 4)}, op("Conv")},
+		{"Conv, padded", []param{p(1, 2, 2, 4, 5), p(2, 3, 2, 3, 3)}, op("Conv", onnx.Ints("pads", 1, 1, 1, 1))},
+		{"Conv with uneven pads", []param{p(1, 1, 2, 5, 4), p(2, 2, 2, 2, 3)}, op("Conv", onnx.Ints("pads", 0, 1, 1, 0))},
+		{"Conv with a stride that skips the end", []param{p(1, 2, 2, 6, 7), p(2, 2, 2, 3, 2)}, op("Conv", onnx.Ints("strides", 2, 3))},
+		{"Conv with a stride and pads", []param{p(1, 1, 2, 7, 8), p(2, 2, 2, 3, 3)}, op("Conv", onnx.Ints("strides", 2, 2), onnx.Ints("pads", 1, 1, 1, 1))},
+		{"Conv, dilated", []param{p(1, 1, 2, 7, 7), p(2, 2, 2, 3, 3)}, op("Conv", onnx.Ints("dilations", 2, 2))},
+		{"Conv in groups", []param{p(1, 2, 4, 5, 4), p(2, 6, 2, 3, 3)}, op("Conv", onnx.Int("group", 2))},
+		{"Conv of each channel by itself", []param{p(1, 2, 3, 5, 5), p(2, 3, 1, 3, 3)}, op("Conv", onnx.Int("group", 3), onnx.Ints("strides", 2, 2), onnx.Ints("pads", 1, 1, 1, 1))},
+		{"Conv of single points", []param{p(1, 2, 3, 3, 4), p(2, 5, 3, 1, 1), p(3, 5)}, op("Conv")},
+		{"Conv of single points with a stride", []param{p(1, 2, 3, 5, 4), p(2, 2, 3, 1, 1)}, op("Conv", onnx.Ints("strides", 3, 2))},
+		{"Conv over time", []param{p(1, 2, 3, 9), p(2, 4, 3, 4), p(3, 4)}, op("Conv", onnx.Ints("strides", 2), onnx.Ints("pads", 1, 2))},
+		{"ConvTranspose", []param{p(1, 2, 3, 3, 4), p(2, 3, 2, 3, 3), p(3, 2)}, op("ConvTranspose")},
+		{"ConvTranspose with a stride", []param{p(1, 1, 2, 3, 4), p(2, 2, 3, 3, 2)}, op("ConvTranspose", onnx.Ints("strides", 2, 2), onnx.Ints("pads", 1, 0, 1, 0), onnx.Ints("output_padding", 1, 1))},
+		{"ConvTranspose in groups over time", []param{p(1, 2, 4, 5), p(2, 4, 2, 3)}, op("ConvTranspose", onnx.Int("group", 2), onnx.Ints("strides", 2))},
+		{"MaxPool", []param{spreadOut(2, 2, 4, 6)}, op("MaxPool", onnx.Ints("kernel_shape", 2, 2), onnx.Ints("strides", 2, 2))},
+		{"MaxPool with windows that overlap", []param{spreadOut(1, 2, 5, 5)}, op("MaxPool", onnx.Ints("kernel_shape", 3, 3), onnx.Ints("strides", 2, 2), onnx.Ints("pads", 1, 1, 1, 1))},
+		{"MaxPool over time", []param{spreadOut(2, 3, 7)}, op("MaxPool", onnx.Ints("kernel_shape", 3), onnx.Ints("strides", 1))},
+		{"AveragePool", []param{p(1, 2, 3, 4, 6)}, op("AveragePool", onnx.Ints("kernel_shape", 2, 2), onnx.Ints("strides", 2, 2))},
+		{"AveragePool with windows that overlap", []param{p(1, 2, 3, 5, 5)}, op("AveragePool", onnx.Ints("kernel_shape", 3, 3), onnx.Ints("strides", 2, 2), onnx.Ints("pads", 1, 1, 1, 1), onnx.Int("count_include_pad", 1))},
+		{"AveragePool with a stride larger than its window", []param{p(1, 1, 2, 8)}, op("AveragePool", onnx.Ints("kernel_shape", 2), onnx.Ints("strides", 3))},
+		{"GlobalAveragePool", []param{p(1, 2, 3, 4, 2)}, op("GlobalAveragePool")},
+		{"BatchNormalization in training", []param{p(1, 4, 3, 2, 3), p(2, 3), p(3, 3)}, func(b *onnx.Builder, in []string) string {
+			return b.Node("BatchNormalization", append(in, b.Floats("mean", numbers(4, 3, 1), 3), b.Floats("var", positive(numbers(5, 3, 1)), 3)))
+		}},
+		{"BatchNormalization as it scores", []param{p(1, 4, 3, 2)}, func(b *onnx.Builder, in []string) string {
+			fixed := []string{b.Floats("scale", numbers(2, 3, 1), 3), b.Floats("bias", numbers(3, 3, 1), 3)}
+			return b.Node("BatchNormalization", append(append(in, fixed...), b.Floats("mean", numbers(4, 3, 1), 3), b.Floats("var", positive(numbers(5, 3, 1)), 3)))
+		}},
+		{"LayerNormalization", []param{p(1, 3, 5), p(2, 5), p(3, 5)}, op("LayerNormalization")},
+		{"LayerNormalization over two axes", []param{p(1, 3, 2, 4), p(2, 2, 4)}, op("LayerNormalization", onnx.Int("axis", 1))},
 	}
 	covered := map[string]bool{}
 	for _, c := range cases {
@@ -320,7 +394,7 @@ func TestRefusals(t *testing.T) {
 		"unknown parameter":             {func(k *Task) { k.Params = append(k.Params, "w3") }, `"w3" is not a constant`},
 		"loss of the wrong shape":       {func(k *Task) { k.Loss = "x" }, "does not have shape [1]"},
 		"loss without parameters":       {func(k *Task) { k.Params = nil }, "does not depend on any parameter"},
-		"operation without a gradient":  {func(k *Task) { *k.Forward.Node[1].OpType = "Abs" }, "Abs has no gradient"},
+		"operation without a gradient":  {func(k *Task) { *k.Forward.Node[1].OpType = "Floor" }, "Floor has no gradient"},
 		"parameter the loss leaves out": {func(k *Task) { k.Forward.Node[2].Input[1] = "w1t"; unused(k) }, `does not depend on parameter "w2"`},
 	} {
 		t.Run(name, func(t *testing.T) {
