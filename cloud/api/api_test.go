@@ -181,6 +181,9 @@ func (q quiet) Devices(context.Context) (out []rollout.Device, err error) {
 	}
 	return out, nil
 }
+func (quiet) Since(context.Context, uint64) ([]rollout.Device, []topic.ID, uint64, bool, error) {
+	return nil, nil, 0, false, nil
+}
 
 func start(t *testing.T) *world {
 	t.Helper()

@@ -22,6 +22,13 @@ var (
 	ErrConflict = errors.New("rollout changed meanwhile")
 	// ErrExists means that the name is taken.
 	ErrExists = errors.New("rollout exists")
+	// ErrNoOrder means that there is no such freeze or quarantine.
+	ErrNoOrder = errors.New("no such standing order")
+	// ErrQuarantined means that a person has banned the release.
+	ErrQuarantined = errors.New("release is quarantined")
+	// ErrNoEvidence means that there is no such decision, or that it was stored
+	// by a hub that did not keep what it rested on.
+	ErrNoEvidence = errors.New("no evidence of this decision")
 )
 
 // Loaded is a rollout as the store holds it.
@@ -50,14 +57,24 @@ type Commit struct {
 
 // Stored is one decision with what it rested on.
 type Stored struct {
-	ID       uint64           `json:"id"` // set by the store, rising within a rollout from 1
-	Rollout  string           `json:"rollout"`
-	At       time.Time        `json:"at"`
-	Before   rollout.State    `json:"before"`
-	Actor    string           `json:"actor,omitempty"` // the person whose request led to it; empty: the planner's own
-	Input    rollout.Rollout  `json:"input"`
+	ID      uint64           `json:"id"` // set by the store, rising within a rollout from 1
+	Rollout string           `json:"rollout"`
+	At      time.Time        `json:"at"`
+	Before  rollout.State    `json:"before"`
+	Actor   string           `json:"actor,omitempty"` // the person whose request led to it; empty: the planner's own
+	Request *rollout.Request `json:"request,omitempty"`
+	Input   rollout.Rollout  `json:"input"`
+	// Snapshot is what was decided on: every device, or with Delta those whose
+	// facts or record changed since the decision stored before, beside Gone,
+	// which left since. The orders are always whole. Dispatcher.Evidence puts
+	// it together again.
 	Snapshot rollout.Snapshot `json:"snapshot"`
+	Delta    bool             `json:"delta,omitempty"`
+	Gone     []topic.ID       `json:"gone,omitempty"`
 	Decision rollout.Decision `json:"decision"`
+	// Coalesced is how many decisions since the one stored before were not kept
+	// for themselves: what they changed is in this one's evidence.
+	Coalesced int `json:"coalesced,omitempty"`
 }
 
 // Store keeps rollouts. cloud/store implements it on SQL; NewMemory keeps it
@@ -67,6 +84,9 @@ type Store interface {
 	// Acquire takes or renews the one lease that lets a hub decide, until
 	// now+ttl. It returns false while another holder's lease lasts.
 	Acquire(ctx context.Context, holder string, now time.Time, ttl time.Duration) (bool, error)
+	// Versions returns the version of every rollout, by name: a cheap way to
+	// see whether anybody has changed one.
+	Versions(ctx context.Context) (map[string]uint64, error)
 	// Rollouts returns all rollouts, newest first by Created, then by name.
 	Rollouts(ctx context.Context) ([]rollout.Rollout, error)
 	// Load returns one rollout with its records, or ErrNotFound.
@@ -83,8 +103,15 @@ type Store interface {
 	// Unpublished returns documents not marked published, oldest first, at
 	// most limit; of each device only the newest.
 	Unpublished(ctx context.Context, limit int) ([]twin.Desired, error)
-	// Published marks a device's document as published, if generation is still its newest.
-	Published(ctx context.Context, id topic.ID, generation uint64) error
+	// Published marks documents as published, each if its generation is still
+	// its device's newest.
+	Published(ctx context.Context, docs []twin.Desired) error
+	// Orders returns the standing orders with their version, 0 when there never
+	// were any.
+	Orders(ctx context.Context) (rollout.Orders, uint64, error)
+	// SaveOrders replaces the standing orders: ErrConflict when version is not
+	// the present one.
+	SaveOrders(ctx context.Context, o rollout.Orders, version uint64) error
 }
 
 // Publisher sends a document to its device's desired topic.
@@ -97,6 +124,11 @@ type Fleet interface {
 	// Devices returns the devices in service, without Records. The caller may
 	// keep and change the result.
 	Devices(ctx context.Context) ([]rollout.Device, error)
+	// Since returns the devices whose facts changed since mark was given, those
+	// that left service since, and the mark to ask with next. A device may be
+	// given though nothing about it changed. With ok false, as for mark 0, the
+	// caller has to read all Devices, after this call, and goes on from next.
+	Since(ctx context.Context, mark uint64) (changed []rollout.Device, gone []topic.ID, next uint64, ok bool, err error)
 }
 
 // Ledger is the append-only log of what people and the planner did.

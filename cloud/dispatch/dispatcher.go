@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -312,7 +313,7 @@ func (d *Dispatcher) publish(ctx context.Context) error {
 			if err := d.cfg.Publisher.Publish(ctx, doc); err != nil {
 				return fmt.Errorf("publish desired document of %s/%s: %w", doc.Site, doc.Node, err)
 			}
-			if err := d.cfg.Store.Published(ctx, topic.ID{Site: doc.Site, Node: doc.Node}, doc.Generation); err != nil {
+			if err := d.cfg.Store.Published(ctx, []twin.Desired{doc}); err != nil {
 				return fmt.Errorf("mark document of %s/%s as published: %w", doc.Site, doc.Node, err)
 			}
 		}
@@ -340,4 +341,8 @@ func (d *Dispatcher) audit(ctx context.Context, actor, action, name, reason stri
 		return fmt.Errorf("write %s of rollout %s to the ledger: %w", action, name, err)
 	}
 	return nil
+}
+
+func byID(a, b rollout.Device) int {
+	return cmp.Or(cmp.Compare(a.ID.Site, b.ID.Site), cmp.Compare(a.ID.Node, b.ID.Node))
 }

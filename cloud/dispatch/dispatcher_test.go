@@ -43,6 +43,11 @@ func (p *plant) Devices(context.Context) ([]rollout.Device, error) {
 	return append([]rollout.Device(nil), p.devices...), nil
 }
 
+// Since knows no marks: all may have changed.
+func (p *plant) Since(context.Context, uint64) ([]rollout.Device, []topic.ID, uint64, bool, error) {
+	return nil, nil, 0, false, nil
+}
+
 func (p *plant) Publish(_ context.Context, d twin.Desired) error {
 	if p.down() {
 		return errors.New("broker is away")
@@ -188,11 +193,11 @@ func (c crashing) Commit(ctx context.Context, k dispatch.Commit) (uint64, error)
 	return c.Store.Commit(ctx, k)
 }
 
-func (c crashing) Published(ctx context.Context, id topic.ID, gen uint64) error {
+func (c crashing) Published(ctx context.Context, docs []twin.Desired) error {
 	if c.rng.IntN(6) == 0 {
 		return errCrash
 	}
-	return c.Store.Published(ctx, id, gen)
+	return c.Store.Published(ctx, docs)
 }
 
 func TestARestartAtAnyPointGoesOn(t *testing.T) {

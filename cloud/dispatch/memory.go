@@ -25,6 +25,8 @@ type Memory struct {
 	rollouts map[string]*kept
 	desired  map[topic.ID]*outbox
 	serial   uint64
+	orders   []byte
+	ordered  uint64 // version of orders
 }
 
 // kept is one rollout. It and its decisions have been through JSON, so that
@@ -68,6 +70,17 @@ func (m *Memory) Rollouts(context.Context) ([]rollout.Rollout, error) {
 	slices.SortFunc(out, func(a, b rollout.Rollout) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Name, b.Name))
 	})
+	return out, nil
+}
+
+// Versions implements Store.
+func (m *Memory) Versions(context.Context) (map[string]uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[string]uint64, len(m.rollouts))
+	for name, k := range m.rollouts {
+		out[name] = k.version
+	}
 	return out, nil
 }
 
@@ -208,11 +221,38 @@ func (m *Memory) Unpublished(_ context.Context, limit int) ([]twin.Desired, erro
 }
 
 // Published implements Store.
-func (m *Memory) Published(_ context.Context, id topic.ID, generation uint64) error {
+func (m *Memory) Published(_ context.Context, docs []twin.Desired) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if o := m.desired[id]; o != nil && o.gen == generation {
-		o.published = true
+	for _, d := range docs {
+		if o := m.desired[topic.ID{Site: d.Site, Node: d.Node}]; o != nil && o.gen == d.Generation {
+			o.published = true
+		}
 	}
+	return nil
+}
+
+// Orders implements Store.
+func (m *Memory) Orders(context.Context) (o rollout.Orders, version uint64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ordered == 0 {
+		return o, 0, nil
+	}
+	return o, m.ordered, json.Unmarshal(m.orders, &o)
+}
+
+// SaveOrders implements Store.
+func (m *Memory) SaveOrders(_ context.Context, o rollout.Orders, version uint64) error {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if version != m.ordered {
+		return fmt.Errorf("standing orders: %w", ErrConflict)
+	}
+	m.orders, m.ordered = b, version+1
 	return nil
 }

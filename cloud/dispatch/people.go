@@ -139,7 +139,7 @@ func (d *Dispatcher) Ask(ctx context.Context, name string, q rollout.Request, dr
 
 // change commits f of a rollout, again while others are faster.
 func (d *Dispatcher) change(ctx context.Context, name, actor string, f func(rollout.Rollout) (rollout.Rollout, error)) (rollout.Rollout, error) {
-	for range 10 {
+	for range maxTries {
 		l, err := d.cfg.Store.Load(ctx, name)
 		if err != nil {
 			return rollout.Rollout{}, err

@@ -55,6 +55,8 @@ type Registry struct {
 	byID   map[topic.ID]*Device // values are replaced, never changed in place
 	order  []topic.ID           // sorted by site, then node
 	labels map[string]int       // label key → devices that have it
+	// changes starts at mark 1, so that 0 is nobody's.
+	changes feed
 
 	flags     flagRing
 	malformed atomic.Uint64
@@ -88,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		cfg: cfg, queue: make(chan pending, cfg.Queue), quit: make(chan struct{}), done: make(chan struct{}),
-		byID: map[topic.ID]*Device{}, labels: map[string]int{},
+		byID: map[topic.ID]*Device{}, labels: map[string]int{}, changes: feed{mark: 1},
 	}
 	err := cfg.Store.Devices(ctx, time.Time{}, func(rec Record, changed time.Time) error {
 		if changed.After(r.newest) {
@@ -197,6 +199,7 @@ func (r *Registry) replace(d *Device, important bool) {
 		}
 	}
 	r.byID[d.ID] = d
+	r.changes.note(d.ID)
 	r.mu.Unlock()
 	if r.cfg.OnChange != nil {
 		r.cfg.OnChange(Change{ID: d.ID, State: d.State, Was: was, Important: important || was != d.State, Version: d.Version})

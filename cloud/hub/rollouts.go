@@ -143,6 +143,19 @@ func (f planFleet) Devices(context.Context) ([]rollout.Device, error) {
 	return out, nil
 }
 
+// Since implements dispatch.Fleet.
+func (f planFleet) Since(_ context.Context, mark uint64) (changed []rollout.Device, gone []topic.ID, next uint64, ok bool, err error) {
+	devices, next, ok := f.fleet.Since(mark)
+	for _, d := range devices {
+		if d.Retired() {
+			gone = append(gone, d.ID)
+		} else {
+			changed = append(changed, d.Facts())
+		}
+	}
+	return changed, gone, next, ok, nil
+}
+
 // planLedger writes the planner's events.
 type planLedger struct{ h *Hub }
 

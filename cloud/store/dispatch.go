@@ -49,6 +49,18 @@ func (r rollouts) Rollouts(ctx context.Context) (out []rollout.Rollout, err erro
 	return out, err
 }
 
+func (r rollouts) Versions(ctx context.Context) (map[string]uint64, error) {
+	out := map[string]uint64{}
+	err := r.db.each(ctx, func(s scan) error {
+		var name string
+		var version uint64
+		err := s(&name, &version)
+		out[name] = version
+		return err
+	}, "SELECT name, version FROM rollouts")
+	return out, err
+}
+
 func (r rollouts) Load(ctx context.Context, name string) (l dispatch.Loaded, err error) {
 	// One transaction, so that version and records belong together.
 	err = r.db.tx(ctx, func(t *tx) error {
@@ -231,8 +243,42 @@ func (r rollouts) Unpublished(ctx context.Context, limit int) (out []twin.Desire
 	return out, err
 }
 
-func (r rollouts) Published(ctx context.Context, id topic.ID, generation uint64) error {
-	return r.db.changeOne(ctx, nil, "UPDATE desired SET published = 1 WHERE site = ? AND node = ? AND generation = ?", id.Site, id.Node, int64(generation))
+func (r rollouts) Published(ctx context.Context, docs []twin.Desired) error {
+	return r.db.tx(ctx, func(t *tx) error {
+		for _, d := range docs {
+			if err := t.exec("UPDATE desired SET published = 1 WHERE site = ? AND node = ? AND generation = ?", d.Site, d.Node, int64(d.Generation)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (r rollouts) Orders(ctx context.Context) (o rollout.Orders, version uint64, err error) {
+	var doc string
+	if err := missing(r.db.row(ctx, "SELECT version, doc FROM rollout_orders WHERE id = 1").Scan(&version, &doc), nil); err != nil {
+		return o, 0, err
+	}
+	return o, version, decode(doc, &o)
+}
+
+func (r rollouts) SaveOrders(ctx context.Context, o rollout.Orders, version uint64) error {
+	doc, err := encode(o)
+	if err != nil {
+		return err
+	}
+	return r.db.tx(ctx, func(t *tx) error {
+		n := 0
+		if version == 0 {
+			n, err = t.change("INSERT INTO rollout_orders (id, version, doc) VALUES (1, 1, ?) ON CONFLICT (id) DO NOTHING", doc)
+		} else {
+			n, err = t.change("UPDATE rollout_orders SET version = version + 1, doc = ? WHERE id = 1 AND version = ?", doc, int64(version))
+		}
+		if err == nil && n == 0 {
+			err = fmt.Errorf("standing orders: %w", dispatch.ErrConflict)
+		}
+		return err
+	})
 }
 
 // A decision carries the whole snapshot it rested on; repeated over a fleet it

@@ -195,6 +195,11 @@ func (h *hub) Devices(context.Context) ([]rollout.Device, error) {
 	return out, nil
 }
 
+// Since implements dispatch.Fleet: all may have changed.
+func (h *hub) Since(context.Context, uint64) ([]rollout.Device, []topic.ID, uint64, bool, error) {
+	return nil, nil, 0, false, nil
+}
+
 // Publish implements dispatch.Publisher. A message that is lost breaks the
 // connection: the device subscribes again and gets its newest document.
 func (h *hub) Publish(_ context.Context, doc twin.Desired) error {

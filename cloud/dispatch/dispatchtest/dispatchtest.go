@@ -27,15 +27,17 @@ var (
 // Exercise runs every test against stores that open makes, each empty.
 func Exercise(t *testing.T, open func(t *testing.T) dispatch.Store) {
 	for name, test := range map[string]func(*testing.T, dispatch.Store){
-		"only one hub holds the lease until it ends":           lease,
-		"a commit without the lease changes nothing":           unleased,
-		"a person's commit needs no lease":                     person,
-		"a commit on an old version changes nothing":           versions,
-		"what was committed is loaded as it was":               roundTrip,
-		"generations rise by one for each device":              generations,
-		"only the newest document of a device is unpublished":  unpublished,
-		"decisions are returned newest first and page by page": decisions,
-		"of many commits on one version one succeeds":          race,
+		"only one hub holds the lease until it ends":            lease,
+		"a commit without the lease changes nothing":            unleased,
+		"a person's commit needs no lease":                      person,
+		"a commit on an old version changes nothing":            versions,
+		"what was committed is loaded as it was":                roundTrip,
+		"generations rise by one for each device":               generations,
+		"only the newest document of a device is unpublished":   unpublished,
+		"decisions are returned newest first and page by page":  decisions,
+		"of many commits on one version one succeeds":           race,
+		"standing orders are kept and changed by one at a time": orders,
+		"versions show who has changed":                         changed,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -232,10 +234,9 @@ func unpublished(t *testing.T, s dispatch.Store) {
 	}
 	want(10, "pump-2@1", "pump-1@2", "pump-3@1")
 	want(2, "pump-2@1", "pump-1@2")
-	for id, gen := range map[topic.ID]uint64{ids[0]: 1, ids[1]: 1} { // pump-1 has a newer one
-		if err := s.Published(ctx, id, gen); err != nil {
-			t.Fatal(err)
-		}
+	// pump-1 has a newer one.
+	if err := s.Published(ctx, []twin.Desired{{Site: "hall-1", Node: "pump-1", Generation: 1}, {Site: "hall-1", Node: "pump-2", Generation: 1}}); err != nil {
+		t.Fatal(err)
 	}
 	want(10, "pump-1@2", "pump-3@1")
 }
@@ -287,5 +288,48 @@ func race(t *testing.T, s dispatch.Store) {
 	}
 	if d, ok, err := s.Desired(t.Context(), dev); err != nil || !ok || d.Generation != 1 {
 		t.Fatalf("generation %d, %t, %v", d.Generation, ok, err)
+	}
+}
+
+func orders(t *testing.T, s dispatch.Store) {
+	ctx := t.Context()
+	if o, v, err := s.Orders(ctx); err != nil || v != 0 || len(o.Freezes)+len(o.Quarantined) != 0 {
+		t.Fatalf("of an empty store: %+v, version %d, %v", o, v, err)
+	}
+	first := rollout.Orders{
+		Freezes:     []rollout.Freeze{{Name: "stocktaking", Selector: "line=L1", From: now, Until: now.Add(time.Hour), By: "user:ada", Reason: "inventory"}},
+		Quarantined: []rollout.Quarantine{{Manifest: rollouttest.Release(2).Manifest, Release: "pump-anomaly-2", By: "user:bob", Reason: "false flags", At: now}},
+	}
+	if err := s.SaveOrders(ctx, first, 1); !errors.Is(err, dispatch.ErrConflict) {
+		t.Fatalf("over a version that never was: %v", err)
+	}
+	if err := s.SaveOrders(ctx, first, 0); err != nil {
+		t.Fatal(err)
+	}
+	if o, v, err := s.Orders(ctx); err != nil || v != 1 || !reflect.DeepEqual(o, first) {
+		t.Fatalf("came back as %+v, version %d, %v", o, v, err)
+	}
+	if err := s.SaveOrders(ctx, rollout.Orders{}, 0); !errors.Is(err, dispatch.ErrConflict) {
+		t.Fatalf("a second first: %v", err)
+	}
+	if err := s.SaveOrders(ctx, rollout.Orders{Freezes: first.Freezes}, 1); err != nil {
+		t.Fatal(err)
+	}
+	if o, v, err := s.Orders(ctx); err != nil || v != 2 || len(o.Quarantined) != 0 {
+		t.Fatalf("after the change: %+v, version %d, %v", o, v, err)
+	}
+	if err := s.SaveOrders(ctx, first, 1); !errors.Is(err, dispatch.ErrConflict) {
+		t.Fatalf("on an old version: %v", err)
+	}
+}
+
+func changed(t *testing.T, s dispatch.Store) {
+	create(t, s, "r-1")
+	create(t, s, "r-2")
+	if _, err := s.Commit(t.Context(), dispatch.Commit{Now: now, Rollout: sample("r-1"), Version: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Versions(t.Context()); err != nil || !reflect.DeepEqual(v, map[string]uint64{"r-1": 2, "r-2": 1}) {
+		t.Fatalf("%v, %v", v, err)
 	}
 }
