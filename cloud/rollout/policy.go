@@ -1,5 +1,7 @@
 package rollout
 
+import "time"
+
 // Policy says how a release may move. The zero value of a field takes the
 // default named beside it; Validate explains what cannot work.
 type Policy struct {
@@ -9,6 +11,11 @@ type Policy struct {
 	// Budgets bound how many devices of a group may be unavailable at once.
 	// None: no bound.
 	Budgets []Budget `json:"budgets,omitempty" yaml:"budgets,omitempty"`
+	// Windows say when devices may activate; see Window. None: always.
+	Windows []Window `json:"windows,omitempty" yaml:"windows,omitempty"`
+	// Growth adds waves that grow until they have reached every device, when
+	// the rollout is created. nil: the waves as they are written.
+	Growth *Growth `json:"growth,omitempty" yaml:"growth,omitempty"`
 	// Stratify names the labels whose combinations every wave samples evenly.
 	// None takes line, hardware, product.
 	Stratify []string `json:"stratify,omitempty" yaml:"stratify,omitempty"`
@@ -37,6 +44,38 @@ type Wave struct {
 	Share     float64 `json:"share,omitempty" yaml:"share,omitempty"`           // share of the fleet reached by its end, 0 to 1
 	DeadlineS float64 `json:"deadline_s,omitempty" yaml:"deadline_s,omitempty"` // not passed by then fails the rollout; default 86400
 	Approvals int     `json:"approvals,omitempty" yaml:"approvals,omitempty"`   // people, never the author, who must approve before it starts
+	// Approvers are those whose consent counts, before it starts and at its
+	// approval gate. None: anybody but the author.
+	Approvers []string `json:"approvers,omitempty" yaml:"approvers,omitempty"`
+}
+
+// Window is a time in which devices may activate: every day, on days of the
+// week, or on days of a shift cycle, between two times on the clock of the
+// place. Times are what that clock shows: an hour that a clock change leaves
+// out does not open anything, one that comes twice opens twice. A device that
+// several windows match may activate in each of them; one that none matches
+// may not. A lease is given only where the window stays open as long as it
+// lasts. Going back needs no window.
+type Window struct {
+	Name      string   `json:"name" yaml:"name"`
+	Selector  string   `json:"selector,omitempty" yaml:"selector,omitempty"`     // devices it is for, see package selector; "" matches all
+	Zone      string   `json:"zone,omitempty" yaml:"zone,omitempty"`             // IANA time zone; "" is the device's label "zone", else UTC
+	Days      []string `json:"days,omitempty" yaml:"days,omitempty"`             // mon, tue, wed, thu, fri, sat, sun, on which it begins; none: every day
+	From      string   `json:"from,omitempty" yaml:"from,omitempty"`             // "22:00"; "" is 00:00
+	To        string   `json:"to,omitempty" yaml:"to,omitempty"`                 // "06:00"; not after From: on the next day; "" is 24:00
+	Start     string   `json:"start,omitempty" yaml:"start,omitempty"`           // date of day 0 of the shift cycle, "2026-11-02"
+	EveryDays int      `json:"every_days,omitempty" yaml:"every_days,omitempty"` // length of the cycle; 0: no cycle
+	On        []int    `json:"on,omitempty" yaml:"on,omitempty"`                 // days of the cycle on which it begins, from 0
+	Except    []string `json:"except,omitempty" yaml:"except,omitempty"`         // dates on which it does not begin
+	Also      []string `json:"also,omitempty" yaml:"also,omitempty"`             // dates on which it begins all the same; with neither days nor cycle the only ones
+}
+
+// Growth describes waves of which each is Factor times the one before.
+type Growth struct {
+	First     int     `json:"first" yaml:"first"`                               // devices of the first such wave
+	Factor    float64 `json:"factor" yaml:"factor"`                             // above 1
+	MaxShare  float64 `json:"max_share,omitempty" yaml:"max_share,omitempty"`   // largest share of the fleet in one wave; 0: no bound
+	DeadlineS float64 `json:"deadline_s,omitempty" yaml:"deadline_s,omitempty"` // of each; default 86400
 }
 
 // Budget bounds how many devices that share the value of a label may be
@@ -73,6 +112,20 @@ const (
 	// GateOutput bounds the share of windows lost since a device was offered
 	// the release (default 0) over at least MinN windows (default 1).
 	GateOutput GateName = "output"
+	// GateMemory bounds what the release adds to the worst device's resident
+	// memory in MiB, against when it was offered (Threshold has no default),
+	// over at least MinN devices (default 1).
+	GateMemory GateName = "memory"
+	// GateDrift bounds how far the release's scores lie from those it was
+	// calibrated on, as the worst device's population stability index (default
+	// 0.25), over at least MinN devices (default 1).
+	GateDrift GateName = "drift"
+	// GateExpr passes where Expr says so; see package expr. What it asks for
+	// and no device has reported is INCONCLUSIVE.
+	GateExpr GateName = "expr"
+	// GateApproval waits for MinN people (default 1) once the other gates of
+	// the wave have passed.
+	GateApproval GateName = "approval"
 )
 
 // Gate is one check that every wave has to pass.
@@ -82,6 +135,8 @@ type Gate struct {
 	Threshold *float64 `json:"threshold,omitempty" yaml:"threshold,omitempty"`
 	MinN      int64    `json:"min_n,omitempty" yaml:"min_n,omitempty"` // fewer than this is INCONCLUSIVE; 0 takes the default
 	Alpha     float64  `json:"alpha,omitempty" yaml:"alpha,omitempty"` // error the test may make
+	Expr      string   `json:"expr,omitempty" yaml:"expr,omitempty"`   // of the gate expr, which may be named several times
+	Title     string   `json:"title,omitempty" yaml:"title,omitempty"` // of the gate expr, for people; tells several apart
 }
 
 // Result is a gate's answer.
@@ -97,6 +152,7 @@ const (
 // Verdict is a gate's answer with its numbers.
 type Verdict struct {
 	Gate   GateName `json:"gate"`
+	Title  string   `json:"title,omitempty"` // of the gate expr
 	Result Result   `json:"result"`
 	// Applies is false for a gate that has nothing to compare in this wave, as
 	// the shadow gate on devices without a champion. Such a verdict is never
@@ -115,4 +171,20 @@ type Verdict struct {
 	EHarm  float64 `json:"e_harm,omitempty"`
 	ESafe  float64 `json:"e_safe,omitempty"`
 	Reason string  `json:"reason"` // a sentence
+}
+
+// open says whether a device may activate now, else why not, and when the
+// answer may differ. Zero: never by time alone. It stays true for the length of
+// a lease.
+func (p Policy) open(d *Device, now time.Time) (ok bool, why string, change time.Time) {
+	if len(p.Windows) == 0 {
+		return true, "", time.Time{}
+	}
+	return false, "no window is open", now.Add(time.Minute)
+}
+
+// Expand returns the policy with its growing waves written out for a fleet of
+// so many devices.
+func (p Policy) Expand(devices int) Policy {
+	return p
 }

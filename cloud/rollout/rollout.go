@@ -157,6 +157,9 @@ type Approval struct {
 	Wave   int       `json:"wave"`
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason,omitempty"`
+	// Gate says that it answers the wave's approval gate; else it lets the
+	// wave begin.
+	Gate bool `json:"gate,omitempty"`
 }
 
 // Action is what a person may ask of a rollout.
@@ -169,6 +172,10 @@ const (
 	Abort   Action = "abort"
 	Promote Action = "promote" // the wave after this one takes all that are left; every gate still has to pass
 	Approve Action = "approve"
+	// Undo takes back what a rollout did, in whatever state it is: one that
+	// waits ends, one that is going is aborted, a promoted one goes back to
+	// the release before it.
+	Undo Action = "undo"
 )
 
 // Request is a person's wish; see Ask.
@@ -215,6 +222,12 @@ type Device struct {
 	// device's own counter.
 	StoppedMs uint64 `json:"stopped_ms,omitempty"`
 
+	// MemoryMiB is the agent's resident memory. 0: not reported.
+	MemoryMiB float64 `json:"memory_mib,omitempty"`
+	// Metrics are the numbers that the device reports by name, at most
+	// twin.MaxMetrics. nil: none. The map is never changed in place.
+	Metrics map[string]float64 `json:"metrics,omitempty"`
+
 	// Record is this rollout's own memory of the device. Zero: not drawn yet.
 	Record Record `json:"record"`
 }
@@ -258,6 +271,9 @@ type Trial struct {
 	Windows      uint64          `json:"windows,omitempty"`    // scored while it soaks
 	NonFinite    uint64          `json:"non_finite,omitempty"` // in the shadow and the soak
 	LatencyP99Ms float64         `json:"latency_p99_ms,omitempty"`
+	// Drift is the population stability index of the release's scores against
+	// those it was calibrated on. nil: too few scores, or no profile.
+	Drift *float64 `json:"drift,omitempty"`
 }
 
 // Offer is what the hub asks of a device on behalf of a rollout.
@@ -295,6 +311,8 @@ type Record struct {
 	ScoredBefore  uint64 `json:"scored_before,omitempty"`
 	LostBefore    uint64 `json:"lost_before,omitempty"`
 	StoppedBefore uint64 `json:"stopped_before,omitempty"`
+	// MemoryBefore is the device's MemoryMiB when it was offered the release.
+	MemoryBefore float64 `json:"memory_before,omitempty"`
 }
 
 // Snapshot is what Decide looks at beside the rollout itself.
