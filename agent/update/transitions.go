@@ -1,5 +1,7 @@
 package update
 
+import "slices"
+
 // transition is one way from a phase to another. The machine takes no other.
 type transition struct {
 	from, to phase
@@ -44,11 +46,12 @@ var transitions = func() []transition {
 	return ts
 }()
 
-func allowed(from, to phase, on string) bool {
+// ways are the same transitions by their ends, since every move asks.
+var ways = func() (w [len(phases)][len(phases)][]string) {
 	for _, t := range transitions {
-		if t == (transition{from, to, on}) {
-			return true
-		}
+		w[t.from][t.to] = append(w[t.from][t.to], t.on)
 	}
-	return false
-}
+	return w
+}()
+
+func allowed(from, to phase, on string) bool { return slices.Contains(ways[from][to], on) }

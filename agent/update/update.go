@@ -16,6 +16,10 @@
 // trial ends, without any clock being right; that a release which was rolled
 // back here is not tried again; and that all of it holds without the hub.
 //
+// The rules work on flat state (State, Run) with releases, offers and leases as
+// small numbers. Machine wraps them with a journal for an agent; Fleet steps a
+// million devices by them in a simulator.
+//
 // The package is pure: time and randomness are arguments. The agent and the
 // simulator import it.
 package update
@@ -131,6 +135,33 @@ const (
 	ActCancel    ActionKind = "cancel"    // stop action Cancel; its answer no longer matters
 	ActClean     ActionKind = "clean"     // remove every slot that is not in Keep
 )
+
+// act is an ActionKind in one byte: its index in kinds.
+type act uint8
+
+const (
+	actResume act = iota + 1
+	actFetch
+	actVerify
+	actGuard
+	actLoad
+	actTest
+	actShadow
+	actInterlock
+	actSwap
+	actRollback
+	actConfirm
+	actDrop
+	actCancel
+	actClean
+)
+
+var kinds = [...]ActionKind{
+	"", ActResume, ActFetch, ActVerify, ActGuard, ActLoad, ActTest, ActShadow, ActInterlock,
+	ActSwap, ActRollback, ActConfirm, ActDrop, ActCancel, ActClean,
+}
+
+func (a act) kind() ActionKind { return kinds[a] }
 
 // Action is one thing to do.
 type Action struct {
