@@ -74,7 +74,7 @@ var osAllowed = map[string]string{
 }
 
 // pure packages decide and do nothing else.
-var pure = []string{"protocol/topic", "protocol/twin", "protocol/artifact", "cloud/rollout", "cloud/selector", "agent/update", "firmware/slot", "models/contract"}
+var pure = []string{"protocol/topic", "protocol/twin", "protocol/artifact", "cloud/rollout", "cloud/rollout/calendar", "cloud/rollout/expr", "cloud/selector", "agent/update", "firmware/slot", "models/contract"}
 
 var impure = map[string]bool{
 	"os": true, "net": true, "net/http": true, "log": true, "log/slog": true, "context": true,
