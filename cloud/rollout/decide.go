@@ -383,7 +383,7 @@ func (d *decider) offer(k, wave int, deadline time.Time) {
 	d.change(k, ChangeOffer, fmt.Sprintf("drawn into wave %d", wave), func(rec *Record) {
 		*rec = Record{
 			Wave: wave, Offer: OfferRelease, OfferedAt: d.now, Deadline: deadline,
-			ScoredBefore: dev.WindowsScored, LostBefore: dev.WindowsLost, StoppedBefore: dev.StoppedMs,
+			ScoredBefore: dev.WindowsScored, LostBefore: dev.WindowsLost, StoppedBefore: dev.StoppedMs, MemoryBefore: dev.MemoryMiB,
 			Paired: dev.Champion.Manifest != "" && dev.Champion.Manifest != d.r.Release.Manifest && d.p.ShadowS > 0,
 		}
 	})
@@ -399,48 +399,6 @@ func (d *decider) tally(wave int) *tally {
 		}
 	}
 	return t
-}
-
-func (t *tally) add(r Rollout, p Policy, d *Device, st Standing, now time.Time) {
-	t.devices++
-	switch {
-	case st.State == DeviceDone:
-		t.done++
-	case st.State.failure():
-		t.failures++
-	case st.State == DeviceUnreachable && !(d.Connected && p.fresh(d, now)):
-		t.away++
-	default:
-		t.unresolved++
-	}
-	if st.State.started() {
-		t.started++
-	}
-	if d.paired(r) {
-		t.paired++
-	}
-	mine := d.Trial.Rollout == r.Name && d.Trial.Manifest == r.Release.Manifest
-	if mine && d.Trial.Phase == twin.PhaseReady {
-		t.ready++
-	}
-	if d.paired(r) && d.Evidence.Manifest == r.Release.Manifest {
-		t.evidence.merge(d.Evidence)
-	}
-	if !mine {
-		return
-	}
-	t.windows += d.Trial.Shadowed + d.Trial.Windows
-	t.nonFinite += d.Trial.NonFinite
-	if p.fresh(d, now) && d.Trial.Shadowed+d.Trial.Windows > 0 && d.Trial.LatencyP99Ms > 0 {
-		t.latencyDevices++
-		t.latencyMs = max(t.latencyMs, d.Trial.LatencyP99Ms)
-	}
-	if d.WindowsScored > d.Record.ScoredBefore {
-		t.scoredSince += d.WindowsScored - d.Record.ScoredBefore
-	}
-	if d.WindowsLost > d.Record.LostBefore {
-		t.lostSince += d.WindowsLost - d.Record.LostBefore
-	}
 }
 
 // paired says whether the device has a champion to compare the release with. A

@@ -5,22 +5,6 @@ import (
 	"math"
 )
 
-// tally is what the gates look at: sums over the devices of one wave. It is
-// built by adding devices in any order.
-type tally struct {
-	devices                 int // drawn
-	started, done, failures int // of those not excluded
-	unresolved              int // started or reachable, and neither done nor a failure
-	away                    int // offered, not heard of, not connected
-	paired                  int // had a champion to compare with
-	ready                   int // wait for a lease
-	evidence                Evidence
-	windows, nonFinite      uint64 // scored by the release, in shadow and soak
-	latencyDevices          int
-	latencyMs               float64 // worst p99
-	scoredSince, lostSince  uint64
-}
-
 func newVerdict(g Gate, cmp string, n int64, unit string) Verdict {
 	return Verdict{Gate: g.Name, Result: Inconclusive, Applies: true, Comparison: cmp, Threshold: *g.Threshold, N: n, NUnit: unit}
 }
