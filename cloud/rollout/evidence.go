@@ -40,11 +40,15 @@ type Bin struct {
 // has the divisors that small counts make, so that most scores fall on an edge.
 const steps = 24
 
+// empty is the cell of windows in which neither model alone flagged anything:
+// no score, and not the score 0 of a tie.
+const empty int16 = -2*steps - 2
+
 // cellOf returns the cell of the score (a−b)/(a+b): even cells are the edges
 // k/steps themselves, odd ones lie between two edges.
 func cellOf(a, b uint32) int16 {
 	if a+b == 0 {
-		return 0
+		return empty
 	}
 	num, den := steps*(int64(a)-int64(b)), int64(a)+int64(b)
 	q, rem := num/den, num%den
@@ -82,6 +86,23 @@ func (e *Evidence) merge(o Evidence) {
 	}
 }
 
+// Count adds one counting window of a device. One without items says nothing;
+// false means that the counts cannot be, and nothing was added.
+func (e *Evidence) Count(w twin.ShadowWindow) bool {
+	if w.Items == 0 {
+		return true
+	}
+	if uint64(w.OnlyChallenger)+uint64(w.OnlyChampion) > uint64(w.Items) {
+		return false
+	}
+	e.Windows++
+	e.Items += uint64(w.Items)
+	e.A += uint64(w.OnlyChallenger)
+	e.B += uint64(w.OnlyChampion)
+	e.add(cellOf(w.OnlyChallenger, w.OnlyChampion), 1)
+	return true
+}
+
 // take returns the evidence with the counting windows of a report added. The
 // newest window counts once, however often it is reported.
 func (e Evidence) take(manifest artifact.Digest, epoch string, s *twin.Shadow) Evidence {
@@ -103,19 +124,9 @@ func (e Evidence) take(manifest artifact.Digest, epoch string, s *twin.Shadow) E
 			continue
 		}
 		e.Next = s.Index + uint64(i) + 1
-		if w.Items == 0 {
-			continue
-		}
-		// Counts that cannot be are not believed.
-		if uint64(w.OnlyChallenger)+uint64(w.OnlyChampion) > uint64(w.Items) {
+		if !e.Count(w) {
 			e = Evidence{Manifest: manifest, Epoch: epoch, Next: e.Next, Missed: e.Missed + 1}
-			continue
 		}
-		e.Windows++
-		e.Items += uint64(w.Items)
-		e.A += uint64(w.OnlyChallenger)
-		e.B += uint64(w.OnlyChampion)
-		e.add(cellOf(w.OnlyChallenger, w.OnlyChampion), 1)
 	}
 	return e
 }
@@ -131,18 +142,29 @@ var bets = [...]float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4}
 // after Waudby-Smith and Ramdas 2023).
 //
 // A window in which neither model alone flagged anything says nothing about
-// the ratio of flags, so harm leaves it out; it is a window of agreement, so
-// safe counts it. Scores inside a cell are taken at the edge that speaks
-// against the e-value.
+// the ratio of flags, so neither counts it; a tie is a score of 0, and both do.
+// Scores inside a cell are taken at the edge that speaks against the e-value.
+//
+// Models that flag next to nothing would then never be shown to be safe. So
+// safe is the mean of two e-values: against "the mean score is at least m", and
+// against "the challenger's mean excess over all windows, empty ones too, is at
+// least m", where the excess is the score above 0. What is worse than the
+// margin and not rare is true to both hypotheses, so the mean stays an e-value.
 func (e Evidence) eValues(m float64) (harm, safe float64) {
-	var h, s [len(bets)]float64
+	var h [len(bets)]float64
+	var s [2 * len(bets)]float64
 	for _, b := range e.Bins {
 		n := float64(b.N)
+		lo, hi := low(b.Cell), high(b.Cell)
+		if b.Cell == empty {
+			lo, hi = 0, 0
+		}
 		for i, f := range bets {
-			if b.Cell != 0 {
-				h[i] += n * math.Log1p(f/(1+m)*(low(b.Cell)-m))
+			if b.Cell != empty {
+				h[i] += n * math.Log1p(f/(1+m)*(lo-m))
+				s[i] += n * math.Log1p(f/(1-m)*(m-hi))
 			}
-			s[i] += n * math.Log1p(f/(1-m)*(m-high(b.Cell)))
+			s[len(bets)+i] += n * math.Log1p(f/(1-m)*(m-max(hi, 0)))
 		}
 	}
 	return meanExp(h[:]), meanExp(s[:])

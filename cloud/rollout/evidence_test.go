@@ -15,11 +15,14 @@ func TestACellHoldsItsScore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := rapid.Uint32Range(0, 1000).Draw(t, "a")
 		b := rapid.Uint32Range(0, 1000).Draw(t, "b")
-		var s float64
-		if a+b > 0 {
-			s = (float64(a) - float64(b)) / (float64(a) + float64(b))
-		}
 		c := cellOf(a, b)
+		if a+b == 0 {
+			if c != empty || cellOf(1, 1) == empty {
+				t.Fatalf("no flags are in cell %d", c)
+			}
+			return
+		}
+		s := (float64(a) - float64(b)) / (float64(a) + float64(b))
 		if s < low(c)-1e-12 || s > high(c)+1e-12 || high(c)-low(c) > 1./steps+1e-12 {
 			t.Fatalf("score %g in cell %d from %g to %g", s, c, low(c), high(c))
 		}
@@ -78,6 +81,27 @@ func TestAWindowCountsOnceHoweverOftenItIsReported(t *testing.T) {
 	}
 	if e = e.take(artifact.Of([]byte("n")), "c/0/3", nil); e.Windows != 0 {
 		t.Fatalf("%+v", e)
+	}
+}
+
+// At the margin itself no bet may win on average, however many flags a window
+// has. Leaving ties out, as if they said nothing, would break it.
+func TestEveryBetIsFairAtTheMargin(t *testing.T) {
+	for _, margin := range []float64{1.2, 1.5, 2, 3} {
+		m, p := (margin-1)/(margin+1), margin/(1+margin)
+		for n := 1; n <= 40; n++ {
+			var harm, safe, excess float64
+			for a := 0; a <= n; a++ {
+				chance := tail(a, n, p) - tail(a+1, n, p)
+				c := cellOf(uint32(a), uint32(n-a))
+				harm += chance * (low(c) - m)
+				safe += chance * (m - high(c))
+				excess += chance * (m - max(high(c), 0))
+			}
+			if harm > 1e-9 || safe > 1e-9 || excess > 1e-9 {
+				t.Errorf("margin %g, %d flags: the stakes gain %g for harm, %g and %g for safe", margin, n, harm, safe, excess)
+			}
+		}
 	}
 }
 
