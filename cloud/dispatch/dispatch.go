@@ -75,6 +75,12 @@ type Stored struct {
 	// Coalesced is how many decisions since the one stored before were not kept
 	// for themselves: what they changed is in this one's evidence.
 	Coalesced int `json:"coalesced,omitempty"`
+	// Omitted is how many devices of a fleet that is too large to be kept are
+	// not in the evidence; the rollout had not drawn them.
+	Omitted int `json:"omitted,omitempty"`
+	// Kept is what the rollout's stored decisions have cost up to this one, by
+	// which the dispatcher bounds them.
+	Kept uint64 `json:"kept,omitempty"`
 }
 
 // Store keeps rollouts. cloud/store implements it on SQL; NewMemory keeps it

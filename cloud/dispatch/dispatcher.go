@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
@@ -55,6 +57,22 @@ func (c Config) Validate() error {
 type Dispatcher struct {
 	cfg  Config
 	wake chan struct{}
+
+	// looking is held for the whole of a look; it guards what is kept between
+	// looks. Nothing of it is needed: a process that starts anew reads it again.
+	looking sync.Mutex
+	mark    uint64             // of the fleet's feed
+	known   map[string]uint64  // versions that list was read at
+	list    []rollout.Rollout  // newest first
+	watches map[string]*watch  // by rollout
+	bills   map[string]receipt // by rollout; of those due
+	ordered uint64             // version of orders
+	orders  rollout.Orders     //
+	outbox  outgoing           //
+
+	mu       sync.Mutex // guards what follows, which others read during a look
+	stats    Stats
+	statuses []Status
 }
 
 // New returns a dispatcher that does nothing until Run.
@@ -78,7 +96,15 @@ func New(cfg Config) (*Dispatcher, error) {
 	def(&cfg.MinGap, 200*time.Millisecond)
 	def(&cfg.DocumentTTL, 30*24*time.Hour)
 	cfg.Poll = min(cfg.Poll, cfg.LeaseTTL/3)
-	return &Dispatcher{cfg: cfg, wake: make(chan struct{}, 1)}, nil
+	d := &Dispatcher{cfg: cfg, wake: make(chan struct{}, 1), outbox: outgoing{holder: cfg.Holder}}
+	d.forget()
+	return d, nil
+}
+
+// forget drops everything kept between looks.
+func (d *Dispatcher) forget() {
+	d.mark, d.known, d.list, d.ordered, d.orders = 0, nil, nil, 0, rollout.Orders{}
+	d.watches, d.bills = map[string]*watch{}, map[string]receipt{}
 }
 
 // Wake says that something changed: a report, a person's request. It never
@@ -126,41 +152,106 @@ func sleep(ctx context.Context, t time.Duration, wake <-chan struct{}) error {
 
 // RunOnce looks at every rollout once and publishes what came of it. It does
 // nothing while another hub holds the lease. It returns when to look again at
-// the latest, zero for when something happens.
+// the latest, zero for when something happens. It costs what has changed since
+// the look before.
 func (d *Dispatcher) RunOnce(ctx context.Context) (next time.Time, err error) {
+	d.looking.Lock()
+	defer d.looking.Unlock()
 	held, err := d.cfg.Store.Acquire(ctx, d.cfg.Holder, d.now(), d.cfg.LeaseTTL)
 	if err != nil {
 		return next, fmt.Errorf("take the dispatcher's lease: %w", err)
 	}
 	if !held {
+		d.forget() // another hub acts, and what this one remembers grows old
+		d.show()
 		return next, nil
 	}
+	began := time.Now()
+	defer func() { d.looked(time.Since(began)) }()
+	soonest := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
 	// What an earlier run stored and could not publish goes first.
-	if err := d.publish(ctx); err != nil {
-		return next, err
+	t, err := d.publish(ctx)
+	soonest(t)
+	errs := []error{err}
+	if err := d.catchUp(ctx); err != nil {
+		return next, errors.Join(append(errs, err)...)
 	}
-	all, err := d.cfg.Store.Rollouts(ctx)
-	if err != nil {
-		return next, fmt.Errorf("list rollouts: %w", err)
+	dues := due(d.list)
+	served := func(name string) bool {
+		return slices.ContainsFunc(dues, func(r rollout.Rollout) bool { return r.Name == name })
 	}
-	devices, err := d.cfg.Fleet.Devices(ctx)
-	if err != nil {
-		return next, fmt.Errorf("list devices: %w", err)
-	}
-	var errs []error
-	for _, r := range due(all) {
-		w, err := d.decide(ctx, r.Name, devices)
-		if err != nil && !errors.Is(err, ErrConflict) {
-			errs = append(errs, fmt.Errorf("decide rollout %s: %w", r.Name, err))
+	maps.DeleteFunc(d.watches, func(name string, _ *watch) bool { return !served(name) })
+	maps.DeleteFunc(d.bills, func(name string, _ receipt) bool { return !served(name) })
+	for _, r := range dues {
+		t, err := d.decide(ctx, r.Name)
+		if err != nil {
+			delete(d.watches, r.Name) // its roster is ahead of the store
 		}
 		if errors.Is(err, ErrConflict) {
-			w = d.now() // somebody was faster: look again
+			t, err = d.now(), nil // somebody was faster: look again
 		}
-		if !w.IsZero() && (next.IsZero() || w.Before(next)) {
-			next = w
+		if err != nil {
+			errs = append(errs, fmt.Errorf("decide rollout %s: %w", r.Name, err))
+		}
+		soonest(t)
+	}
+	d.show()
+	t, err = d.publish(ctx)
+	soonest(t)
+	return next, errors.Join(append(errs, err)...)
+}
+
+// catchUp takes in what people, other hubs and devices have changed since the
+// look before.
+func (d *Dispatcher) catchUp(ctx context.Context) error {
+	versions, err := d.cfg.Store.Versions(ctx)
+	if err != nil {
+		return fmt.Errorf("read the versions of rollouts: %w", err)
+	}
+	if !maps.Equal(versions, d.known) {
+		if d.list, err = d.cfg.Store.Rollouts(ctx); err != nil {
+			d.known = nil
+			return fmt.Errorf("list rollouts: %w", err)
+		}
+		d.known = versions
+	}
+	for name, w := range d.watches {
+		if versions[name] != w.version {
+			delete(d.watches, name)
 		}
 	}
-	return next, errors.Join(append(errs, d.publish(ctx))...)
+	o, version, err := d.cfg.Store.Orders(ctx)
+	if err != nil {
+		return fmt.Errorf("read the standing orders: %w", err)
+	}
+	if version != d.ordered {
+		d.ordered, d.orders = version, o
+		for _, w := range d.watches {
+			w.order(o)
+		}
+	}
+	changed, gone, mark, ok, err := d.cfg.Fleet.Since(ctx, d.mark)
+	if err != nil {
+		return fmt.Errorf("read what changed in the fleet: %w", err)
+	}
+	d.mark = mark
+	if !ok {
+		clear(d.watches)
+		return nil
+	}
+	for _, w := range d.watches {
+		for _, id := range gone {
+			w.remove(id)
+		}
+		for _, dev := range changed {
+			w.put(dev)
+		}
+	}
+	return nil
 }
 
 // due returns the rollouts to decide about: of each fleet the active one, else
@@ -199,31 +290,22 @@ func due(all []rollout.Rollout) []rollout.Rollout {
 	return out
 }
 
-// decide loads one rollout, decides and commits.
-func (d *Dispatcher) decide(ctx context.Context, name string, devices []rollout.Device) (wake time.Time, err error) {
-	l, err := d.cfg.Store.Load(ctx, name)
-	if err != nil {
-		return wake, err
-	}
-	now := d.now()
-	before := l.Rollout
-	if l.Rollout.State == rollout.Queued { // nothing of its fleet is active any more
-		all, err := d.cfg.Store.Rollouts(ctx)
-		if err != nil {
+// decide decides about one rollout and commits.
+func (d *Dispatcher) decide(ctx context.Context, name string) (wake time.Time, err error) {
+	w := d.watches[name]
+	if w == nil {
+		if w, err = d.watch(ctx, name); err != nil {
 			return wake, err
 		}
-		l.Rollout.Previous = rollout.LastPromoted(l.Rollout.Fleet, l.Rollout.Release.Kind, all)
-		l.Rollout.State, l.Rollout.Started, l.Rollout.Reason = rollout.Running, now, "started after the one before it ended"
+		d.watches[name] = w
 	}
-	s, err := snapshot(l, devices)
-	if err != nil {
-		return wake, err
-	}
-	dec := rollout.Decide(l.Rollout, s, now)
-	if !dec.Changed && before.State == l.Rollout.State {
+	now := d.now()
+	dec := w.roster.Decide(w.rollout, now)
+	w.gates = dec.Gates
+	if !dec.Changed && w.stored.State == w.rollout.State {
 		return dec.Wake, nil
 	}
-	c := Commit{Holder: d.cfg.Holder, Now: now, Rollout: dec.Rollout, Version: l.Version, Records: map[topic.ID]rollout.Record{}}
+	c := Commit{Holder: d.cfg.Holder, Now: now, Rollout: dec.Rollout, Version: w.version, Records: map[topic.ID]rollout.Record{}}
 	for _, ch := range dec.Changes {
 		c.Records[ch.Device] = ch.Record
 		doc, err := d.document(ctx, dec.Rollout, ch, now)
@@ -232,11 +314,14 @@ func (d *Dispatcher) decide(ctx context.Context, name string, devices []rollout.
 		}
 		c.Desired = append(c.Desired, doc)
 	}
-	if material(before, dec) {
-		c.Decision = &Stored{Rollout: name, At: now, Before: before.State, Input: l.Rollout, Snapshot: s, Decision: dec}
+	rank := weigh(w.stored, dec)
+	if keep := w.keeps(rank, now); keep {
+		c.Decision = w.explain(dec, now)
+	}
+	if rank > creeping {
 		d.cfg.Log.Info("rollout decided", slog.String("rollout", name), slog.String("state", string(dec.Rollout.State)), slog.Int("changes", len(dec.Changes)), slog.String("summary", dec.Summary))
 	}
-	if dec.Rollout.State != before.State && (dec.Rollout.State.Final() || dec.Rollout.State == rollout.RollingBack) {
+	if before := w.stored.State; dec.Rollout.State != before && (dec.Rollout.State.Final() || dec.Rollout.State == rollout.RollingBack) {
 		if err := d.audit(ctx, "hub", "rollout."+string(dec.Rollout.State), name, dec.Rollout.Reason, dec.Gates); err != nil {
 			return wake, err
 		}
@@ -244,17 +329,33 @@ func (d *Dispatcher) decide(ctx context.Context, name string, devices []rollout.
 	if _, err := d.cfg.Store.Commit(ctx, c); err != nil {
 		return wake, err
 	}
+	w.committed(c)
+	d.bills[name] = receipt{w.kept, w.keptAt}
+	d.known[name] = w.version
+	if i := slices.IndexFunc(d.list, func(r rollout.Rollout) bool { return r.Name == name }); i >= 0 {
+		d.list[i] = dec.Rollout
+	}
+	d.count(func(s *Stats) {
+		s.Changes += uint64(len(dec.Changes))
+		switch {
+		case c.Decision != nil:
+			s.Decisions++
+			s.Facts += uint64(len(c.Decision.Snapshot.Devices))
+		case rank > creeping:
+			s.Coalesced++
+		}
+	})
 	return dec.Wake, nil
 }
 
 // snapshot joins the fleet with a rollout's records: devices its selector
 // matches, and those it has a record of.
-func snapshot(l Loaded, devices []rollout.Device) (rollout.Snapshot, error) {
+func snapshot(l Loaded, devices []rollout.Device, orders rollout.Orders) (rollout.Snapshot, error) {
 	sel, err := selector.Parse(l.Rollout.Fleet)
 	if err != nil {
 		return rollout.Snapshot{}, err
 	}
-	var s rollout.Snapshot
+	s := rollout.Snapshot{Orders: orders}
 	for _, dev := range devices {
 		rec, known := l.Records[dev.ID]
 		if !known && !sel.Match(dev.Look) {
@@ -265,21 +366,6 @@ func snapshot(l Loaded, devices []rollout.Device) (rollout.Snapshot, error) {
 		s.Devices = append(s.Devices, dev)
 	}
 	return s, nil
-}
-
-// material says whether a decision is worth its evidence: gate values creep
-// with every report, and are kept with the rollout alone.
-func material(before rollout.Rollout, d rollout.Decision) bool {
-	if len(d.Changes) > 0 || d.Rollout.State != before.State || d.Rollout.Wave != before.Wave || len(d.Rollout.Waves) != len(before.Waves) {
-		return true
-	}
-	if d.Rollout.Wave >= len(before.Waves) {
-		return false
-	}
-	old, now := before.Waves[d.Rollout.Wave], d.Rollout.Waves[d.Rollout.Wave]
-	return old.Cleared != now.Cleared || !slices.EqualFunc(old.Gates, now.Gates, func(a, b rollout.Verdict) bool {
-		return a.Gate == b.Gate && a.Result == b.Result && a.Applies == b.Applies
-	})
 }
 
 // document returns a device's next desired document, with the part that is not
@@ -298,29 +384,6 @@ func (d *Dispatcher) document(ctx context.Context, r rollout.Rollout, c rollout.
 		doc.Model, doc.Lease = a, lease
 	}
 	return doc, nil
-}
-
-// publish sends what is stored and not yet marked as published. A crash
-// between the two sends it twice, which does no harm.
-func (d *Dispatcher) publish(ctx context.Context) error {
-	const batch = 256
-	for {
-		docs, err := d.cfg.Store.Unpublished(ctx, batch)
-		if err != nil {
-			return fmt.Errorf("list unpublished documents: %w", err)
-		}
-		for _, doc := range docs {
-			if err := d.cfg.Publisher.Publish(ctx, doc); err != nil {
-				return fmt.Errorf("publish desired document of %s/%s: %w", doc.Site, doc.Node, err)
-			}
-			if err := d.cfg.Store.Published(ctx, []twin.Desired{doc}); err != nil {
-				return fmt.Errorf("mark document of %s/%s as published: %w", doc.Site, doc.Node, err)
-			}
-		}
-		if len(docs) < batch {
-			return nil
-		}
-	}
 }
 
 // Deliver publishes a device's newest document once more, as when it has just
@@ -343,6 +406,8 @@ func (d *Dispatcher) audit(ctx context.Context, actor, action, name, reason stri
 	return nil
 }
 
-func byID(a, b rollout.Device) int {
-	return cmp.Or(cmp.Compare(a.ID.Site, b.ID.Site), cmp.Compare(a.ID.Node, b.ID.Node))
+func byID(a, b rollout.Device) int { return compareIDs(a.ID, b.ID) }
+
+func compareIDs(a, b topic.ID) int {
+	return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node))
 }

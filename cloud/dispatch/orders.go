@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
-	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -34,27 +33,23 @@ func (d *Dispatcher) Freeze(ctx context.Context, f rollout.Freeze) error {
 	if f.From.IsZero() {
 		f.From = d.now()
 	}
-	switch {
-	case f.Name == "":
-		return errors.New("cannot freeze: give the freeze a name to lift it by")
-	case f.By == "" || f.Reason == "":
-		return fmt.Errorf("cannot freeze %s: say who asks and why", f.Name)
-	case !f.Until.IsZero() && !f.Until.After(f.From):
-		return fmt.Errorf("cannot freeze %s: it ends at %s, before it begins at %s", f.Name, clock(f.Until), clock(f.From))
-	case !f.Until.IsZero() && !f.Until.After(d.now()):
-		return fmt.Errorf("cannot freeze %s: it ends at %s, which is past", f.Name, clock(f.Until))
+	if err := f.Validate(); err != nil {
+		return err
 	}
-	if _, err := selector.Parse(f.Selector); err != nil {
-		return fmt.Errorf("cannot freeze %s: %w", f.Name, err)
+	if f.By == "" || f.Reason == "" {
+		return fmt.Errorf("cannot freeze %q: say who asks and why", f.Name)
+	}
+	if !f.Until.IsZero() && !f.Until.After(d.now()) {
+		return fmt.Errorf("cannot freeze %q: it ends at %s, which is past", f.Name, clock(f.Until))
 	}
 	return d.order(ctx, Event{Actor: f.By, Action: "freeze.start", Object: "Freeze/" + f.Name, Reason: f.Reason, Detail: f}, func(o rollout.Orders) (rollout.Orders, error) {
 		// Freezes that are over make room.
 		o.Freezes = slices.DeleteFunc(o.Freezes, func(g rollout.Freeze) bool { return !g.Until.IsZero() && !d.now().Before(g.Until) })
 		if slices.ContainsFunc(o.Freezes, func(g rollout.Freeze) bool { return g.Name == f.Name }) {
-			return o, fmt.Errorf("cannot freeze %s: there is a freeze of this name: %w", f.Name, ErrExists)
+			return o, fmt.Errorf("cannot freeze %q: there is a freeze of this name: %w", f.Name, ErrExists)
 		}
 		if len(o.Freezes) >= MaxFreezes {
-			return o, fmt.Errorf("cannot freeze %s: %d freezes hold, and no more can: lift one", f.Name, MaxFreezes)
+			return o, fmt.Errorf("cannot freeze %q: %d freezes hold, and no more can: lift one", f.Name, MaxFreezes)
 		}
 		o.Freezes = append(o.Freezes, f)
 		return o, nil
@@ -64,13 +59,13 @@ func (d *Dispatcher) Freeze(ctx context.Context, f rollout.Freeze) error {
 // Unfreeze lifts a freeze; ErrNoOrder when there is none of the name.
 func (d *Dispatcher) Unfreeze(ctx context.Context, name, by, reason string) error {
 	if by == "" || reason == "" {
-		return fmt.Errorf("cannot lift freeze %s: say who asks and why", name)
+		return fmt.Errorf("cannot lift freeze %q: say who asks and why", name)
 	}
 	return d.order(ctx, Event{Actor: by, Action: "freeze.end", Object: "Freeze/" + name, Reason: reason}, func(o rollout.Orders) (rollout.Orders, error) {
 		n := len(o.Freezes)
 		o.Freezes = slices.DeleteFunc(o.Freezes, func(f rollout.Freeze) bool { return f.Name == name })
 		if len(o.Freezes) == n {
-			return o, fmt.Errorf("cannot lift freeze %s: %w", name, ErrNoOrder)
+			return o, fmt.Errorf("cannot lift freeze %q: %w", name, ErrNoOrder)
 		}
 		return o, nil
 	})

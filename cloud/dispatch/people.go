@@ -34,37 +34,11 @@ type View struct {
 
 // Propose starts a rollout, or queues it behind the active one of its fleet.
 // With dry it stores nothing and says what the first decision would be. A
-// policy that can never finish is refused with the reason.
+// policy that can never finish is refused with the reason, and so is a release
+// that somebody has put into quarantine.
 func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, error) {
-	if p.Author == "" || p.Reason == "" {
-		return View{}, errors.New("cannot start a rollout: say who asks and why")
-	}
-	all, err := d.cfg.Store.Rollouts(ctx)
+	r, s, admitted, err := d.draft(ctx, p)
 	if err != nil {
-		return View{}, fmt.Errorf("list rollouts: %w", err)
-	}
-	if p.Seed == 0 {
-		h := fnv.New64a()
-		fmt.Fprint(h, p.Name, p.Release.Manifest)
-		p.Seed = h.Sum64()
-	}
-	if p.Release.Kind == artifact.Firmware {
-		p.Policy.ShadowS = 0 // a program cannot compute in another's shadow
-	}
-	r := rollout.Rollout{
-		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Purpose: p.Reason, Seed: p.Seed, Created: d.now(),
-		Previous: rollout.LastPromoted(p.Fleet, p.Release.Kind, all),
-	}
-	admitted := rollout.Admit(r, all)
-	devices, err := d.cfg.Fleet.Devices(ctx)
-	if err != nil {
-		return View{}, fmt.Errorf("list devices: %w", err)
-	}
-	s, err := snapshot(Loaded{Rollout: r}, devices)
-	if err != nil {
-		return View{}, err
-	}
-	if err := rollout.Validate(r, s.Devices); err != nil {
 		return View{}, err
 	}
 	if dry {
@@ -74,11 +48,12 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 	if err := d.audit(ctx, p.Author, "rollout.start", p.Name, p.Reason, map[string]any{"release": p.Release.Manifest, "policy": p.Policy.Name, "fleet": p.Fleet}); err != nil {
 		return View{}, err
 	}
-	c := Commit{Now: d.now(), Rollout: admitted.Rollout, Decision: &Stored{
+	first := &Stored{
 		Rollout: p.Name, At: d.now(), Before: rollout.Queued, Actor: p.Author, Input: r, Snapshot: s,
 		Decision: rollout.Decision{Rollout: admitted.Rollout, Summary: admitted.Rollout.Reason, Reasons: []string{p.Reason}, Changed: true},
-	}}
-	if _, err := d.cfg.Store.Commit(ctx, c); err != nil {
+	}
+	first.price(0)
+	if _, err := d.cfg.Store.Commit(ctx, Commit{Now: d.now(), Rollout: admitted.Rollout, Decision: first}); err != nil {
 		return View{}, fmt.Errorf("start rollout %s: %w", p.Name, err)
 	}
 	for _, name := range admitted.Superseded {
@@ -90,9 +65,56 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 	return d.View(ctx, p.Name)
 }
 
+// draft makes the rollout that a proposal asks for, with the fleet as it would
+// see it, or says why it cannot be.
+func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, s rollout.Snapshot, a rollout.Admission, err error) {
+	if p.Author == "" || p.Reason == "" {
+		return r, s, a, errors.New("cannot start a rollout: say who asks and why")
+	}
+	all, err := d.cfg.Store.Rollouts(ctx)
+	if err != nil {
+		return r, s, a, fmt.Errorf("list rollouts: %w", err)
+	}
+	if p.Seed == 0 {
+		h := fnv.New64a()
+		fmt.Fprint(h, p.Name, p.Release.Manifest)
+		p.Seed = h.Sum64()
+	}
+	if p.Release.Kind == artifact.Firmware {
+		p.Policy.ShadowS = 0 // a program cannot compute in another's shadow
+	}
+	r = rollout.Rollout{
+		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Purpose: p.Reason, Seed: p.Seed, Created: d.now(),
+		Previous: rollout.LastPromoted(p.Fleet, p.Release.Kind, all),
+	}
+	if s, err = d.fleetNow(ctx, Loaded{Rollout: r}); err != nil {
+		return r, s, a, err
+	}
+	if q, ok := banned(s.Orders, p.Release.Manifest); ok {
+		return r, s, a, fmt.Errorf("cannot start a rollout of %s-%d: %s put it into quarantine on %s: %s: %w", p.Release.Name, p.Release.Counter, q.By, clock(q.At), q.Reason, ErrQuarantined)
+	}
+	if err := rollout.Validate(r, s.Devices); err != nil {
+		return r, s, a, err
+	}
+	return r, s, rollout.Admit(r, all), nil
+}
+
+// fleetNow is what a rollout sees of the fleet at this moment.
+func (d *Dispatcher) fleetNow(ctx context.Context, l Loaded) (rollout.Snapshot, error) {
+	devices, err := d.cfg.Fleet.Devices(ctx)
+	if err != nil {
+		return rollout.Snapshot{}, fmt.Errorf("list devices: %w", err)
+	}
+	orders, err := d.Orders(ctx)
+	if err != nil {
+		return rollout.Snapshot{}, err
+	}
+	return snapshot(l, devices, orders)
+}
+
 // supersede ends a rollout that has not started.
 func (d *Dispatcher) supersede(ctx context.Context, name, by string) error {
-	_, err := d.change(ctx, name, "hub", func(r rollout.Rollout) (rollout.Rollout, error) {
+	_, err := d.change(ctx, name, "hub", nil, func(r rollout.Rollout) (rollout.Rollout, error) {
 		if r.State != rollout.Queued {
 			return r, nil // it started meanwhile and will be waited for
 		}
@@ -116,11 +138,7 @@ func (d *Dispatcher) Ask(ctx context.Context, name string, q rollout.Request, dr
 		return View{}, err
 	}
 	if dry {
-		devices, err := d.cfg.Fleet.Devices(ctx)
-		if err != nil {
-			return View{}, fmt.Errorf("list devices: %w", err)
-		}
-		s, err := snapshot(l, devices)
+		s, err := d.fleetNow(ctx, l)
 		if err != nil {
 			return View{}, err
 		}
@@ -130,15 +148,16 @@ func (d *Dispatcher) Ask(ctx context.Context, name string, q rollout.Request, dr
 	if err := d.audit(ctx, q.By, "rollout."+string(q.Action), name, q.Reason, nil); err != nil {
 		return View{}, err
 	}
-	if _, err := d.change(ctx, name, q.By, func(r rollout.Rollout) (rollout.Rollout, error) { return rollout.Ask(r, q) }); err != nil {
+	if _, err := d.change(ctx, name, q.By, &q, func(r rollout.Rollout) (rollout.Rollout, error) { return rollout.Ask(r, q) }); err != nil {
 		return View{}, err
 	}
 	d.Wake()
 	return d.View(ctx, name)
 }
 
-// change commits f of a rollout, again while others are faster.
-func (d *Dispatcher) change(ctx context.Context, name, actor string, f func(rollout.Rollout) (rollout.Rollout, error)) (rollout.Rollout, error) {
+// change commits f of a rollout, again while others are faster. What it stores
+// as evidence is that nothing else has changed.
+func (d *Dispatcher) change(ctx context.Context, name, actor string, q *rollout.Request, f func(rollout.Rollout) (rollout.Rollout, error)) (rollout.Rollout, error) {
 	for range maxTries {
 		l, err := d.cfg.Store.Load(ctx, name)
 		if err != nil {
@@ -148,10 +167,20 @@ func (d *Dispatcher) change(ctx context.Context, name, actor string, f func(roll
 		if err != nil {
 			return r, err
 		}
-		_, err = d.cfg.Store.Commit(ctx, Commit{Now: d.now(), Rollout: r, Version: l.Version, Decision: &Stored{
-			Rollout: name, At: d.now(), Before: l.Rollout.State, Actor: actor, Input: l.Rollout,
+		last, err := d.cfg.Store.Decisions(ctx, name, 0, 1)
+		if err != nil {
+			return r, err
+		}
+		s := &Stored{
+			Rollout: name, At: d.now(), Before: l.Rollout.State, Actor: actor, Request: q, Input: l.Rollout, Delta: true,
 			Decision: rollout.Decision{Rollout: r, Summary: r.Reason, Changed: true},
-		}})
+		}
+		if len(last) > 0 {
+			s.Snapshot.Orders = last[0].Snapshot.Orders
+			s.Omitted = last[0].Omitted
+			s.price(last[0].Kept)
+		}
+		_, err = d.cfg.Store.Commit(ctx, Commit{Now: d.now(), Rollout: r, Version: l.Version, Decision: s})
 		if !errors.Is(err, ErrConflict) {
 			return r, err
 		}
@@ -171,16 +200,18 @@ func (d *Dispatcher) View(ctx context.Context, name string) (View, error) {
 		if err != nil {
 			return View{}, err
 		}
-		if len(last) > 0 && len(last[0].Snapshot.Devices) > 0 {
-			v.At, v.Devices = last[0].At, rollout.Apply(last[0].Snapshot, last[0].Decision).Devices
-			return v, nil
+		if len(last) > 0 {
+			s, err := d.Evidence(ctx, name, last[0].ID)
+			if err == nil {
+				v.At, v.Devices = last[0].At, rollout.Apply(s, last[0].Decision).Devices
+				return v, nil
+			}
+			if !errors.Is(err, ErrNoEvidence) {
+				return View{}, err
+			}
 		}
 	}
-	devices, err := d.cfg.Fleet.Devices(ctx)
-	if err != nil {
-		return View{}, fmt.Errorf("list devices: %w", err)
-	}
-	s, err := snapshot(l, devices)
+	s, err := d.fleetNow(ctx, l)
 	if err != nil {
 		return View{}, err
 	}
