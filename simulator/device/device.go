@@ -20,20 +20,22 @@ import (
 // Release is the nature of a release: how it behaves on devices.
 type Release struct {
 	update.Release
-	Unsigned    bool                         // its signature does not hold
-	CrashAtLoad bool                         // takes the agent down while it loads
-	NonFinite   time.Duration                // yields NaN this long after it began to act; 0: never
-	Flags       float64                      // flags so many times as often as it should; 0 means 1
-	LatencyMs   float64                      // p99 of an inference; 0 means 2
-	Labels      func(map[string]string) bool // on which devices it is like this; nil: all
+	Unsigned    bool          // its signature does not hold
+	CrashAtLoad bool          // takes the agent down while it loads
+	NonFinite   time.Duration // yields NaN this long after it began to act; 0: never
+	CrashAfter  time.Duration // takes the agent down this long after it began to act; 0: never
+	MemoryMiB   float64       // grows so much in an hour in which it is loaded; 0: not
+	Bytes       float64       // of its download; 0 is 5 MB
+	Flags       float64       // flags so many times as often as it should; 0 means 1
+	LatencyMs   float64       // p99 of an inference; 0 means 2
 }
 
 // World is what a device has around it.
 type World struct {
 	*world.World
-	// Release returns the nature of a release on a device with these labels,
-	// and false when there is no such release.
-	Release func(artifact.Digest, map[string]string) (Release, bool)
+	// Release returns the nature of a release on a device, and false when there
+	// is no such release.
+	Release func(artifact.Digest, *Device) (Release, bool)
 	// Send carries a report to the hub, if it can.
 	Send func(d *Device, r twin.Reported)
 	// Online says whether downloads work.
@@ -52,6 +54,7 @@ type Config struct {
 	WindowsHz float64         // windows scored in a second; default 1
 	BaseFlags float64         // share of windows a sound model flags; default 0.01
 	Skew      time.Duration   // of its clock
+	BitsPerS  float64         // of its downloads; 0: any release is there within 20 s
 }
 
 // Device is one device. Drive it through the world only.
@@ -113,6 +116,25 @@ func (d *Device) ID() topic.ID { return d.cfg.ID }
 
 // Labels returns its labels.
 func (d *Device) Labels() map[string]string { return d.cfg.Labels }
+
+// Relabel gives it other labels; its next report says so.
+func (d *Device) Relabel(labels map[string]string) { d.cfg.Labels = labels }
+
+// Look is what a selector sees of it.
+func (d *Device) Look(key string) (string, bool) {
+	switch key {
+	case "site":
+		return d.cfg.ID.Site, true
+	case "node":
+		return d.cfg.ID.Node, true
+	case "name":
+		return d.cfg.ID.String(), true
+	case "class":
+		return string(d.cfg.Class), true
+	}
+	v, ok := d.cfg.Labels[key]
+	return v, ok
+}
 
 // On says whether it has power.
 func (d *Device) On() bool { return d.on }
@@ -231,7 +253,7 @@ func (d *Device) check() {
 // do performs one action: at once what cannot fail, later what answers.
 func (d *Device) do(a update.Action) {
 	man := a.Release.Manifest
-	nature, known := d.w.Release(man, d.cfg.Labels)
+	nature, known := d.w.Release(man, d)
 	answer := func(after time.Duration, f func() update.Event) {
 		d.later(after, func() {
 			if e := f(); e != nil {
@@ -247,7 +269,15 @@ func (d *Device) do(a update.Action) {
 	switch a.Kind {
 	case update.ActFetch:
 		delete(d.verified, man)
-		answer(d.rand.Between(time.Second, 20*time.Second), func() update.Event {
+		wait := d.rand.Between(time.Second, 20*time.Second)
+		if d.cfg.BitsPerS > 0 {
+			size := nature.Bytes
+			if size == 0 {
+				size = 5e6
+			}
+			wait = time.Second + time.Duration(size*8/d.cfg.BitsPerS*float64(time.Second))
+		}
+		answer(wait, func() update.Event {
 			if !d.w.Online(d) {
 				return failed(twin.CodeFetch, "no connection", true)
 			}
@@ -331,6 +361,13 @@ func (d *Device) act(man artifact.Digest) {
 		d.w.Fault(d, "a release acts that was not verified: "+man.Short())
 	}
 	d.acting, d.actFrom, d.acted = man, d.w.Now(), d.w.Now()
+	if nature, _ := d.w.Release(man, d); nature.CrashAfter > 0 {
+		d.later(nature.CrashAfter, func() {
+			if d.acting == man {
+				d.crash()
+			}
+		})
+	}
 	d.counted = update.Observed{Champion: man}
 	if d.shadowed == man {
 		d.shadowed, d.shadow = "", nil
@@ -345,7 +382,7 @@ func (d *Device) observeUntilNow() {
 	if d.acting == "" || span <= 0 {
 		return
 	}
-	nature, _ := d.w.Release(d.acting, d.cfg.Labels)
+	nature, _ := d.w.Release(d.acting, d)
 	n := uint64(span*d.cfg.WindowsHz + d.rand.Float64())
 	if n == 0 {
 		return
@@ -358,13 +395,13 @@ func (d *Device) observeUntilNow() {
 	if nature.NonFinite > 0 && now.Sub(d.actFrom) >= nature.NonFinite {
 		d.counted.NonFinite++
 	}
-	if nature.NonFinite > 0 || flags(nature) > 1.2 || nature.CrashAtLoad {
+	if nature.NonFinite > 0 || flags(nature) > 1.2 || nature.CrashAtLoad || nature.CrashAfter > 0 || nature.MemoryMiB > 0 {
 		d.Harm += time.Duration(span * float64(time.Second))
 	}
 	if d.shadow == nil {
 		return
 	}
-	challenger, _ := d.w.Release(d.shadowed, d.cfg.Labels)
+	challenger, _ := d.w.Release(d.shadowed, d)
 	// The flags that only one of them raises; most they raise together.
 	d.openFor += span
 	d.open.Items += uint32(n)

@@ -23,6 +23,8 @@ type Faults struct {
 // Network carries messages.
 type Network struct {
 	Faults Faults
+	// Of returns the faults of one party's connection; nil: those above.
+	Of func(party string) Faults
 
 	w    *world.World
 	rand *world.Rand
@@ -49,16 +51,20 @@ func (n *Network) Reaches(party string) bool { return n.cut[party] == 0 }
 // sent and arriving need the connection.
 func (n *Network) Send(party, what string, deliver func()) {
 	n.Sent++
-	if !n.Reaches(party) || n.rand.Chance(n.Faults.Drop) {
+	f := n.Faults
+	if n.Of != nil {
+		f = n.Of(party)
+	}
+	if !n.Reaches(party) || n.rand.Chance(f.Drop) {
 		n.Dropped++
 		return
 	}
 	copies := 1
-	if n.rand.Chance(n.Faults.Duplicate) {
+	if n.rand.Chance(f.Duplicate) {
 		copies, n.Doubled = 2, n.Doubled+1
 	}
 	for range copies {
-		n.w.In(n.rand.Between(n.Faults.MinDelay, n.Faults.MaxDelay), what+" "+party, func() {
+		n.w.In(n.rand.Between(f.MinDelay, f.MaxDelay), what+" "+party, func() {
 			if !n.Reaches(party) {
 				n.Dropped++
 				return

@@ -43,7 +43,8 @@ type hub struct {
 	past     map[topic.ID]map[string]bool
 	seq      map[topic.ID]uint64
 	store    *dispatch.Memory
-	current  rollout.Rollout // the newest one committed
+	rollouts map[string]rollout.Rollout // as committed, without the past
+	held     map[topic.ID]bool          // by a person
 	d        *dispatch.Dispatcher
 	life     int  // rises with every crash
 	crashing bool // the next commit is the last thing this process does
@@ -55,7 +56,7 @@ func newHub(w *world.World, net *network.Network, c *check.Checker, trace func(s
 	h := &hub{
 		w: w, net: net, check: c, trace: trace, rand: w.Rand("hub"), devices: map[topic.ID]*device.Device{},
 		facts: map[topic.ID]rollout.Device{}, boots: map[topic.ID]string{}, past: map[topic.ID]map[string]bool{}, seq: map[topic.ID]uint64{},
-		store: &dispatch.Memory{},
+		store: &dispatch.Memory{}, rollouts: map[string]rollout.Rollout{}, held: map[topic.ID]bool{},
 	}
 	h.start()
 	w.In(10*time.Second, "sweep", h.sweep)
@@ -90,6 +91,22 @@ func (h *hub) crash() {
 		h.trace("hub starts again")
 		h.start()
 	})
+}
+
+// ended says whether every rollout has.
+func (h *hub) ended() bool {
+	for _, r := range h.rollouts {
+		if !r.State.Final() {
+			return false
+		}
+	}
+	return true
+}
+
+// hold keeps rollouts off a device, or lets them near it again.
+func (h *hub) hold(id topic.ID, on bool) {
+	h.held[id] = on
+	h.look()
 }
 
 // report takes in a device's document, if the process is there.
@@ -188,6 +205,7 @@ func (h *hub) Devices(context.Context) ([]rollout.Device, error) {
 	for i, id := range ids {
 		out[i] = h.facts[id]
 		out[i].Labels = maps.Clone(out[i].Labels)
+		out[i].Held = h.held[id]
 	}
 	if h.bend != nil {
 		h.bend(out)
@@ -239,20 +257,24 @@ func (s watched) Commit(ctx context.Context, c dispatch.Commit) (uint64, error) 
 	if h.crashing {
 		if h.rand.Chance(0.5) {
 			if _, err := s.Memory.Commit(ctx, c); err == nil { // done, and the process does not know
-				h.current = c.Rollout
+				h.rollouts[c.Rollout.Name] = c.Rollout
 			}
 		}
 		return 0, errCrash
 	}
 	id, err := s.Memory.Commit(ctx, c)
 	if err == nil {
-		h.current = c.Rollout
+		h.rollouts[c.Rollout.Name] = c.Rollout
 	}
 	if err != nil || c.Decision == nil || c.Decision.Actor != "" {
 		return id, err
 	}
 	dec := c.Decision
-	for _, bad := range rollouttest.Check(dec.Input, dec.Snapshot, dec.Decision, dec.At) {
+	seen, err := h.d.Evidence(ctx, dec.Rollout, id)
+	if err != nil {
+		h.check.Fault("decision %d: %v", id, err)
+	}
+	for _, bad := range rollouttest.Check(dec.Input, seen, dec.Decision, dec.At) {
 		h.check.Fault("decision %d: %s", id, bad)
 	}
 	granted := map[string]bool{}

@@ -70,7 +70,8 @@ func TestOneSeedGivesOneRun(t *testing.T) {
 
 func TestNoSeedOfABadNightBreaksAProperty(t *testing.T) {
 	s := load(t, "night")
-	s.Devices, s.For = 12, 3*time.Hour
+	s = s.WithDevices(12)
+	s.For = 3 * time.Hour
 	s.Expect = nil // how it ends is chance; what holds is not
 	ends := map[rollout.State]int{}
 	var events uint64
@@ -118,7 +119,7 @@ func TestABudgetThatIgnoresOfflineDevicesIsCaught(t *testing.T) {
 func TestAScenarioThatCannotBeReadNamesTheLine(t *testing.T) {
 	const good = "fleet 3\nwave all\n"
 	for name, tc := range map[string]struct{ text, want string }{
-		"unknown word":      {good + "flet 3", `bad:3: unknown word "flet": use seed, fleet`},
+		"unknown word":      {good + "flet 3", `bad:3: unknown word "flet": there are at, budget`},
 		"bad number":        {"fleet three", `bad:1: "three": want a number`},
 		"bad duration":      {good + "soak 5", `bad:3: "5": want a duration`},
 		"bad share":         {good + "network drop 120%", `bad:3: "120%": want a share`},

@@ -14,12 +14,13 @@ import (
 	"time"
 )
 
-// Start is the first moment of every world.
+// Start is the first moment of every world that does not say another.
 var Start = time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
 
 // World is one run. It is not safe for concurrent use.
 type World struct {
 	seed   uint64
+	start  time.Time
 	now    time.Duration // since Start
 	queue  queue
 	serial uint64
@@ -28,14 +29,19 @@ type World struct {
 	After func(name string)
 }
 
-// New returns a world at Start.
-func New(seed uint64) *World { return &World{seed: seed} }
+// New returns a world that begins at start; zero is Start.
+func New(seed uint64, start time.Time) *World {
+	if start.IsZero() {
+		start = Start
+	}
+	return &World{seed: seed, start: start}
+}
 
 // Seed returns the seed.
 func (w *World) Seed() uint64 { return w.seed }
 
 // Now returns the time.
-func (w *World) Now() time.Time { return Start.Add(w.now) }
+func (w *World) Now() time.Time { return w.start.Add(w.now) }
 
 // Elapsed returns the time since Start.
 func (w *World) Elapsed() time.Duration { return w.now }
