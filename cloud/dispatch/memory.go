@@ -172,17 +172,18 @@ func (m *Memory) Decisions(_ context.Context, name string, before uint64, limit 
 	if k == nil {
 		return nil, nil
 	}
+	list := k.decisions // the first has id 1
+	if before != 0 {
+		list = list[:min(uint64(len(list)), before-1)]
+	}
 	var out []Stored
-	for _, b := range slices.Backward(k.decisions) {
+	for _, b := range slices.Backward(list) {
+		if limit > 0 && len(out) == limit {
+			break
+		}
 		var s Stored
 		if err := json.Unmarshal(b, &s); err != nil {
 			return nil, err
-		}
-		if before != 0 && s.ID >= before {
-			continue
-		}
-		if limit > 0 && len(out) == limit {
-			break
 		}
 		out = append(out, s)
 	}

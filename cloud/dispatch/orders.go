@@ -147,5 +147,5 @@ func (d *Dispatcher) order(ctx context.Context, e Event, f func(rollout.Orders) 
 // maxTries bounds how often a person's change is tried while others are faster.
 const maxTries = 10
 
-// clock is a moment as people read it.
-func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+// clock is a moment as people read it, in UTC.
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }

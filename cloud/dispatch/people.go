@@ -93,6 +93,7 @@ func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, 
 	if q, ok := banned(s.Orders, p.Release.Manifest); ok {
 		return r, s, a, fmt.Errorf("cannot start a rollout of %s-%d: %s put it into quarantine on %s: %s: %w", p.Release.Name, p.Release.Counter, q.By, clock(q.At), q.Reason, ErrQuarantined)
 	}
+	r.Policy = r.Policy.Expand(len(s.Devices))
 	if err := rollout.Validate(r, s.Devices); err != nil {
 		return r, s, a, err
 	}
