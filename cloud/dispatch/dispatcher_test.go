@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -27,34 +29,73 @@ type plant struct {
 	devices []rollout.Device
 	docs    map[topic.ID]twin.Desired
 	gens    map[topic.ID][]uint64 // as they arrived
+	sent    map[topic.ID]map[uint64]string
+	marks   []map[topic.ID]string // the fleet as it was at each mark given
 	now     time.Time
 	down    func() bool // the broker does not take a message
 	ledger  []dispatch.Event
-	full    bool // the ledger does not take a line
+	full    bool   // the ledger does not take a line
+	reused  string // a generation that came with two contents
 }
 
 func newPlant(n int) *plant {
 	old := rollouttest.Release(1)
 	now := time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
-	return &plant{devices: rollouttest.Fleet(n, 3, &old, now), docs: map[topic.ID]twin.Desired{}, gens: map[topic.ID][]uint64{}, now: now, down: func() bool { return false }}
+	return &plant{
+		devices: rollouttest.Fleet(n, 3, &old, now), docs: map[topic.ID]twin.Desired{}, gens: map[topic.ID][]uint64{}, sent: map[topic.ID]map[uint64]string{},
+		marks: []map[topic.ID]string{nil}, now: now, down: func() bool { return false },
+	}
 }
 
 func (p *plant) Devices(context.Context) ([]rollout.Device, error) {
 	return append([]rollout.Device(nil), p.devices...), nil
 }
 
-// Since knows no marks: all may have changed.
-func (p *plant) Since(context.Context, uint64) ([]rollout.Device, []topic.ID, uint64, bool, error) {
-	return nil, nil, 0, false, nil
+// Since compares the fleet with what it was.
+func (p *plant) Since(_ context.Context, mark uint64) (changed []rollout.Device, gone []topic.ID, next uint64, ok bool, err error) {
+	present := map[topic.ID]string{}
+	before := p.marks[mark]
+	for _, d := range p.devices {
+		b, err := json.Marshal(d)
+		if err != nil {
+			return nil, nil, 0, false, err
+		}
+		present[d.ID] = string(b)
+		if before[d.ID] != string(b) {
+			changed = append(changed, d)
+		}
+	}
+	for id := range before {
+		if present[id] == "" {
+			gone = append(gone, id)
+		}
+	}
+	p.marks = append(p.marks, present)
+	return changed, gone, uint64(len(p.marks) - 1), mark != 0, nil
 }
 
+// Publish gives a device its document. A device does not go back to an older
+// one.
 func (p *plant) Publish(_ context.Context, d twin.Desired) error {
 	if p.down() {
 		return errors.New("broker is away")
 	}
 	id := topic.ID{Site: d.Site, Node: d.Node}
-	p.docs[id] = d
+	b, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	if p.sent[id] == nil {
+		p.sent[id] = map[uint64]string{}
+	}
+	if old, ok := p.sent[id][d.Generation]; ok && old != string(b) {
+		p.reused = fmt.Sprintf("%s got generation %d as %s and as %s", id, d.Generation, old, b)
+	}
+	p.sent[id][d.Generation] = string(b)
 	p.gens[id] = append(p.gens[id], d.Generation)
+	if d.Generation >= p.docs[id].Generation {
+		p.docs[id] = d
+	}
 	return nil
 }
 
@@ -90,7 +131,7 @@ func (p *plant) round() {
 
 func (p *plant) hub(t *testing.T, s dispatch.Store, name string) *dispatch.Dispatcher {
 	t.Helper()
-	d, err := dispatch.New(dispatch.Config{Holder: name, Store: s, Fleet: p, Publisher: p, Ledger: p, Now: func() time.Time { return p.now }})
+	d, err := dispatch.New(dispatch.Config{Holder: name, Store: s, Fleet: p, Publisher: p, Ledger: p, Now: func() time.Time { return p.now }, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +194,11 @@ func TestARolloutIsDecidedStoredPublishedAndExplained(t *testing.T) {
 		if w.Actor != "" {
 			continue // a person's doing
 		}
-		again := rollout.Decide(w.Input, w.Snapshot, w.At)
+		seen, err := d.Evidence(t.Context(), "r-2", w.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := rollout.Decide(w.Input, seen, w.At)
 		if a, b := mustJSON(t, again), mustJSON(t, w.Decision); a != b {
 			t.Fatalf("decision %d replays to something else:\n%s\n%s", w.ID, a, b)
 		}
@@ -181,6 +226,9 @@ type crashing struct {
 }
 
 var errCrash = errors.New("the hub is gone")
+
+// quiet keeps expected errors out of the log of a test.
+var quiet = slog.New(slog.DiscardHandler)
 
 func (c crashing) Commit(ctx context.Context, k dispatch.Commit) (uint64, error) {
 	switch c.rng.IntN(6) {
@@ -349,7 +397,7 @@ func TestRunWakesForPeopleReportsAndTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s := newPlant(6), &dispatch.Memory{}
 		p.now = time.Now()
-		d, err := dispatch.New(dispatch.Config{Holder: "a", Store: s, Fleet: p, Publisher: p, Ledger: p})
+		d, err := dispatch.New(dispatch.Config{Holder: "a", Store: s, Fleet: p, Publisher: p, Ledger: p, Log: quiet})
 		if err != nil {
 			t.Fatal(err)
 		}
