@@ -1,15 +1,22 @@
-// Package device is a virtual device: the product's own update machine over a
-// virtual disk and a model of a scorer.
+// Package device is a virtual device: the product's own update machine, its own
+// journal on a disk in memory, and a model of what its actions do.
 //
-// What the machine decides is real. What its actions do is modelled: each
-// takes some time and succeeds or fails as the release's nature and the faults
-// say. The disk keeps exactly what was saved before power was lost.
+// What the machine decides is real, and so are the bytes of the journal and of
+// the slots: they are written, synced, torn, filled up and rotted as the faults
+// say, and read back with the product's own code after a power cut. Digests are
+// computed from these bytes. Modelled are the download, the signature (a release
+// is signed or not), the sessions and the scorer: each takes some time and
+// behaves as the release's nature says.
+//
+// The simulator alone imports it.
 package device
 
 import (
-	"fmt"
+	"errors"
+	"strconv"
 	"time"
 
+	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -17,9 +24,11 @@ import (
 	"github.com/swellfleet/swell/simulator/world"
 )
 
-// Release is the nature of a release: how it behaves on devices.
+// Release is the nature of a release: what it consists of and how it behaves on
+// devices.
 type Release struct {
 	update.Release
+	Head, Body  []byte        // manifest and model; their digests are Manifest and Model
 	Unsigned    bool          // its signature does not hold
 	CrashAtLoad bool          // takes the agent down while it loads
 	NonFinite   time.Duration // yields NaN this long after it began to act; 0: never
@@ -28,6 +37,11 @@ type Release struct {
 	Bytes       float64       // of its download; 0 is 5 MB
 	Flags       float64       // flags so many times as often as it should; 0 means 1
 	LatencyMs   float64       // p99 of an inference; 0 means 2
+}
+
+// unsound says whether a person would call it bad.
+func (r *Release) unsound() bool {
+	return r.NonFinite > 0 || r.flags() > 1.2 || r.CrashAtLoad || r.CrashAfter > 0 || r.MemoryMiB > 0
 }
 
 // World is what a device has around it.
@@ -42,6 +56,14 @@ type World struct {
 	Online func(d *Device) bool
 	// Fault is called when the device does what it must never do.
 	Fault func(d *Device, what string)
+	// Changed is called after power, what acts or the phase of the trial have
+	// changed. nil: nobody looks.
+	Changed func(d *Device)
+	// Saved is called after a journal was made durable. nil: nobody looks.
+	Saved func(d *Device, j *update.Journal)
+	// Trace is called with what is worth reading in a device's life. nil: nobody
+	// reads.
+	Trace func(d *Device, what string)
 }
 
 // Config describes a device.
@@ -49,12 +71,12 @@ type Config struct {
 	ID        topic.ID
 	Class     artifact.Class
 	Labels    map[string]string
-	Champion  *update.Release // runs it, confirmed, at the start; nil: none
-	Heartbeat time.Duration   // default 30 s
-	WindowsHz float64         // windows scored in a second; default 1
-	BaseFlags float64         // share of windows a sound model flags; default 0.01
-	Skew      time.Duration   // of its clock
-	BitsPerS  float64         // of its downloads; 0: any release is there within 20 s
+	Champion  *Release      // runs it, confirmed, at the start; nil: none
+	Heartbeat time.Duration // default 30 s
+	WindowsHz float64       // windows scored in a second; default 1
+	BaseFlags float64       // share of windows a sound model flags; default 0.01
+	Skew      time.Duration // of its clock
+	BitsPerS  float64       // of its downloads; 0: any release is there within 20 s
 }
 
 // Device is one device. Drive it through the world only.
@@ -62,34 +84,43 @@ type Device struct {
 	cfg  Config
 	w    *World
 	rand *world.Rand
+	name string
 
-	disk    *update.Journal // what is on the flash
-	machine *update.Machine
-	life    int // rises with every loss of power: what was started before is void
+	flash   *flash
+	machine *update.Machine // nil while it is off, or cannot read its journal
+	life    uint64          // rises with every loss of power: what was started before is void
 	since   time.Time
-	boot    uint64
+	boot    string
 	seq     uint64
 	on      bool
+	unsaved bool // the journal could not be written; nothing else happens until it is
 	wakeAt  time.Duration
+	shown   shown
 
-	verified map[artifact.Digest]bool // slots whose bytes were verified since they were written
-	acting   artifact.Digest
-	actFrom  time.Time
-	acted    time.Time // counters of the champion are good up to here
-	counted  update.Observed
-	shadowed artifact.Digest
-	shadow   *twin.Shadow
-	window   float64 // seconds of a counting window
-	open     twin.ShadowWindow
-	openFor  float64
+	loaded  map[artifact.Digest]bool // sessions whose bytes had the signed digest when they were loaded
+	permit  bool                     // the interlocks were read and permit the next swap
+	closed  int                      // interlocks that forbid
+	blind   int                      // interlocks that cannot be read
+	slow    int                      // causes that make every action take slowness times as long
+	damaged bool                     // the disk lost or changed what it had promised to keep
+
+	scorer
 
 	// What an observer outside would see.
 	Swaps     int
 	Harm      time.Duration // time in which an unsound release acted
 	Confirmed bool          // has once confirmed a release
-	scored    uint64
-	lost      uint64
+	Dead      bool          // will never have power again
 }
+
+// shown is what Changed tells of.
+type shown struct {
+	on     bool
+	acting artifact.Digest
+	phase  twin.Phase
+}
+
+const slowness = 20
 
 // New returns a device that is off.
 func New(w *World, cfg Config) *Device {
@@ -102,23 +133,30 @@ func New(w *World, cfg Config) *Device {
 	if cfg.BaseFlags == 0 {
 		cfg.BaseFlags = 0.01
 	}
-	d := &Device{cfg: cfg, w: w, rand: w.Rand("device", cfg.ID.String()), verified: map[artifact.Digest]bool{}}
+	d := &Device{cfg: cfg, w: w, name: cfg.ID.String(), loaded: map[artifact.Digest]bool{}}
+	d.rand = w.Rand("device", d.name)
+	var first *Release
 	if cfg.Champion != nil {
-		d.disk = &update.Journal{Schema: 1, Releases: []update.Release{*cfg.Champion}, State: update.State{Champion: 1, LastGood: 1}}
-		d.verified[cfg.Champion.Manifest] = true
-		d.Confirmed = true
+		first, d.Confirmed = cfg.Champion, true
 	}
+	d.flash = newFlash(first)
 	return d
 }
 
 // ID returns the device's name.
 func (d *Device) ID() topic.ID { return d.cfg.ID }
 
+// Name returns its name as "site/node".
+func (d *Device) Name() string { return d.name }
+
 // Labels returns its labels.
 func (d *Device) Labels() map[string]string { return d.cfg.Labels }
 
 // Relabel gives it other labels; its next report says so.
-func (d *Device) Relabel(labels map[string]string) { d.cfg.Labels = labels }
+func (d *Device) Relabel(labels map[string]string) {
+	d.cfg.Labels = labels
+	d.scorer.forget()
+}
 
 // Look is what a selector sees of it.
 func (d *Device) Look(key string) (string, bool) {
@@ -128,7 +166,7 @@ func (d *Device) Look(key string) (string, bool) {
 	case "node":
 		return d.cfg.ID.Node, true
 	case "name":
-		return d.cfg.ID.String(), true
+		return d.name, true
 	case "class":
 		return string(d.cfg.Class), true
 	}
@@ -139,45 +177,198 @@ func (d *Device) Look(key string) (string, bool) {
 // On says whether it has power.
 func (d *Device) On() bool { return d.on }
 
+// Broken says that its disk lost what it had promised to keep, so that the
+// device may not know any more what it was doing.
+func (d *Device) Broken() bool { return d.damaged }
+
 // Acting returns the release whose verdicts count now; "" for none.
 func (d *Device) Acting() artifact.Digest { return d.acting }
 
+// Phase returns where its trial stands; none while it is off.
+func (d *Device) Phase() twin.Phase {
+	if d.machine == nil {
+		return twin.PhaseNone
+	}
+	return d.machine.Phase()
+}
+
 // InFlight says whether it is in the middle of a swap or soaks after one.
 func (d *Device) InFlight() bool {
-	if !d.on {
-		return false
-	}
-	p := d.machine.Phase()
+	p := d.Phase()
 	return p == twin.PhaseActivating || p == twin.PhaseSoaking
+}
+
+// Status returns what its update machine says; zero while it is off.
+func (d *Device) Status() update.Status {
+	if d.machine == nil {
+		return update.Status{}
+	}
+	return d.machine.Status()
+}
+
+// The events of a device's life.
+const (
+	beat uint32 = iota
+	observe
+	tick
+	poweredOn
+)
+
+const observeEvery = 15 * time.Second
+
+// Act implements world.Actor.
+func (d *Device) Act(what uint32, life uint64) {
+	if d.life != life {
+		return
+	}
+	switch what {
+	case beat:
+		d.report()
+		d.w.For(d.cfg.Heartbeat, d, beat, life)
+	case observe:
+		d.observe()
+		d.w.For(observeEvery, d, observe, life)
+	case tick:
+		d.step(update.Tick{})
+	case poweredOn:
+		d.Power()
+	}
 }
 
 // Power switches it on.
 func (d *Device) Power() {
-	if d.on {
+	if d.on || d.Dead {
 		return
 	}
-	m, err := update.New(update.Config{}, d.disk)
+	j, err := d.flash.load()
+	if err == nil {
+		d.machine, err = update.New(update.Config{}, j)
+	}
 	if err != nil {
-		d.w.Fault(d, "the journal on its disk cannot be read: "+err.Error())
-		return
+		d.machine = nil
+		d.trace("it cannot read its journal: %v", err)
+		if !d.damaged {
+			d.w.Fault(d, "the journal on its disk cannot be read: "+err.Error())
+		}
 	}
-	d.on, d.machine, d.since, d.wakeAt = true, m, d.w.Now(), 0
-	d.boot, d.seq = d.rand.Uint64(), 0
-	d.step(update.Booted{})
-	d.loop(d.cfg.Heartbeat/2, d.observe)
-	d.loop(d.cfg.Heartbeat, d.report)
+	d.on, d.since, d.wakeAt, d.unsaved, d.permit = true, d.w.Now(), 0, false, false
+	d.boot, d.seq = strconv.FormatUint(d.rand.Uint64(), 36), 0
+	if d.machine != nil {
+		d.bootable(j)
+		d.step(update.Booted{})
+	}
+	d.w.For(time.Duration(d.rand.Float64()*float64(observeEvery)), d, observe, d.life)
+	d.w.For(time.Duration(d.rand.Float64()*float64(d.cfg.Heartbeat)), d, beat, d.life)
+	d.changed()
 }
 
-// Cut takes its power: only what was saved is left.
+// bootable checks that a device which once confirmed a release finds one that
+// it can run, on the disk as the power cut left it.
+func (d *Device) bootable(j *update.Journal) {
+	if !d.Confirmed || d.damaged {
+		return
+	}
+	if j != nil {
+		for i := range j.Releases {
+			r := uint64(i + 1)
+			if uint64(j.State.Champion) != r && uint64(j.State.LastGood) != r && uint64(j.State.Spare) != r {
+				continue
+			}
+			if n, ok := d.w.Release(j.Releases[i].Manifest, d); ok && d.flash.check(&n) == nil {
+				return
+			}
+		}
+	}
+	d.w.Fault(d, "no slot on its disk can be started")
+}
+
+// Cut takes its power: only what was made durable is left.
 func (d *Device) Cut() {
 	if !d.on {
 		return
 	}
-	d.observeUntilNow()
+	d.trace("loses power")
+	d.flash.cut(d.rand)
+	d.down()
+}
+
+// down ends this run of the agent.
+func (d *Device) down() {
+	d.score()
 	d.on, d.machine = false, nil
 	d.life++
-	d.acting, d.shadowed, d.shadow = "", "", nil
+	d.scorer.stop()
+	clear(d.loaded)
+	d.changed()
 }
+
+// Die takes its power for good.
+func (d *Device) Die() {
+	d.Cut()
+	d.Dead = true
+}
+
+// CutFor takes its power for so long.
+func (d *Device) CutFor(t time.Duration) {
+	if d.on {
+		d.Cut()
+		d.w.For(t, d, poweredOn, d.life)
+	}
+}
+
+// Tear cuts the power in the middle of one of the next writes of its disk, for
+// so long.
+func (d *Device) Tear(t time.Duration) {
+	d.flash.tear(1+d.rand.IntN(6), t)
+}
+
+// Fill leaves no room on its disk, until Empty.
+func (d *Device) Fill() { d.flash.fill() }
+
+// Empty takes Fill back.
+func (d *Device) Empty() { d.flash.empty() }
+
+// Lie lets its disk lose, at the next power cut within t, all that it was told
+// to make durable from now on.
+func (d *Device) Lie(t time.Duration) {
+	d.flash.lie()
+	d.w.In(t, func() { d.flash.honest() })
+}
+
+// Rot flips one bit of a file on its disk.
+func (d *Device) Rot() {
+	if what := d.flash.rot(d.rand); what != "" {
+		d.damaged = true
+		d.trace("a bit of %s flips", what)
+	}
+}
+
+// Slow makes all it does take long, until Quick.
+func (d *Device) Slow() { d.slow++ }
+
+// Quick takes one Slow back.
+func (d *Device) Quick() { d.slow = max(d.slow-1, 0) }
+
+// Forbid closes its interlock, or with blind makes it unreadable, until Permit.
+func (d *Device) Forbid(blind bool) {
+	if blind {
+		d.blind++
+	} else {
+		d.closed++
+	}
+}
+
+// Permit takes one Forbid back.
+func (d *Device) Permit(blind bool) {
+	if blind {
+		d.blind = max(d.blind-1, 0)
+	} else {
+		d.closed = max(d.closed-1, 0)
+	}
+}
+
+// Jump moves its clock.
+func (d *Device) Jump(by time.Duration) { d.cfg.Skew += by }
 
 // Desired delivers a document.
 func (d *Device) Desired(doc twin.Desired) {
@@ -186,23 +377,10 @@ func (d *Device) Desired(doc twin.Desired) {
 	}
 }
 
-// loop runs f every interval of this life, first after a drawn part of it.
-func (d *Device) loop(every time.Duration, f func()) {
-	life := d.life
-	var again func()
-	again = func() {
-		if d.life == life {
-			f()
-			d.w.In(every, d.cfg.ID.String(), again)
-		}
-	}
-	d.w.In(time.Duration(d.rand.Float64()*float64(every)), d.cfg.ID.String(), again)
-}
-
 // later runs f after t unless power is lost before.
 func (d *Device) later(t time.Duration, f func()) {
 	life := d.life
-	d.w.In(t, d.cfg.ID.String(), func() {
+	d.w.In(t, func() {
 		if d.life == life {
 			f()
 		}
@@ -214,14 +392,28 @@ func (d *Device) moment() update.Moment {
 	return update.Moment{Wall: now.Add(d.cfg.Skew), Mono: now.Sub(d.since), Draw: d.rand.Float64()}
 }
 
-// step feeds the machine and does what it asks, in its order.
+// step feeds the machine and does what it asks, in the order in which the agent
+// does: save, then act, then report.
 func (d *Device) step(e update.Event) {
+	if d.machine == nil {
+		return
+	}
 	d.machine.Step(d.moment(), e)
 	r := d.machine.Ready()
 	if r.Save != nil {
-		d.disk = r.Save
-		d.check()
+		err := d.flash.save(r.Save)
+		d.unsaved = err != nil
+		if errors.Is(err, disk.ErrPowerCut) {
+			d.CutFor(d.flash.dark)
+			return
+		}
+		if err != nil { // the next observation tries again
+			d.report()
+			return
+		}
+		d.saved(r.Save)
 	}
+	d.machine.Advance()
 	life := d.life
 	for _, a := range r.Do {
 		d.do(a)
@@ -229,239 +421,70 @@ func (d *Device) step(e update.Event) {
 			return // it took the agent down
 		}
 	}
-	d.machine.Advance()
-	if r.Wake > 0 && (d.wakeAt == 0 || r.Wake < d.wakeAt || d.wakeAt <= d.moment().Mono) {
+	if r.Wake > 0 && (d.wakeAt == 0 || r.Wake < d.wakeAt || d.wakeAt <= d.w.Now().Sub(d.since)) {
 		d.wakeAt = r.Wake
-		d.later(r.Wake-d.w.Now().Sub(d.since), func() { d.step(update.Tick{}) })
+		d.w.For(r.Wake-d.w.Now().Sub(d.since), d, tick, d.life)
 	}
 	if r.Report {
 		d.report()
 	}
+	d.changed()
 }
 
-// check looks at what was just saved.
-func (d *Device) check() {
-	s := d.disk.State
+// saved looks at what was just made durable.
+func (d *Device) saved(j *update.Journal) {
+	s := &j.State
 	if d.Confirmed && (s.Champion == 0 || s.LastGood == 0) {
 		d.w.Fault(d, "it has no release to run or none to go back to")
 	}
 	if s.LastGood != 0 && s.LastGood == s.Champion {
 		d.Confirmed = true
 	}
-}
-
-// do performs one action: at once what cannot fail, later what answers.
-func (d *Device) do(a update.Action) {
-	man := a.Release.Manifest
-	nature, known := d.w.Release(man, d)
-	answer := func(after time.Duration, f func() update.Event) {
-		d.later(after, func() {
-			if e := f(); e != nil {
-				d.step(e)
-			}
-		})
-	}
-	done := func(r update.Release) update.Event { return update.Done{Action: a.ID, Release: r} }
-	failed := func(code twin.Code, why string, retry bool) update.Event {
-		return update.Failed{Action: a.ID, Code: code, Reason: why, Retryable: retry}
-	}
-	short := d.rand.Between(10*time.Millisecond, 200*time.Millisecond)
-	switch a.Kind {
-	case update.ActFetch:
-		delete(d.verified, man)
-		wait := d.rand.Between(time.Second, 20*time.Second)
-		if d.cfg.BitsPerS > 0 {
-			size := nature.Bytes
-			if size == 0 {
-				size = 5e6
-			}
-			wait = time.Second + time.Duration(size*8/d.cfg.BitsPerS*float64(time.Second))
-		}
-		answer(wait, func() update.Event {
-			if !d.w.Online(d) {
-				return failed(twin.CodeFetch, "no connection", true)
-			}
-			return done(update.Release{})
-		})
-	case update.ActVerify:
-		answer(short, func() update.Event {
-			if !known || nature.Unsigned {
-				return failed(twin.CodeSignature, "no signature of a known key", false)
-			}
-			d.verified[man] = true
-			return done(nature.Release)
-		})
-	case update.ActGuard, update.ActTest, update.ActInterlock:
-		answer(short, func() update.Event { return done(update.Release{}) })
-	case update.ActLoad:
-		if !d.verified[man] {
-			d.w.Fault(d, "it loads a release that was not verified: "+man.Short())
-		}
-		answer(short, func() update.Event {
-			if nature.CrashAtLoad {
-				d.crash()
-				return nil
-			}
-			return done(nature.Release)
-		})
-	case update.ActResume, update.ActRollback:
-		answer(short, func() update.Event {
-			if man == "" {
-				d.act("")
-				return done(update.Release{})
-			}
-			if nature.CrashAtLoad {
-				d.crash()
-				return nil
-			}
-			d.act(man)
-			return done(nature.Release)
-		})
-	case update.ActShadow:
-		answer(short, func() update.Event {
-			d.observeUntilNow()
-			d.shadowed, d.shadow, d.window = man, &twin.Shadow{}, a.WindowS
-			d.open, d.openFor = twin.ShadowWindow{}, 0
-			return done(update.Release{})
-		})
-	case update.ActSwap:
-		answer(short, func() update.Event {
-			d.act(man)
-			d.Swaps++
-			return done(update.Release{})
-		})
-	case update.ActConfirm, update.ActDrop:
-		d.observeUntilNow()
-		d.shadowed, d.shadow = "", nil
-	case update.ActClean:
-		keep := map[artifact.Digest]bool{}
-		for _, k := range a.Keep {
-			keep[k] = true
-		}
-		for m := range d.verified {
-			if !keep[m] {
-				delete(d.verified, m)
-			}
-		}
-	case update.ActCancel:
-		// The answer comes all the same and the machine does not mind.
+	if d.w.Saved != nil {
+		d.w.Saved(d, j)
 	}
 }
 
-// crash takes the agent down; its supervisor starts it again.
-func (d *Device) crash() {
-	d.Cut()
-	d.later(2*time.Second, d.Power)
-}
-
-// act makes a release the one whose verdicts count.
-func (d *Device) act(man artifact.Digest) {
-	d.observeUntilNow()
-	if man != "" && !d.verified[man] {
-		d.w.Fault(d, "a release acts that was not verified: "+man.Short())
-	}
-	d.acting, d.actFrom, d.acted = man, d.w.Now(), d.w.Now()
-	if nature, _ := d.w.Release(man, d); nature.CrashAfter > 0 {
-		d.later(nature.CrashAfter, func() {
-			if d.acting == man {
-				d.crash()
-			}
-		})
-	}
-	d.counted = update.Observed{Champion: man}
-	if d.shadowed == man {
-		d.shadowed, d.shadow = "", nil
-	}
-}
-
-// observeUntilNow lets the scorer have worked since it was looked at last.
-func (d *Device) observeUntilNow() {
-	now := d.w.Now()
-	span := now.Sub(d.acted).Seconds()
-	d.acted = now
-	if d.acting == "" || span <= 0 {
+func (d *Device) changed() {
+	now := shown{d.on, d.acting, d.Phase()}
+	if now == d.shown {
 		return
 	}
-	nature, _ := d.w.Release(d.acting, d)
-	n := uint64(span*d.cfg.WindowsHz + d.rand.Float64())
-	if n == 0 {
-		return
+	if d.w.Trace != nil && now.on {
+		d.tellChange(now)
 	}
-	d.scored += n
-	d.counted.Due += n
-	d.counted.Windows += n
-	d.counted.Flagged += uint64(d.rand.Poisson(min(float64(n)*d.cfg.BaseFlags*flags(nature), 29)))
-	d.counted.LatencyP99Ms = latency(nature)
-	if nature.NonFinite > 0 && now.Sub(d.actFrom) >= nature.NonFinite {
-		d.counted.NonFinite++
+	d.shown = now
+	if d.w.Changed != nil {
+		d.w.Changed(d)
 	}
-	if nature.NonFinite > 0 || flags(nature) > 1.2 || nature.CrashAtLoad || nature.CrashAfter > 0 || nature.MemoryMiB > 0 {
-		d.Harm += time.Duration(span * float64(time.Second))
-	}
-	if d.shadow == nil {
-		return
-	}
-	challenger, _ := d.w.Release(d.shadowed, d)
-	// The flags that only one of them raises; most they raise together.
-	d.openFor += span
-	d.open.Items += uint32(n)
-	d.open.OnlyChallenger += min(d.rand.Poisson(float64(n)*d.cfg.BaseFlags*flags(challenger)), uint32(n)/2)
-	d.open.OnlyChampion += min(d.rand.Poisson(float64(n)*d.cfg.BaseFlags*flags(nature)), uint32(n)/2)
-	if d.openFor >= d.window {
-		s := d.shadow
-		s.Items += uint64(d.open.Items)
-		s.OnlyChallenger += uint64(d.open.OnlyChallenger)
-		s.OnlyChampion += uint64(d.open.OnlyChampion)
-		s.LatencyP99Ms = latency(challenger)
-		s.Windows = append(s.Windows, d.open)
-		if over := len(s.Windows) - twin.MaxShadowWindows; over > 0 {
-			s.Windows, s.Index = s.Windows[over:], s.Index+uint64(over)
-		}
-		d.open, d.openFor = twin.ShadowWindow{}, 0
-	}
-}
-
-func flags(r Release) float64 {
-	if r.Flags == 0 {
-		return 1
-	}
-	return r.Flags
-}
-
-func latency(r Release) float64 {
-	if r.LatencyMs == 0 {
-		return 2
-	}
-	return r.LatencyMs
-}
-
-// observe shows the machine the scorer's counters.
-func (d *Device) observe() {
-	d.observeUntilNow()
-	o := d.counted
-	if d.shadow != nil {
-		s := *d.shadow
-		s.Windows = append([]twin.ShadowWindow(nil), s.Windows...)
-		o.Shadow = &s
-	}
-	d.step(o)
 }
 
 // report sends the reported document.
 func (d *Device) report() {
-	st := d.machine.Status()
+	d.score()
 	d.seq++
 	r := twin.Reported{
-		Schema: 1, Site: d.cfg.ID.Site, Node: d.cfg.ID.Node, Boot: fmt.Sprint(d.boot), Seq: d.seq, Generation: st.Generation,
-		At: d.w.Now().Add(d.cfg.Skew), Class: d.cfg.Class, Labels: d.cfg.Labels, Agent: twin.Agent{Arch: "amd64"},
-		Trial: st.Trial, Conditions: st.Conditions, Quarantined: st.Quarantined,
-		Stream: twin.Stream{WindowsScored: d.scored, WindowsDue: d.scored + d.lost, WindowsLost: d.lost, Swaps: uint64(d.Swaps)},
+		Schema: 1, Site: d.cfg.ID.Site, Node: d.cfg.ID.Node, Boot: d.boot, Seq: d.seq,
+		At: d.w.Now().Add(d.cfg.Skew), Class: d.cfg.Class, Labels: d.cfg.Labels, Agent: twin.Agent{Arch: "amd64", RSSMiB: d.memoryMiB()},
+		Stream: twin.Stream{WindowsScored: d.scored, WindowsDue: d.scored, Swaps: uint64(d.Swaps)},
 	}
+	if d.machine == nil {
+		r.Conditions = []twin.Condition{{Type: "NoModel", Status: true, Reason: "JournalUnreadable", Since: d.since}}
+		d.w.Send(d, r)
+		return
+	}
+	st := d.machine.Status()
+	r.Generation, r.Trial, r.Conditions, r.Quarantined = st.Generation, st.Trial, st.Conditions, st.Quarantined
 	if st.Champion != nil && d.acting == st.Champion.Manifest {
-		r.Champion = &twin.Running{Name: st.Champion.Name, Counter: st.Champion.Counter, Manifest: st.Champion.Manifest, Model: st.Champion.Model, Windows: d.counted.Windows}
+		r.Champion = running(st.Champion)
+		r.Champion.Windows, r.Champion.Flagged, r.Champion.NonFinite, r.Champion.LatencyP99Ms = d.counted.Windows, d.counted.Flagged, d.counted.NonFinite, d.counted.LatencyP99Ms
 	}
 	if st.LastGood != nil {
-		r.LastGood = &twin.Running{Name: st.LastGood.Name, Counter: st.LastGood.Counter, Manifest: st.LastGood.Manifest, Model: st.LastGood.Model}
+		r.LastGood = running(st.LastGood)
 	}
 	d.w.Send(d, r)
+}
+
+func running(r *update.Release) *twin.Running {
+	return &twin.Running{Name: r.Name, Counter: r.Counter, Manifest: r.Manifest, Model: r.Model}
 }

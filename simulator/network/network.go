@@ -1,8 +1,8 @@
 // Package network is the virtual network between devices and their hub: it
-// delays, drops, doubles and reorders messages and cuts sites off.
+// delays, drops, doubles and reorders messages and cuts devices off.
 //
-// A party is named "site/node"; the hub is Hub. Drops model QoS 1 over
-// connections that break: the sender's own repetition is its business.
+// Drops model QoS 1 over connections that break: the sender's own repetition
+// is its business. The simulator alone imports it.
 package network
 
 import (
@@ -11,65 +11,67 @@ import (
 	"github.com/swellfleet/swell/simulator/world"
 )
 
-// Hub names the hub.
-const Hub = "hub"
-
-// Faults say how bad the network is. The zero value is perfect and instant.
+// Faults say how bad a connection is. The zero value is perfect and instant.
 type Faults struct {
 	MinDelay, MaxDelay time.Duration // drawn for each message, so messages overtake each other
 	Drop, Duplicate    float64       // probabilities
 }
 
-// Network carries messages.
+// Network carries messages and counts them.
 type Network struct {
-	Faults Faults
-	// Of returns the faults of one party's connection; nil: those above.
-	Of func(party string) Faults
-
-	w    *world.World
-	rand *world.Rand
-	cut  map[string]int // parties that are cut off, by how many causes
+	w *world.World
 
 	Sent, Dropped, Doubled int
 }
 
-// New returns a network without faults.
-func New(w *world.World) *Network {
-	return &Network{w: w, rand: w.Rand("network"), cut: map[string]int{}}
+// New returns a network without parties.
+func New(w *world.World) *Network { return &Network{w: w} }
+
+// Party is one device's connection with the hub.
+type Party struct {
+	Faults Faults
+
+	net  *Network
+	rand *world.Rand
+	cuts int // how many causes keep it cut
 }
 
-// Cut cuts a party off; Heal takes that back. Cuts of several causes add up.
-func (n *Network) Cut(party string) { n.cut[party]++ }
+// Party returns the connection of the device with this name.
+func (n *Network) Party(name string, f Faults) *Party {
+	return &Party{Faults: f, net: n, rand: n.w.Rand("network", name)}
+}
+
+// Cut cuts the party off; Heal takes that back. Cuts of several causes add up.
+func (p *Party) Cut() { p.cuts++ }
 
 // Heal takes one Cut back.
-func (n *Network) Heal(party string) { n.cut[party] = max(n.cut[party]-1, 0) }
+func (p *Party) Heal() { p.cuts = max(p.cuts-1, 0) }
 
-// Reaches says whether messages of a party get through now.
-func (n *Network) Reaches(party string) bool { return n.cut[party] == 0 }
+// Reaches says whether messages get through now.
+func (p *Party) Reaches() bool { return p.cuts == 0 }
 
-// Send delivers a message between the hub and a party, or loses it. Both being
-// sent and arriving need the connection.
-func (n *Network) Send(party, what string, deliver func()) {
+// Send delivers a message between the hub and the party, and says whether it is
+// lost at once. Both being sent and arriving need the connection.
+func (p *Party) Send(deliver func()) (sent bool) {
+	n := p.net
 	n.Sent++
-	f := n.Faults
-	if n.Of != nil {
-		f = n.Of(party)
-	}
-	if !n.Reaches(party) || n.rand.Chance(f.Drop) {
+	if p.cuts > 0 || p.rand.Chance(p.Faults.Drop) {
 		n.Dropped++
-		return
+		return false
 	}
 	copies := 1
-	if n.rand.Chance(f.Duplicate) {
+	if p.rand.Chance(p.Faults.Duplicate) {
 		copies, n.Doubled = 2, n.Doubled+1
 	}
-	for range copies {
-		n.w.In(n.rand.Between(f.MinDelay, f.MaxDelay), what+" "+party, func() {
-			if !n.Reaches(party) {
-				n.Dropped++
-				return
-			}
-			deliver()
-		})
+	arrive := func() {
+		if p.cuts > 0 {
+			n.Dropped++
+			return
+		}
+		deliver()
 	}
+	for range copies {
+		n.w.In(p.rand.Between(p.Faults.MinDelay, p.Faults.MaxDelay), arrive)
+	}
+	return true
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
 	"github.com/swellfleet/swell/cloud/selector"
@@ -39,9 +40,9 @@ func newCast(s Scenario) (*cast, error) {
 		if err != nil {
 			return nil, fmt.Errorf("release %d: %w", i+1, err)
 		}
-		r := local(c.release(i + 1))
+		r := c.local(i + 1)
 		c.roles[r.Manifest] = role{device.Release{
-			Release: r, Unsigned: n.Unsigned, CrashAtLoad: n.CrashAtLoad, NonFinite: n.NonFinite, CrashAfter: n.CrashAfter,
+			Release: r.Release, Head: r.Head, Body: r.Body, Unsigned: n.Unsigned, CrashAtLoad: n.CrashAtLoad, NonFinite: n.NonFinite, CrashAfter: n.CrashAfter,
 			MemoryMiB: n.MemoryMiB, Flags: n.Flags, LatencyMs: n.LatencyMs, Bytes: n.Bytes,
 		}, on}
 	}
@@ -55,11 +56,23 @@ func (c *cast) release(n int) rollout.Release {
 	return r
 }
 
+// local is release n as a device knows it, with its bytes.
+func (c *cast) local(n int) device.Release {
+	r := c.release(n)
+	return device.Release{
+		Release: update.Release{
+			Name: family, Counter: r.Counter, Manifest: r.Manifest, Model: r.Variants[0].Loaded,
+			Limits: artifact.Limits{LatencyP99Ms: 100, MaxFlagShare: 0.3, MinWatchdogObs: 50},
+		},
+		Head: fmt.Append(nil, "manifest", r.Counter), Body: fmt.Append(nil, "model", r.Counter), // as rollouttest has them
+	}
+}
+
 // nature says how a release behaves on a device.
 func (c *cast) nature(m artifact.Digest, d *device.Device) (device.Release, bool) {
 	r, ok := c.roles[m]
 	if ok && !r.on.Match(d.Look) {
-		return device.Release{Release: r.Release.Release, Bytes: r.Bytes}, true
+		return device.Release{Release: r.Release.Release, Head: r.Head, Body: r.Body, Bytes: r.Bytes}, true
 	}
 	return r.Release, ok
 }

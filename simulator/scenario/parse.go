@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,13 +17,6 @@ import (
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
-
-// Kinds are the faults that strike devices, by chance or at a time, and what
-// each does.
-var Kinds = map[string]string{
-	"power":   "loses power",
-	"offline": "loses its connection",
-}
 
 // Limits of what a file may ask for.
 const (
@@ -50,7 +44,7 @@ func (f Files) Parse(name string, r io.Reader) (Scenario, error) {
 	if err != nil {
 		return Scenario{}, err
 	}
-	if len(s.Policy.Waves) == 0 {
+	if len(s.Policy.Waves) == 0 && s.Policy.Growth == nil {
 		return Scenario{}, fmt.Errorf("%s: say in which waves the release moves, as \"wave all\", or name a file: policy careful.yaml", name)
 	}
 	return s, s.valid()
@@ -99,12 +93,29 @@ func (s *Scenario) validFleet() error {
 	if n := s.Devices(); n < 1 || n > maxDevices {
 		return fmt.Errorf("%s: say how many devices there are, 1 to %d: fleet 24 lines 3", s.Name, maxDevices)
 	}
-	seen := map[topic.ID]bool{}
-	for _, m := range s.members() {
-		if seen[m.id] {
-			return fmt.Errorf("%s: there are two devices %s", s.Name, m.id)
+	numbered := map[[2]string]int{} // by site and class
+	for _, g := range s.Fleet {
+		if g.Node == "" {
+			g = g.withDefaults()
+			numbered[[2]string{g.Site, string(g.Class)}] += g.Devices
 		}
-		seen[m.id] = true
+	}
+	named := map[string]bool{}
+	for _, g := range s.Fleet {
+		if g.Node == "" {
+			continue
+		}
+		name := g.Site + "/" + g.Node
+		taken := named[name]
+		for key, n := range numbered {
+			text, ok := strings.CutPrefix(g.Node, key[1]+"-")
+			i, err := strconv.Atoi(text)
+			taken = taken || key[0] == g.Site && ok && err == nil && i < n && g.Node == nodeName(key[1], i)
+		}
+		if taken {
+			return fmt.Errorf("%s: there are two devices %s", s.Name, name)
+		}
+		named[name] = true
 	}
 	return nil
 }
@@ -113,7 +124,7 @@ func (s *Scenario) valid() error {
 	if err := s.validFleet(); err != nil {
 		return err
 	}
-	if err := s.Policy.Validate(); err != nil {
+	if err := s.Policy.Expand(s.Devices()).Validate(); err != nil {
 		return fmt.Errorf("%s: %w", s.Name, err)
 	}
 	return nil
@@ -266,7 +277,7 @@ func (l *reader) number() float64 {
 	}, "a number such as 1.5 or x2")
 }
 
-// bytes reads 20MB; bits of a second are 8Mbit.
+// scaled reads a number with its unit, rounded to whole ones of the smallest.
 func (l *reader) scaled(what string, units map[string]float64) float64 {
 	return read(l, func(s string) (float64, error) {
 		for u, f := range units {
@@ -275,7 +286,7 @@ func (l *reader) scaled(what string, units map[string]float64) float64 {
 				if err == nil && !(v > 0 && v <= 1e9) {
 					err = strconv.ErrRange
 				}
-				return v * f, err
+				return math.Round(v * f), err
 			}
 		}
 		return 0, strconv.ErrSyntax
@@ -345,7 +356,7 @@ var lines map[string]func(*Scenario, Files, *reader) error
 
 func init() {
 	lines = map[string]func(*Scenario, Files, *reader) error{
-		"seed":    func(s *Scenario, _ Files, l *reader) error { s.Seed = uint64(l.integer()); return nil },
+		"seed":    (*Scenario).seed,
 		"start":   (*Scenario).start,
 		"fleet":   (*Scenario).fleet,
 		"device":  (*Scenario).device,
@@ -358,6 +369,11 @@ func init() {
 		"policy":  (*Scenario).policy,
 	}
 	maps.Copy(lines, policyLines)
+}
+
+func (s *Scenario) seed(_ Files, l *reader) error {
+	s.Seed = read(l, func(w string) (uint64, error) { return strconv.ParseUint(w, 10, 64) }, "a number such as 7")
+	return nil
 }
 
 func (s *Scenario) start(_ Files, l *reader) error {
@@ -428,8 +444,11 @@ func (s *Scenario) device(_ Files, l *reader) error {
 		return err
 	}
 	for l.more() {
-		if !g.read(l) {
-			return l.unknown("a device", "class NAME", "joins T", "labels as line=L1")
+		switch {
+		case l.has("empty"):
+			s.First = true
+		case !g.read(l):
+			return l.unknown("a device", "class NAME", "joins T", "empty", "labels as line=L1")
 		}
 	}
 	s.Fleet = append(s.Fleet, g)

@@ -11,10 +11,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 	"github.com/swellfleet/swell/simulator/check"
 	"github.com/swellfleet/swell/simulator/device"
@@ -26,7 +26,11 @@ import (
 type Options struct {
 	Seed  uint64                              // 0: the scenario's own
 	Trace func(at time.Duration, what string) // nil: none
-	Bend  func([]rollout.Device)              // makes the hub believe something else, to test the checkers; nil: the truth
+	// Until ends the run early; nothing is asked of it at its end. 0: it goes on
+	// until all is at rest.
+	Until time.Duration
+	// Device is the one whose life shows in the trace, as "site/node"; "": none.
+	Device string
 }
 
 // Result is what came of it.
@@ -34,7 +38,6 @@ type Result struct {
 	Scenario   string
 	Seed       uint64
 	Rollout    rollout.Rollout
-	Counts     rollout.Counts
 	Decisions  int
 	Devices    int
 	Running    int           // devices on which the release acts at the end
@@ -50,7 +53,29 @@ type Result struct {
 	// in between. Refused says why the hub refused one; "" for the others.
 	Rollouts map[string]rollout.Rollout
 	Refused  map[string]string
-	History  []dispatch.Stored // decisions of Rollout, oldest first
+	History  []dispatch.Stored // decisions of Rollout that were kept, oldest first
+	Canaries []topic.ID        // devices of the first wave
+	Series   []Point           // sampled every two minutes
+	Gates    []GatePoint       // of every decision that was kept
+}
+
+// Point is a moment of a run.
+type Point struct {
+	At        time.Duration
+	States    map[string]int // devices by where the hub says they stand in the newest rollout
+	Available map[string]int // devices that are there and not in the middle of a swap, by group of the first budget
+}
+
+// GatePoint is what a gate said.
+type GatePoint struct {
+	At           time.Duration
+	Rollout      string
+	Wave         int // index
+	Gate         rollout.GateName
+	Result       rollout.Result
+	Value        float64 // 0 where nothing was measured
+	Threshold    float64
+	EHarm, ESafe float64
 }
 
 // OK says whether no property was violated and every expectation was met.
@@ -80,72 +105,65 @@ func Play(s Scenario, o Options) (Result, error) {
 	}
 	members, links := s.members(), s.links()
 	net := network.New(w)
-	net.Of = func(party string) network.Faults { return links[party].faults() }
-	challenger := cast.release(2)
-	c := &check.Checker{World: w, Net: net, Budgets: s.Policy.Budgets, Release: challenger.Manifest}
-	h := newHub(w, net, c, trace)
-	h.bend = o.Bend
-
-	around := surroundings(cast, w, net, h, c)
+	c := &check.Checker{World: w, Policy: s.Policy}
+	h := newHub(w, c, trace)
+	around := surroundings(cast, w, h, c)
+	if o.Trace != nil && o.Device != "" {
+		around.Trace = func(d *device.Device, what string) {
+			if d.Name() == o.Device {
+				trace("%s %s", d.Name(), what)
+			}
+		}
+	}
 	for _, m := range members {
 		cfg := device.Config{ID: m.id, Class: m.class, Labels: m.labels, BitsPerS: links[m.id.String()].BitsPerS}
+		var confirmed []artifact.Digest
 		if !s.First {
-			old := local(cast.release(1))
-			cfg.Champion = &old
+			old := cast.local(1)
+			cfg.Champion, confirmed = &old, []artifact.Digest{old.Manifest}
 		}
 		d := device.New(around, cfg)
-		h.devices[cfg.ID] = d
-		c.Devices = append(c.Devices, d)
-		w.In(m.joins+w.Rand("power on", cfg.ID.String()).Between(0, 20*time.Second), "power on", d.Power)
+		c.Add(&check.Seat{Device: d, Party: net.Party(d.Name(), links[d.Name()].faults())}, confirmed...)
+		w.In(m.joins+w.Rand("power on", d.Name()).Between(0, 20*time.Second), d.Power)
 	}
-	p := &play{s: s, w: w, net: net, h: h, c: c, cast: cast, trace: trace, refused: map[string]string{}}
-	w.In(time.Minute, "propose", func() { p.propose(2) })
+	c.Begin()
+	h.begin()
+	p := &play{s: s, w: w, h: h, c: c, cast: cast, trace: trace, refused: map[string]string{}}
+	w.In(time.Minute, func() { p.propose(2) })
 	p.schedule()
+	rec := p.record()
 
-	tried := map[*device.Device]bool{}
-	w.After = func(event string) {
-		c.Event(event)
-		for _, d := range c.Devices {
-			if d.Acting() == challenger.Manifest {
-				tried[d] = true
-			}
+	run := func(until time.Duration, stop func() bool) {
+		if o.Until > 0 {
+			until = min(until, o.Until)
 		}
+		w.Run(until, stop)
 	}
-	w.Run(s.For, func() bool { return false })
+	run(s.For, nil)
 	if !h.ended() { // let what was begun come to its end
-		w.Run(s.For+48*time.Hour, h.ended)
+		run(s.For+48*time.Hour, h.ended)
 	}
-	w.Run(w.Elapsed()+settling, func() bool { return false })
+	run(w.Elapsed()+settling, nil)
 
 	res := Result{
-		Scenario: s.Name, Seed: o.Seed, Rollout: h.rollouts[first], Devices: len(members), Tried: len(tried), Events: w.Events(), Virtual: w.Elapsed(), Sent: net.Sent, Lost: net.Dropped,
-		Rollouts: h.rollouts, Refused: p.refused,
+		Scenario: s.Name, Seed: o.Seed, Rollout: h.rollouts[first], Devices: len(members), Events: w.Events(), Virtual: w.Elapsed(), Sent: net.Sent, Lost: net.Dropped,
+		Rollouts: h.rollouts, Refused: p.refused, Series: rec.series, Gates: rec.gates, Decisions: rec.decisions, Canaries: c.Canaries,
 	}
-	if h.d != nil {
-		if v, err := h.d.View(context.Background(), first); err == nil {
-			for _, d := range v.Devices {
-				if v.Rollout.Stand(d, v.At).State == rollout.DeviceDone {
-					res.Counts.Done++
-				}
-				res.Counts.Devices++
-			}
-		}
-		if ds, err := h.d.Why(context.Background(), first, 0, 0); err == nil {
-			slices.Reverse(ds)
-			res.Decisions, res.History = len(ds), ds
-		}
+	if res.History, err = h.store.Decisions(context.Background(), first, 0, 0); err != nil {
+		return Result{}, err
 	}
-	if last := p.last(); p.refused[last] == "" {
-		done := res.Counts.Done
-		if last != first { // the newest release is what devices should run
-			done = 0
-		}
-		c.Release = cast.release(p.count).Manifest
-		c.AtRest(h.rollouts[last], done)
+	slices.Reverse(res.History)
+	if last := p.last(); p.refused[last] == "" && o.Until == 0 {
+		c.AtRest(h.rollouts[last], w.Now())
 	}
-	for _, d := range c.Devices {
-		if d.Acting() == challenger.Manifest {
+	challenger := cast.release(2).Manifest
+	for _, seat := range c.Seats {
+		d := seat.Device
+		if d.Acting() == challenger {
 			res.Running++
+		}
+		if slices.Contains(seat.Tried, challenger) {
+			res.Tried++
 		}
 		if d.Harm > 0 {
 			res.Harmed++
@@ -153,31 +171,92 @@ func Play(s Scenario, o Options) (Result, error) {
 		}
 	}
 	res.Violations = c.Violations()
-	for _, e := range s.Expect {
-		if why := e.unmet(res); why != "" {
-			res.Unmet = append(res.Unmet, why)
+	if o.Until == 0 {
+		for _, e := range s.Expect {
+			if why := e.unmet(res); why != "" {
+				res.Unmet = append(res.Unmet, why)
+			}
 		}
 	}
 	return res, nil
 }
 
 // surroundings is what devices see of the world.
-func surroundings(cast *cast, w *world.World, net *network.Network, h *hub, c *check.Checker) *device.World {
+func surroundings(cast *cast, w *world.World, h *hub, c *check.Checker) *device.World {
 	return &device.World{
 		World:   w,
 		Release: cast.nature,
 		Send: func(d *device.Device, r twin.Reported) {
-			net.Send(d.ID().String(), "report", func() { h.report(r) })
+			s := h.byID[d.ID()]
+			s.Party.Send(func() { h.report(s, r) })
 		},
-		Online: func(d *device.Device) bool { return net.Reaches(d.ID().String()) },
-		Fault:  func(d *device.Device, what string) { c.Fault("%s: %s", d.ID(), what) },
+		Online:  func(d *device.Device) bool { return c.Of(d).Party.Reaches() },
+		Fault:   func(d *device.Device, what string) { c.Fault("%s: %s", d.Name(), what) },
+		Changed: c.Changed,
+		Saved:   c.Saved,
 	}
 }
 
-// local is a release as a device knows it.
-func local(r rollout.Release) update.Release {
-	return update.Release{
-		Name: family, Counter: r.Counter, Manifest: r.Manifest, Model: r.Variants[0].Loaded,
-		Limits: artifact.Limits{LatencyP99Ms: 100, MaxFlagShare: 0.3, MinWatchdogObs: 50},
+// sampleEvery is how often a run is looked at for its charts.
+const sampleEvery = 2 * time.Minute
+
+// recorder keeps what charts of a run show.
+type recorder struct {
+	series    []Point
+	gates     []GatePoint
+	decisions int // of the first rollout
+}
+
+// record begins to keep it.
+func (p *play) record() *recorder {
+	r := &recorder{}
+	p.h.onCommit = func(_ rollout.Rollout, c dispatch.Commit) {
+		if c.Decision == nil {
+			return
+		}
+		if c.Rollout.Name == first {
+			r.decisions++
+		}
+		for _, v := range c.Decision.Decision.Gates {
+			g := GatePoint{At: p.w.Elapsed(), Rollout: c.Rollout.Name, Wave: c.Rollout.Wave, Gate: v.Gate, Result: v.Result, Threshold: v.Threshold, EHarm: v.EHarm, ESafe: v.ESafe}
+			if v.Value != nil {
+				g.Value = *v.Value
+			}
+			r.gates = append(r.gates, g)
+		}
 	}
+	var sample func()
+	sample = func() {
+		r.series = append(r.series, p.point())
+		p.w.In(sampleEvery, sample)
+	}
+	p.w.In(sampleEvery, sample)
+	return r
+}
+
+// point says where every device stands now, by the hub's own words, and how
+// many of each group are there and not in the middle of a swap.
+func (p *play) point() Point {
+	pt := Point{At: p.w.Elapsed(), States: map[string]int{}, Available: map[string]int{}}
+	ro, now := p.h.rollouts[p.last()], p.w.Now()
+	by := "line"
+	if len(p.s.Policy.Budgets) > 0 {
+		by = p.s.Policy.Budgets[0].GroupBy
+	}
+	for _, s := range p.c.Seats {
+		state := rollout.DevicePending
+		if ro.Name != "" && !s.Known.SeenAt.IsZero() {
+			known := s.Known
+			known.Record = s.Memory[ro.Name]
+			state = ro.Stand(known, now).State
+		}
+		pt.States[string(state)]++
+		group, _ := s.Device.Look(by)
+		n := 0
+		if s.Device.On() && s.Party.Reaches() && !s.Device.InFlight() {
+			n = 1
+		}
+		pt.Available[group] += n
+	}
+	return pt
 }

@@ -78,6 +78,9 @@ func (p *printer) word(key, w string) *printer {
 	return p
 }
 
+// words adds a key and words separated by |, if there are any.
+func (p *printer) words(key string, w []string) *printer { return p.word(key, strings.Join(w, "|")) }
+
 func (p *printer) number(key string, v float64) *printer {
 	if v != 0 {
 		p.add(key, float(v))
@@ -109,7 +112,7 @@ func (p *printer) group(g Group, empty bool) {
 	if l := labels(g.Labels); l != "" {
 		p.add(l)
 	}
-	if empty && g.Node == "" {
+	if empty {
 		p.add("empty")
 	}
 	p.end()
@@ -126,8 +129,25 @@ func (p *printer) rules(r rollout.Policy) {
 		p.add("deadline", secs(w.DeadlineS))
 		if w.Approvals > 0 {
 			p.add("approvals", strconv.Itoa(w.Approvals))
+			p.words("by", w.Approvers)
 		}
 		p.end()
+	}
+	if g := r.Growth; g != nil {
+		p.begin("grow").add("first", strconv.Itoa(g.First)).add("factor", float(g.Factor)).number("max", g.MaxShare).add("deadline", secs(g.DeadlineS)).end()
+	}
+	for _, w := range r.Windows {
+		p.begin("window").add(quote(w.Name)).word("select", w.Selector).word("zone", w.Zone).words("days", w.Days)
+		p.word("from", w.From).word("to", w.To)
+		if w.EveryDays > 0 {
+			p.add("cycle", strconv.Itoa(w.EveryDays))
+		}
+		p.word("start", w.Start)
+		var on []string
+		for _, d := range w.On {
+			on = append(on, strconv.Itoa(d))
+		}
+		p.words("on", on).words("except", w.Except).words("also", w.Also).end()
 	}
 	for _, g := range r.Gates {
 		p.begin("gate").add(quote(string(g.Name)))
@@ -138,6 +158,10 @@ func (p *printer) rules(r rollout.Policy) {
 		if g.MinN > 0 {
 			p.add("min", strconv.FormatInt(g.MinN, 10))
 		}
+		p.word("title", g.Title)
+		if g.Expr != "" {
+			p.add(strconv.Quote(g.Expr))
+		}
 		p.end()
 	}
 	for _, b := range r.Budgets {
@@ -145,14 +169,12 @@ func (p *printer) rules(r rollout.Policy) {
 		if b.MaxUnavailable > 0 {
 			p.add(strconv.Itoa(b.MaxUnavailable))
 		}
-		if b.MaxUnavailableShare > 0 {
-			p.add(percent(b.MaxUnavailableShare))
-		}
+		p.number("share", b.MaxUnavailableShare)
 		if b.MinAvailable > 0 {
 			p.add("available", strconv.Itoa(b.MinAvailable))
 		}
 		if b.MinAvailableShare > 0 {
-			p.add("available", percent(b.MinAvailableShare))
+			p.add("available").number("share", b.MinAvailableShare)
 		}
 		p.end()
 	}
@@ -217,27 +239,43 @@ func (p *printer) nature(n Nature) *printer {
 
 func (p *printer) step(st Step) {
 	p.begin("at").add(span(st.At), st.Verb)
-	switch {
-	case slices.Contains(people, st.Verb):
+	person := func() {
 		p.word("by", st.By)
 		if st.Arg != "" {
-			p.add(quote(st.Arg))
+			p.add(strconv.Quote(st.Arg)) // a reason is no keyword
 		}
-	case st.Verb == "hub":
-		p.add("crash")
-	case st.Verb == "release":
-		p.nature(*st.Nature)
-	default:
-		who := quote(st.Who)
-		if st.Who == "" {
-			who = "all"
+	}
+	who := "all"
+	if st.Who != "" {
+		who = strconv.Quote(st.Who)
+		if strings.Contains(st.Who, "=") {
+			who = quote(st.Who)
 		}
-		p.add(who)
+	}
+	switch st.Verb {
+	case "hub", "broker", "unfreeze":
+		p.add(quote(st.Who))
+	case "freeze":
+		p.add(quote(st.Who)).word("select", st.Select)
 		if st.For > 0 {
 			p.add("for", span(st.For))
 		}
-		if st.Verb == "relabel" {
-			p.add(st.Arg)
+		if st.Arg != "" {
+			p.add("because", strconv.Quote(st.Arg))
+		}
+	case "quarantine", "lift":
+		person()
+	case "release":
+		p.nature(*st.Nature)
+	case "hold", "unhold":
+		p.add(who)
+	case "relabel":
+		p.add(who, st.Arg)
+	default:
+		if slices.Contains(people, st.Verb) {
+			person()
+		} else {
+			p.add(who, "for", span(st.For))
 		}
 	}
 	p.end()
@@ -259,15 +297,6 @@ func span(d time.Duration) string {
 func secs(s float64) string { return span(time.Duration(math.Round(s * 1e9))) }
 
 func float(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
-
-// percent writes a share with a percent sign, if that is read back exactly.
-func percent(v float64) string {
-	s := float(v*100) + "%"
-	if back, err := parseShare(s); err != nil || back != v {
-		return float(v) + "e2%" // the exponent is exact in decimals
-	}
-	return s
-}
 
 // quote writes a word so that it is read back as one and as no keyword.
 func quote(s string) string {

@@ -75,12 +75,13 @@ type Fault struct {
 
 // Step is something that happens at one time.
 type Step struct {
-	At   time.Duration
-	Verb string // see verbs
-	Who  string // devices: a name, a selector or "all"; of a freeze its name; of a hub crash its point
-	For  time.Duration
-	By   string // the person; "" is ada
-	Arg  string // a reason, or the labels of relabel, or the devices of a freeze
+	At     time.Duration
+	Verb   string // see verbs, people and Kinds
+	Who    string // the selector of devices; of a freeze its name; "crash" of the hub, "restart" of the broker
+	Select string // the selector of a freeze
+	For    time.Duration
+	By     string // the person; "" is ada
+	Arg    string // a reason, or the labels of relabel
 	// Nature is that of the release proposed by this step; nil for other verbs.
 	Nature *Nature
 }
@@ -131,25 +132,33 @@ type member struct {
 	joins  time.Duration
 }
 
+// withDefaults says site and class.
+func (g Group) withDefaults() Group {
+	if g.Site == "" {
+		g.Site = "hall-1"
+	}
+	if g.Class == "" {
+		g.Class = "pump"
+	}
+	return g
+}
+
+func nodeName(class string, i int) string { return fmt.Sprintf("%s-%05d", class, i) }
+
 // members lists the devices of all groups, in the file's order.
 func (s Scenario) members() []member {
 	var out []member
 	next := map[string]int{}
 	for _, g := range s.Fleet {
+		g = g.withDefaults()
 		site, class, lines := g.Site, g.Class, max(g.Lines, 1)
-		if site == "" {
-			site = "hall-1"
-		}
-		if class == "" {
-			class = "pump"
-		}
 		for i := range g.Devices {
 			labels := map[string]string{"line": fmt.Sprintf("L%d", i%lines+1), "hardware": fmt.Sprintf("v%d", i/lines%2+1)}
 			maps.Copy(labels, g.Labels)
 			node := g.Node
 			if node == "" {
 				key := site + "/" + string(class)
-				node = fmt.Sprintf("%s-%05d", class, next[key])
+				node = nodeName(string(class), next[key])
 				next[key]++
 			}
 			out = append(out, member{topic.ID{Site: site, Node: node}, class, labels, g.Joins})
@@ -162,10 +171,7 @@ func (s Scenario) members() []member {
 func (s Scenario) classes() []artifact.Class {
 	var out []artifact.Class
 	for _, g := range s.Fleet {
-		c := g.Class
-		if c == "" {
-			c = "pump"
-		}
+		c := g.withDefaults().Class
 		if !slices.Contains(out, c) {
 			out = append(out, c)
 		}

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,7 +13,6 @@ import (
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/simulator/check"
 	"github.com/swellfleet/swell/simulator/device"
-	"github.com/swellfleet/swell/simulator/network"
 	"github.com/swellfleet/swell/simulator/world"
 )
 
@@ -20,7 +20,6 @@ import (
 type play struct {
 	s     Scenario
 	w     *world.World
-	net   *network.Network
 	h     *hub
 	c     *check.Checker
 	cast  *cast
@@ -50,13 +49,22 @@ func (p *play) propose(n int) {
 			p.c.Fault("cannot store the past: %v", err)
 		}
 	}
-	if p.h.d == nil { // nobody is there to propose to: the night tries again
-		p.w.In(time.Minute, "propose", func() { p.propose(n) })
+	d := p.h.up()
+	if d == nil { // nobody is there to propose to: the night tries again
+		p.w.In(time.Minute, func() { p.propose(n) })
 		return
 	}
-	_, err := p.h.d.Propose(ctx, dispatch.Proposal{
+	_, err := d.Propose(ctx, dispatch.Proposal{
 		Name: rolloutName(n), Release: p.cast.release(n), Policy: p.s.Policy, Author: "night", Reason: "scenario", Seed: p.w.Seed(),
 	}, false)
+	if errors.Is(err, errCrash) || errors.Is(err, dispatch.ErrExists) {
+		// The hub died over it, before it was stored or after.
+		if _, stored := p.h.rollouts[rolloutName(n)]; !stored {
+			p.w.In(time.Minute, func() { p.propose(n) })
+			return
+		}
+		err = nil
+	}
 	if err != nil {
 		p.refused[rolloutName(n)] = err.Error()
 		p.trace("%s is refused: %v", rolloutName(n), err)
@@ -77,40 +85,27 @@ func (p *play) schedule() {
 		if st.Nature != nil {
 			releases++
 			n := releases
-			p.w.In(st.At, "propose", func() { p.propose(n) })
+			p.w.In(st.At, func() { p.propose(n) })
 			continue
 		}
-		p.w.In(st.At, st.Verb, func() { p.step(st) })
+		p.w.In(st.At, func() { p.step(st) })
 	}
 	for _, f := range p.s.Faults {
-		for _, d := range p.c.Devices {
+		for _, seat := range p.c.Seats {
+			d := seat.Device
 			if !selects(f.On, d.Look) {
 				continue
 			}
-			r := p.w.Rand("fault", f.Kind, d.ID().String())
+			r := p.w.Rand("fault", f.Kind, d.Name())
 			var strike func()
 			strike = func() {
 				if p.w.Elapsed() > p.s.For {
 					return // faults stop, and all must come to rest
 				}
 				p.strike(f.Kind, d, r.Exp(f.For))
-				p.w.In(r.Exp(f.Every), f.Kind, strike)
+				p.w.In(r.Exp(f.Every), strike)
 			}
-			p.w.In(r.Exp(f.Every), f.Kind, strike)
-		}
-	}
-}
-
-// strike lets one fault happen to one device for so long.
-func (p *play) strike(kind string, d *device.Device, t time.Duration) {
-	switch kind {
-	case "offline":
-		p.net.Cut(d.ID().String())
-		p.w.In(t, "heal", func() { p.net.Heal(d.ID().String()) })
-	case "power":
-		if d.On() {
-			d.Cut()
-			p.w.In(t, "power on", d.Power)
+			p.w.In(r.Exp(f.Every), strike)
 		}
 	}
 }
@@ -118,10 +113,10 @@ func (p *play) strike(kind string, d *device.Device, t time.Duration) {
 func (p *play) step(st Step) {
 	each := func(f func(*device.Device)) {
 		n := 0
-		for _, d := range p.c.Devices {
-			if selects(st.Who, d.Look) {
+		for _, seat := range p.c.Seats {
+			if selects(st.Who, seat.Device.Look) {
 				n++
-				f(d)
+				f(seat.Device)
 			}
 		}
 		who := st.Who
@@ -131,11 +126,15 @@ func (p *play) step(st Step) {
 		p.trace("%s of %s: %d devices", st.Verb, who, n)
 	}
 	switch {
+	case st.Verb == "hub" && st.Who == "takeover":
+		p.h.takeover()
 	case st.Verb == "hub":
 		p.h.crash()
-	case st.Verb == "partition":
-		each(func(d *device.Device) { p.strike("offline", d, st.For) })
-	case Kinds[st.Verb] != "":
+	case st.Verb == "broker": // sessions are lost; everybody connects and subscribes again
+		for _, seat := range p.c.Seats {
+			p.strike("session", seat.Device, brokerDown)
+		}
+	case Kinds[st.Verb] != "" || st.Verb == "partition":
 		each(func(d *device.Device) { p.strike(st.Verb, d, st.For) })
 	case st.Verb == "hold" || st.Verb == "unhold":
 		each(func(d *device.Device) { p.h.hold(d.ID(), st.Verb == "hold") })
@@ -147,15 +146,53 @@ func (p *play) step(st Step) {
 				m[k] = v
 			}
 			d.Relabel(m)
+			p.c.Relabelled(p.c.Of(d))
 		})
 	default:
-		by, reason := st.By, st.Arg
-		if by == "" {
-			by = "ada"
+		p.person(st)
+	}
+}
+
+// person lets a person ask something of the hub.
+func (p *play) person(st Step) {
+	by, reason := "user:ada", st.Arg
+	if st.By != "" {
+		by = "user:" + st.By
+	}
+	if reason == "" {
+		reason = "as the scenario says"
+	}
+	now := p.w.Now()
+	order := func(f func(context.Context, *dispatch.Dispatcher) error) bool { return p.h.order(by, st.Verb, f) }
+	switch st.Verb {
+	case "freeze":
+		f := rollout.Freeze{Name: st.Who, Selector: st.Select, By: by, Reason: reason}
+		if st.For > 0 {
+			f.Until = now.Add(st.For)
 		}
-		if reason == "" {
-			reason = "as the scenario says"
+		if order(func(ctx context.Context, d *dispatch.Dispatcher) error { return d.Freeze(ctx, f) }) {
+			p.c.Freeze(f)
 		}
-		p.h.ask(p.last(), rollout.Action(st.Verb), "user:"+by, reason)
+	case "unfreeze":
+		if order(func(ctx context.Context, d *dispatch.Dispatcher) error { return d.Unfreeze(ctx, st.Who, by, reason) }) {
+			p.c.Unfreeze(st.Who)
+		}
+	case "quarantine":
+		bad := p.cast.release(p.count)
+		banned := order(func(ctx context.Context, d *dispatch.Dispatcher) error {
+			return d.Quarantine(ctx, rollout.Quarantine{Manifest: bad.Manifest, Release: fmt.Sprintf("%s-%d", bad.Name, bad.Counter), By: by, Reason: reason, At: now})
+		})
+		if banned {
+			p.c.Ban(bad.Manifest, true)
+		}
+	case "lift":
+		bad := p.cast.release(p.count)
+		if order(func(ctx context.Context, d *dispatch.Dispatcher) error {
+			return d.Release(ctx, bad.Manifest, by, reason)
+		}) {
+			p.c.Ban(bad.Manifest, false)
+		}
+	default:
+		p.h.ask(p.last(), rollout.Action(st.Verb), by, reason)
 	}
 }

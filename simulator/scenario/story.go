@@ -14,18 +14,10 @@ import (
 )
 
 // people are what a person may ask of the rollout.
-var people = []string{string(rollout.Pause), string(rollout.Resume), string(rollout.Promote), string(rollout.Approve), string(rollout.Abort)}
+var people = []string{string(rollout.Pause), string(rollout.Resume), string(rollout.Promote), string(rollout.Approve), string(rollout.Abort), string(rollout.Undo)}
 
-// verbs are the steps of a scenario beside people's requests and Kinds, and
-// how each is written.
-var verbs = map[string]string{
-	"partition": "partition WHO [for T]",
-	"hub":       "hub crash",
-	"hold":      "hold WHO",
-	"unhold":    "unhold WHO",
-	"relabel":   "relabel WHO line=L2",
-	"release":   "release flags x2",
-}
+// verbs are the steps of a scenario beside people's requests and Kinds.
+var verbs = []string{"partition", "hub", "broker", "hold", "unhold", "relabel", "freeze", "unfreeze", "quarantine", "lift", "release"}
 
 // at reads a step: at 40m partition line=L2 for 4m.
 func (s *Scenario) at(_ Files, l *reader) error {
@@ -42,9 +34,31 @@ func (s *Scenario) at(_ Files, l *reader) error {
 			st.For = l.span()
 		}
 	case st.Verb == "hub":
-		if !l.has("crash") {
-			return errors.New("a hub can crash: at 10m hub crash")
+		if st.Who = l.next(); st.Who != "crash" && st.Who != "takeover" {
+			return errors.New("a hub can crash, and the other one can take over: at 10m hub crash, at 10m hub takeover")
 		}
+	case st.Verb == "broker":
+		if st.Who = l.next(); st.Who != "restart" {
+			return errors.New("a broker can restart: at 10m broker restart")
+		}
+	case st.Verb == "freeze":
+		st.Who = l.name("the freeze's name")
+		if l.has("select") {
+			st.Select = l.selector()
+		}
+		if l.has("for") {
+			st.For = l.span()
+		}
+		if l.has("because") {
+			st.Arg = l.rest()
+		}
+	case st.Verb == "unfreeze":
+		st.Who = l.name("the freeze's name")
+	case st.Verb == "quarantine" || st.Verb == "lift":
+		if l.has("by") {
+			st.By = l.name("who asks")
+		}
+		st.Arg = l.rest()
 	case st.Verb == "hold" || st.Verb == "unhold":
 		st.Who = l.who()
 	case st.Verb == "relabel":
@@ -62,7 +76,7 @@ func (s *Scenario) at(_ Files, l *reader) error {
 			return err
 		}
 	default:
-		known := slices.Concat(people, slices.Collect(maps.Keys(Kinds)), slices.Collect(maps.Keys(verbs)))
+		known := slices.Concat(people, slices.Collect(maps.Keys(Kinds)), verbs)
 		slices.Sort(known)
 		return fmt.Errorf("unknown step %q: there are %s", st.Verb, strings.Join(known, ", "))
 	}

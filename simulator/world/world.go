@@ -9,7 +9,6 @@
 package world
 
 import (
-	"container/heap"
 	"math"
 	"time"
 )
@@ -22,11 +21,9 @@ type World struct {
 	seed   uint64
 	start  time.Time
 	now    time.Duration // since Start
-	queue  queue
+	queue  []event
 	serial uint64
 	events uint64
-	// After runs after every event, when it is set: the checkers.
-	After func(name string)
 }
 
 // New returns a world that begins at start; zero is Start.
@@ -49,27 +46,39 @@ func (w *World) Elapsed() time.Duration { return w.now }
 // Events returns how many events have run.
 func (w *World) Events() uint64 { return w.events }
 
+// Actor is a party that many events are for. An event for an Actor costs no
+// allocation.
+type Actor interface {
+	// Act lets the event happen; what and arg are those it was scheduled with.
+	Act(what uint32, arg uint64)
+}
+
 // In schedules f after d; events of one moment run in the order in which they
-// were scheduled. name shows in traces.
-func (w *World) In(d time.Duration, name string, f func()) {
-	w.serial++
-	heap.Push(&w.queue, event{at: w.now + max(d, 0), serial: w.serial, name: name, run: f})
+// were scheduled.
+func (w *World) In(d time.Duration, f func()) {
+	w.push(event{at: w.now + max(d, 0), run: f})
+}
+
+// For schedules a.Act(what, arg) after d.
+func (w *World) For(d time.Duration, a Actor, what uint32, arg uint64) {
+	w.push(event{at: w.now + max(d, 0), actor: a, what: what, arg: arg})
 }
 
 // Run runs events until none is left, the time until has come, or stop says
-// so. It reports whether there is more to come.
+// so; nil never does. It reports whether there is more to come.
 func (w *World) Run(until time.Duration, stop func() bool) bool {
-	for len(w.queue) > 0 && !stop() {
+	for len(w.queue) > 0 && (stop == nil || !stop()) {
 		if w.queue[0].at > until {
 			w.now = until
 			return true
 		}
-		e := heap.Pop(&w.queue).(event)
+		e := w.pop()
 		w.now = e.at
 		w.events++
-		e.run()
-		if w.After != nil {
-			w.After(e.name)
+		if e.actor != nil {
+			e.actor.Act(e.what, e.arg)
+		} else {
+			e.run()
 		}
 	}
 	return len(w.queue) > 0
@@ -78,24 +87,57 @@ func (w *World) Run(until time.Duration, stop func() bool) bool {
 type event struct {
 	at     time.Duration
 	serial uint64
-	name   string
-	run    func()
+	run    func() // nil when there is an actor
+	actor  Actor
+	arg    uint64
+	what   uint32
 }
 
-type queue []event
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].serial < q[j].serial
+func (e *event) before(o *event) bool {
+	return e.at < o.at || e.at == o.at && e.serial < o.serial
 }
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*q = old[:len(old)-1]
-	return e
+
+// The queue is a heap in which every event has four below it: flatter than one
+// with two, and its events lie in one piece of memory.
+const fan = 4
+
+func (w *World) push(e event) {
+	w.serial++
+	e.serial = w.serial
+	w.queue = append(w.queue, e)
+	q, i := w.queue, len(w.queue)-1
+	for i > 0 {
+		up := (i - 1) / fan
+		if !e.before(&q[up]) {
+			break
+		}
+		q[i] = q[up]
+		i = up
+	}
+	q[i] = e
+}
+
+func (w *World) pop() event {
+	q := w.queue
+	top, last := q[0], q[len(q)-1]
+	q[len(q)-1] = event{}
+	q = q[:len(q)-1]
+	w.queue = q
+	for i := 0; len(q) > 0; {
+		least := 0
+		for k := i*fan + 1; k <= i*fan+fan && k < len(q); k++ {
+			if least == 0 || q[k].before(&q[least]) {
+				least = k
+			}
+		}
+		if least == 0 || !q[least].before(&last) {
+			q[i] = last
+			break
+		}
+		q[i] = q[least]
+		i = least
+	}
+	return top
 }
 
 // Rand is one party's stream of numbers.
@@ -150,7 +192,8 @@ func (r *Rand) Exp(mean time.Duration) time.Duration {
 // Poisson returns a count of the given mean, which is below 30.
 func (r *Rand) Poisson(mean float64) uint32 {
 	var k uint32
-	for p := r.Float64(); p > math.Exp(-mean) && k < 1000; p *= r.Float64() {
+	least := math.Exp(-mean)
+	for p := r.Float64(); p > least && k < 1000; p *= r.Float64() {
 		k++
 	}
 	return k
