@@ -36,6 +36,9 @@ type plant struct {
 	ledger  []dispatch.Event
 	full    bool   // the ledger does not take a line
 	reused  string // a generation that came with two contents
+	// flags are what the challenger alone and the champion alone flag in one
+	// counting window of the shadow, a round long. nil: there is no shadow.
+	flags func(topic.ID) (challenger, champion uint32)
 }
 
 func newPlant(n int) *plant {
@@ -125,6 +128,11 @@ func (p *plant) round() {
 		case t.Phase == twin.PhaseReady && doc.Lease != nil:
 			t.Phase, t.Windows = twin.PhaseConfirmed, 5
 			d.Champion = rollouttest.Running(rollouttest.Release(a.Counter))
+		case t.Phase == twin.PhaseReady && p.flags != nil:
+			challenger, champion := p.flags(d.ID)
+			shadow := twin.Shadow{Index: d.Evidence.Next, Windows: []twin.ShadowWindow{{OnlyChallenger: challenger, OnlyChampion: champion, Items: 60}}}
+			d.Evidence = rollout.Fold(*d, twin.Reported{Trial: &twin.Trial{Manifest: t.Manifest, Mode: twin.ModeTrial, Shadow: &shadow}}, p.now).Evidence
+			t.Shadowed += 60
 		}
 	}
 }

@@ -1,0 +1,129 @@
+package dispatch_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/dispatch"
+	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
+)
+
+func TestStandingOrdersAreAuditedStoredAndRefusedWithTheReason(t *testing.T) {
+	p, s := newPlant(6), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	ctx := t.Context()
+	freeze := rollout.Freeze{Name: "stocktaking", Selector: "line=L1", Until: p.now.Add(time.Hour), By: "user:ada", Reason: "inventory"}
+	bad := rollouttest.Release(2).Manifest
+	quarantine := rollout.Quarantine{Manifest: bad, Release: "pump-anomaly-2", By: "user:bob", Reason: "false flags on L2"}
+
+	p.full = true
+	if err := d.Freeze(ctx, freeze); err == nil {
+		t.Fatal("froze without a line in the ledger")
+	}
+	if o, err := d.Orders(ctx); err != nil || len(o.Freezes) != 0 {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	p.full = false
+	if err := d.Freeze(ctx, freeze); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Quarantine(ctx, quarantine); err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.Orders(ctx)
+	if err != nil || len(o.Freezes) != 1 || !o.Freezes[0].From.Equal(p.now) || len(o.Quarantined) != 1 || !o.Quarantined[0].At.Equal(p.now) {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if n := len(p.ledger); n != 2 || p.ledger[0].Action != "freeze.start" || p.ledger[1].Action != "quarantine.start" || p.ledger[1].Reason != quarantine.Reason {
+		t.Fatalf("%+v", p.ledger)
+	}
+
+	for _, tc := range []struct {
+		name string
+		do   func() error
+		want error
+		says string
+	}{
+		{"the name is taken", func() error { return d.Freeze(ctx, freeze) }, dispatch.ErrExists, "there is a freeze of this name"},
+		{"nobody asks", func() error { return d.Freeze(ctx, rollout.Freeze{Name: "x"}) }, nil, "say who asks and why"},
+		{"no such selector", func() error {
+			return d.Freeze(ctx, rollout.Freeze{Name: "x", Selector: "line=(", By: "a", Reason: "b"})
+		}, nil, "cannot freeze"},
+		{"it is over", func() error {
+			return d.Freeze(ctx, rollout.Freeze{Name: "x", From: p.now.Add(-2 * time.Hour), Until: p.now.Add(-time.Hour), By: "a", Reason: "b"})
+		}, nil, "is past"},
+		{"no such freeze", func() error { return d.Unfreeze(ctx, "x", "a", "b") }, dispatch.ErrNoOrder, "cannot lift"},
+		{"it is in quarantine", func() error { return d.Quarantine(ctx, quarantine) }, dispatch.ErrExists, "user:bob did"},
+		{"no digest", func() error { return d.Quarantine(ctx, rollout.Quarantine{By: "a", Reason: "b"}) }, nil, "cannot quarantine"},
+		{"it is in no quarantine", func() error { return d.Release(ctx, rollouttest.Release(9).Manifest, "a", "b") }, dispatch.ErrNoOrder, "cannot lift"},
+		{"the release is in quarantine", func() error { _, err := d.Propose(ctx, proposal("r-2", 2), false); return err }, dispatch.ErrQuarantined, "user:bob put it into quarantine on 2026-11-22 22:00: false flags on L2"},
+	} {
+		err := tc.do()
+		if err == nil || tc.want != nil && !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+	if len(p.ledger) != 2 {
+		t.Errorf("what was refused is in the ledger: %+v", p.ledger[2:])
+	}
+
+	if err := d.Unfreeze(ctx, "stocktaking", "user:ada", "done"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Release(ctx, bad, "user:bob", "it was the sensor"); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := d.Orders(ctx); err != nil || len(o.Freezes)+len(o.Quarantined) != 0 {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	propose(t, d, proposal("r-2", 2))
+}
+
+func TestAFreezeThatIsOverMakesRoom(t *testing.T) {
+	p, s := newPlant(1), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	freeze := func(n int) error {
+		return d.Freeze(t.Context(), rollout.Freeze{Name: fmt.Sprint("f", n), Until: p.now.Add(time.Hour), By: "user:ada", Reason: "shift"})
+	}
+	for n := range dispatch.MaxFreezes {
+		if err := freeze(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := freeze(64); err == nil || !strings.Contains(err.Error(), "lift one") {
+		t.Fatal(err)
+	}
+	p.now = p.now.Add(2 * time.Hour)
+	if err := freeze(64); err != nil {
+		t.Fatal(err)
+	}
+	if o, _ := d.Orders(t.Context()); len(o.Freezes) != 1 {
+		t.Fatalf("%d freezes", len(o.Freezes))
+	}
+}
+
+func TestOrdersOfTwoPeopleAtOnceAreBothKept(t *testing.T) {
+	p, s := newPlant(1), &dispatch.Memory{}
+	done := make(chan error)
+	for n := range 4 {
+		go func() {
+			d, err := dispatch.New(dispatch.Config{Holder: "h", Store: s, Fleet: p, Publisher: p, Ledger: silent{}, Now: func() time.Time { return p.now }, Log: quiet})
+			if err == nil {
+				err = d.Freeze(t.Context(), rollout.Freeze{Name: fmt.Sprint("f", n), By: "user:ada", Reason: "shift"})
+			}
+			done <- err
+		}()
+	}
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if o, v, err := s.Orders(t.Context()); err != nil || len(o.Freezes) != 4 || v != 4 {
+		t.Fatalf("%d freezes, version %d, %v", len(o.Freezes), v, err)
+	}
+}
