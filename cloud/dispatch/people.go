@@ -113,13 +113,11 @@ func (d *Dispatcher) fleetNow(ctx context.Context, l Loaded) (rollout.Snapshot, 
 	return snapshot(l, devices, orders)
 }
 
-// supersede ends a rollout that has not started.
+// supersede ends a rollout that has offered nothing. One that began meanwhile
+// is waited for.
 func (d *Dispatcher) supersede(ctx context.Context, name, by string) error {
 	_, err := d.change(ctx, name, "hub", nil, func(r rollout.Rollout) (rollout.Rollout, error) {
-		if r.State != rollout.Queued {
-			return r, nil // it started meanwhile and will be waited for
-		}
-		r.State, r.Ended, r.Reason = rollout.Superseded, d.now(), "rollout "+by+" took its place"
+		r, _ = rollout.Supersede(r, by, d.now())
 		return r, nil
 	})
 	return err

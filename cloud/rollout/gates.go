@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"math"
+	"strings"
 )
 
 func newVerdict(g Gate, cmp string, n int64, unit string) Verdict {
@@ -23,24 +24,177 @@ func evaluate(r Rollout, p Policy, g Gate, t *tally) Verdict {
 		v := newVerdict(g, "<=", int64(t.scoredSince+t.lostSince), "windows")
 		return share(v, g, t.lostSince, t.scoredSince+t.lostSince, "windows were lost since the release was offered")
 	case GateLatency:
-		v := newVerdict(g, "<=", int64(t.latencyDevices), "devices")
-		v.Unit = "ms"
-		if t.latencyDevices == 0 {
-			v.Reason = "no device has measured the release's latency yet"
-			return v
-		}
-		v.Value = &t.latencyMs
-		switch {
-		case !(t.latencyMs <= v.Threshold):
-			v.Result, v.Reason = Fail, fmt.Sprintf("the slowest device's p99 is %.3g ms, allowed are %.3g ms", t.latencyMs, v.Threshold)
-		case v.N < g.MinN:
-			v.Reason = fmt.Sprintf("%d of at least %d devices have measured it", v.N, g.MinN)
-		default:
-			v.Result, v.Reason = Pass, fmt.Sprintf("the slowest of %d devices has a p99 of %.3g ms, allowed are %.3g ms", v.N, t.latencyMs, v.Threshold)
-		}
-		return v
+		return worst(g, t.latencyDevices, t.latencyMs, "ms", "no device has measured the release's latency yet", "p99 of one inference")
+	case GateMemory:
+		return worst(g, t.memoryDevices, t.memoryMiB, "MiB", "no device has reported its memory with the release loaded and before yet", "growth of memory since the offer")
+	case GateDrift:
+		return worst(g, t.driftDevices, t.drift, "PSI", "no device has reported yet how far the release's scores lie from those it was calibrated on", "drift of scores")
+	case GateExpr:
+		return expression(p, g, t)
+	case GateApproval:
+		return approval(r, g)
 	}
 	return Verdict{Gate: g.Name, Result: Inconclusive, Applies: true, Reason: fmt.Sprintf("this hub does not know the gate %q", g.Name)}
+}
+
+// worst judges the worst device's value against a threshold it may not exceed.
+func worst(g Gate, devices int, value float64, unit, none, what string) Verdict {
+	v := newVerdict(g, "<=", int64(devices), "devices")
+	v.Unit = unit
+	if devices == 0 {
+		v.Reason = none
+		return v
+	}
+	v.Value = &value
+	v.Reason = fmt.Sprintf("the worst of %d devices has a %s of %.3g %s, allowed are %.3g %s", devices, what, value, unit, v.Threshold, unit)
+	switch {
+	case !(value <= v.Threshold):
+		v.Result = Fail
+	case v.N < g.MinN:
+		v.Reason = fmt.Sprintf("%d of at least %d devices have measured it; %s", devices, g.MinN, v.Reason)
+	default:
+		v.Result = Pass
+	}
+	return v
+}
+
+// expression asks a policy's own condition. What it mentions has to have been
+// measured, on at least MinN devices, before it says anything.
+func expression(p Policy, g Gate, t *tally) Verdict {
+	v := newVerdict(g, ">=", 0, "devices")
+	v.Title, v.Unit = g.Title, "holds"
+	run, err := p.program(g.Expr)
+	if err != nil {
+		v.Reason = fmt.Sprintf("%s cannot be asked: %v", g.Expr, err)
+		return v
+	}
+	holds, n, err := run.Eval(t.look)
+	v.N = int64(n)
+	if err != nil {
+		v.Reason = fmt.Sprintf("%s: %v", g.Expr, err)
+		return v
+	}
+	x := 0.0
+	if holds {
+		x = 1
+	}
+	says := fmt.Sprintf("%s, on %d devices: %s", g.Expr, n, run.Says(t.look))
+	switch v.Value = &x; {
+	case v.N < g.MinN:
+		v.Reason = fmt.Sprintf("%d of at least %d devices have measured it; %s", n, g.MinN, says)
+	case holds:
+		v.Result, v.Reason = Pass, "holds: "+says
+	default:
+		v.Result, v.Reason = Fail, "does not hold: "+says
+	}
+	return v
+}
+
+// look returns a number that expressions know, and how many devices it rests
+// on. Counts of the wave rest on those that ended: before, they say nothing
+// about the release.
+func (t *tally) look(name string) (value float64, devices int) {
+	over := func(x, n float64, devices int) (float64, int) {
+		if n == 0 {
+			return 0, 0
+		}
+		return x / n, devices
+	}
+	ended := t.done + t.failures
+	scored, shadowed := 0, 0
+	if t.windows > 0 {
+		scored = max(t.started, 1)
+	}
+	if t.evidence.Windows > 0 {
+		shadowed = max(t.paired, 1)
+	}
+	switch name {
+	case "wave.devices":
+		return float64(t.devices), ended
+	case "wave.started":
+		return float64(t.started), ended
+	case "wave.done":
+		return float64(t.done), ended
+	case "wave.failed":
+		return float64(t.failures), ended
+	case "wave.away":
+		return float64(t.away), ended
+	case "wave.in_flight":
+		return float64(t.unresolved), ended
+	case "wave.done_share":
+		return over(float64(t.done), float64(ended), ended)
+	case "wave.failed_share":
+		return over(float64(t.failures), float64(ended), ended)
+	case "windows":
+		return float64(t.windows), scored
+	case "non_finite":
+		return float64(t.nonFinite), scored
+	case "non_finite_share":
+		return over(float64(t.nonFinite), float64(t.windows), scored)
+	case "lost":
+		if t.scoredSince+t.lostSince == 0 {
+			return 0, 0
+		}
+		return float64(t.lostSince), max(t.started, 1)
+	case "lost_share":
+		return over(float64(t.lostSince), float64(t.scoredSince+t.lostSince), max(t.started, 1))
+	case "latency_p99_ms":
+		return t.latencyMs, t.latencyDevices
+	case "memory_growth_mib":
+		return t.memoryMiB, t.memoryDevices
+	case "drift":
+		return t.drift, t.driftDevices
+	case "shadow.windows":
+		return float64(t.evidence.Windows), shadowed
+	case "shadow.items":
+		return float64(t.evidence.Items), shadowed
+	case "shadow.only_challenger":
+		return float64(t.evidence.A), shadowed
+	case "shadow.only_champion":
+		return float64(t.evidence.B), shadowed
+	case "shadow.ratio":
+		return over(float64(t.evidence.A), float64(t.evidence.B), shadowed)
+	}
+	rest, ok := strings.CutPrefix(name, "metrics.")
+	if !ok {
+		return 0, 0
+	}
+	metric, statistic, _ := strings.Cut(rest, ".")
+	m := t.metrics[metric]
+	switch statistic {
+	case "max":
+		return m.max, m.n
+	case "min":
+		return m.min, m.n
+	case "mean":
+		return over(m.sum, float64(m.n), m.n)
+	case "sum":
+		return m.sum, m.n
+	case "devices":
+		return float64(m.n), m.n
+	}
+	return 0, 0
+}
+
+// approval counts the people who say that the wave has done well.
+func approval(r Rollout, g Gate) Verdict {
+	by := r.consents(r.Wave, true)
+	v := newVerdict(g, ">=", int64(len(by)), "people")
+	v.Threshold = float64(g.MinN)
+	x := float64(len(by))
+	v.Value = &x
+	if v.N >= g.MinN {
+		v.Result, v.Reason = Pass, fmt.Sprintf("approved by %s", strings.Join(by, ", "))
+		return v
+	}
+	v.Reason = fmt.Sprintf("%d of %d people have approved what the wave did", v.N, g.MinN)
+	if len(by) > 0 {
+		v.Reason += ": " + strings.Join(by, ", ")
+	}
+	if r.Wave < len(r.Policy.Waves) && len(r.Policy.Waves[r.Wave].Approvers) > 0 {
+		v.Reason += "; asked are " + strings.Join(r.Policy.Waves[r.Wave].Approvers, ", ")
+	}
+	return v
 }
 
 // share judges bad of n against a threshold. No data is no pass.

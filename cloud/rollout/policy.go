@@ -1,6 +1,9 @@
 package rollout
 
-import "time"
+import (
+	"fmt"
+	"math"
+)
 
 // Policy says how a release may move. The zero value of a field takes the
 // default named beside it; Validate explains what cannot work.
@@ -32,6 +35,10 @@ type Policy struct {
 	RetryS    float64 `json:"retry_s,omitempty" yaml:"retry_s,omitempty"`         // wait before the first of them, doubled each time; default 60
 	RollbackS float64 `json:"rollback_s,omitempty" yaml:"rollback_s,omitempty"`   // how long a rollback is waited for; default 86400
 	MaxPauseS float64 `json:"max_pause_s,omitempty" yaml:"max_pause_s,omitempty"` // a pause nobody lifts aborts; default 604800
+
+	// made is what withDefaults makes of windows and expressions, once. nil in
+	// a policy as people write it and as it is stored.
+	made *made
 }
 
 // Wave is one ordered step. Devices, Share and Selector together say which
@@ -70,9 +77,10 @@ type Window struct {
 	Also      []string `json:"also,omitempty" yaml:"also,omitempty"`             // dates on which it begins all the same; with neither days nor cycle the only ones
 }
 
-// Growth describes waves of which each is Factor times the one before.
+// Growth describes waves of which each is Factor times the one before. They
+// follow the policy's own waves, and the last of them draws all that are left.
 type Growth struct {
-	First     int     `json:"first" yaml:"first"`                               // devices of the first such wave
+	First     int     `json:"first" yaml:"first"`                               // devices of the first such wave; at least 1
 	Factor    float64 `json:"factor" yaml:"factor"`                             // above 1
 	MaxShare  float64 `json:"max_share,omitempty" yaml:"max_share,omitempty"`   // largest share of the fleet in one wave; 0: no bound
 	DeadlineS float64 `json:"deadline_s,omitempty" yaml:"deadline_s,omitempty"` // of each; default 86400
@@ -173,18 +181,56 @@ type Verdict struct {
 	Reason string  `json:"reason"` // a sentence
 }
 
-// open says whether a device may activate now, else why not, and when the
-// answer may differ. Zero: never by time alone. It stays true for the length of
-// a lease.
-func (p Policy) open(d *Device, now time.Time) (ok bool, why string, change time.Time) {
-	if len(p.Windows) == 0 {
-		return true, "", time.Time{}
-	}
-	return false, "no window is open", now.Add(time.Minute)
-}
+// maxWaves caps the waves of a policy.
+const maxWaves = 100
 
 // Expand returns the policy with its growing waves written out for a fleet of
-// so many devices.
+// so many devices. A policy without Growth, or with one that does not grow, is
+// returned as it is.
 func (p Policy) Expand(devices int) Policy {
-	return p
+	g := p.Growth
+	if g == nil || g.validate() != nil {
+		return p
+	}
+	p.Waves, p.Growth = append([]Wave{}, p.Waves...), nil
+	most := float64(devices)
+	if g.MaxShare > 0 {
+		most = max(math.Floor(g.MaxShare*float64(devices)+1e-9), 1)
+	}
+	left := float64(devices)
+	for _, w := range p.Waves {
+		if w.Share > 0 {
+			left = min(left, float64(devices)-math.Ceil(w.Share*float64(devices)-1e-9))
+		} else {
+			left -= float64(w.Devices)
+		}
+	}
+	size := float64(g.First)
+	for i := 1; ; i++ {
+		n := min(math.Floor(size+1e-9), most)
+		w := Wave{Name: fmt.Sprintf("growth %d", i), Devices: int(n), DeadlineS: g.DeadlineS}
+		left -= n
+		if left <= 0 || len(p.Waves) == maxWaves-1 {
+			w.Devices = 0 // all that are left
+			p.Waves = append(p.Waves, w)
+			return p
+		}
+		p.Waves = append(p.Waves, w)
+		size *= g.Factor
+	}
+}
+
+// validate says why waves would not grow.
+func (g Growth) validate() error {
+	switch {
+	case g.First < 1:
+		return fmt.Errorf("growth: first is %d: want at least 1 device", g.First)
+	case !(g.Factor > 1 && g.Factor <= 1000):
+		return fmt.Errorf("growth: factor is %g: it does not grow: want above 1 and at most 1000", g.Factor)
+	case !(g.MaxShare >= 0 && g.MaxShare <= 1):
+		return fmt.Errorf("growth: max_share is %g: want 0 to 1", g.MaxShare)
+	case !(g.DeadlineS >= 0 && g.DeadlineS <= 1e9):
+		return fmt.Errorf("growth: deadline_s is %g: want seconds from 0 to 1e9", g.DeadlineS)
+	}
+	return nil
 }

@@ -34,6 +34,7 @@ func (p Policy) withDefaults() Policy {
 	def(&p.RetryS, 60)
 	def(&p.RollbackS, 86400)
 	def(&p.MaxPauseS, 604800)
+	p.made = &made{}
 	return p
 }
 
@@ -43,7 +44,7 @@ func DefaultGates() []Gate {
 }
 
 func (g Gate) withDefaults() Gate {
-	threshold := map[GateName]float64{GateSuccess: 0.95, GateShadow: 1.5}[g.Name]
+	threshold := map[GateName]float64{GateSuccess: 0.95, GateShadow: 1.5, GateDrift: 0.25, GateExpr: 1}[g.Name]
 	if g.Threshold == nil {
 		g.Threshold = &threshold
 	}

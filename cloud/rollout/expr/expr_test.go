@@ -37,10 +37,10 @@ func TestAnExpressionJudgesWhatDevicesReport(t *testing.T) {
 		"!(non_finite > 0)": {holds: true, devices: 6},
 		"metrics.oil_celsius.max - metrics.oil_celsius.mean < 10": {holds: true, devices: 7},
 
-		"memory_mib < 200":                                     {why: "no device has reported memory_mib"},
-		"latency_p99_ms < 20 || memory_mib < 200":              {why: "no device has reported memory_mib"},
-		"metrics.oil_bar.max < 9 || latency_p99_ms < 20":       {why: "no device has reported metrics.oil_bar.max"},
-		"drift < 0.25":                                         {why: "no device has reported drift"},
+		"memory_growth_mib < 200":                        {why: "no device has reported memory_growth_mib"},
+		"latency_p99_ms < 20 || memory_growth_mib < 200": {why: "no device has reported memory_growth_mib"},
+		"metrics.oil_bar.max < 9 || latency_p99_ms < 20": {why: "no device has reported metrics.oil_bar.max"},
+		"drift < 0.25": {why: "no device has reported drift"},
 		"shadow.only_challenger / shadow.only_champion < 2":    {devices: 3, why: "division by zero"},
 		"!(shadow.only_challenger / shadow.only_champion > 2)": {devices: 3, why: "division by zero"},
 	} {
