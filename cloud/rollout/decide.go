@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -17,10 +16,24 @@ import (
 // give equal decisions, and Apply'ing a decision and deciding again gives one
 // that is not Changed.
 func Decide(r Rollout, s Snapshot, now time.Time) Decision {
-	d := &decider{p: r.Policy.withDefaults(), r: r.clone(), now: now, changes: map[int]*Change{}}
-	d.fold(s)
+	return newRoster(r, s, true).Decide(r, now)
+}
+
+// Decide says what follows at now, as the function Decide does on Snapshot.
+// Afterwards the roster is as if the decision were stored: throw it away when
+// storing it failed. r may differ from the rollout that the roster was made
+// for only as Decide and Ask change it.
+func (f *Roster) Decide(r Rollout, now time.Time) Decision {
+	f.u.p.Waves = r.Policy.withDefaults().Waves
+	f.look(now)
+	d := &decider{f: f, u: f.u, p: f.u.p, r: r.clone(), now: now}
+	q, banned := f.u.o.quarantined(r.Release.Manifest)
 	switch {
+	case banned && (!r.State.Final() && r.State != RollingBack || r.State == Promoted):
+		d.say("%s-%d is quarantined by %s: %s", r.Release.Name, r.Release.Counter, q.By, q.Reason)
+		d.back(Failed, d.summary)
 	case r.State == Queued || r.State == Superseded:
+		f.mode = idle
 		d.say("%s", r.Reason)
 	case r.State == RollingBack:
 		d.rollBack()
@@ -61,73 +74,18 @@ func (r Rollout) clone() Rollout {
 
 // decider is one run of Decide.
 type decider struct {
+	f   *Roster
+	u   *rules
 	p   Policy // with defaults
 	r   Rollout
 	now time.Time
 
-	devices []Device // a copy, sorted by ID
-	stands  []Standing
-	away    []bool              // counts against its groups' budgets
-	groups  []map[string]*group // one map for each budget
-	changes map[int]*Change     // by index of the device
+	changes []Change
+	slots   []int32 // of the changes
 	gates   []Verdict
 	summary string
 	reasons []string
 	wake    time.Time
-}
-
-// group is what one budget knows about one of its groups.
-type group struct {
-	name        string
-	size        int
-	unavailable int
-}
-
-// fold sorts the devices, says where each stands and counts who is unavailable.
-func (d *decider) fold(s Snapshot) {
-	d.devices = slices.Clone(s.Devices)
-	slices.SortFunc(d.devices, func(a, b Device) int {
-		return cmp.Or(strings.Compare(a.ID.Site, b.ID.Site), strings.Compare(a.ID.Node, b.ID.Node))
-	})
-	d.stands = make([]Standing, len(d.devices))
-	d.away = make([]bool, len(d.devices))
-	d.groups = make([]map[string]*group, len(d.p.Budgets))
-	for i := range d.groups {
-		d.groups[i] = map[string]*group{}
-	}
-	for i := range d.devices {
-		dev := &d.devices[i]
-		d.stands[i] = stand(d.r, d.p, dev, d.now)
-		d.away[i] = d.r.unavailable(d.p, dev, d.now)
-		for b, budget := range d.p.Budgets {
-			name := dev.Labels[budget.GroupBy]
-			g := d.groups[b][name]
-			if g == nil {
-				g = &group{name: name}
-				d.groups[b][name] = g
-			}
-			g.size++
-			if d.away[i] {
-				g.unavailable++
-			}
-		}
-		d.wakeForSilence(dev, i)
-	}
-}
-
-// wakeForSilence makes sure that a device which goes silent is noticed.
-func (d *decider) wakeForSilence(dev *Device, i int) {
-	st := d.stands[i].State
-	if dev.Record.Offer == OfferNone || !st.started() || st == DeviceDone || st.failure() || st == DeviceReturned || st == DeviceKept {
-		return
-	}
-	d.wakeAt(dev.SeenAt.Add(seconds(d.p.StaleS) + time.Millisecond))
-	if l := dev.Record.LeaseUntil; !l.IsZero() {
-		d.wakeAt(l)
-		d.wakeAt(l.Add(seconds(d.p.GraceS) + time.Millisecond))
-	}
-	d.wakeAt(dev.SeenAt.Add(seconds(d.p.LeaseS+d.p.GraceS) + time.Millisecond))
-	d.wakeAt(dev.Record.Deadline.Add(seconds(d.p.GraceS) + time.Millisecond))
 }
 
 func (d *decider) wakeAt(t time.Time) {
@@ -142,19 +100,23 @@ func (d *decider) because(format string, args ...any) {
 	d.reasons = append(d.reasons, fmt.Sprintf(format, args...))
 }
 
-// change records a new Record for device i.
-func (d *decider) change(i int, kind ChangeKind, why string, set func(*Record)) {
-	dev := &d.devices[i]
-	before := dev.Record
-	set(&dev.Record)
-	if dev.Record == before {
+// change records a new Record for a device.
+func (d *decider) change(slot int32, kind ChangeKind, why string, set func(*Record)) {
+	dev := d.f.devices[slot]
+	rec := dev.Record
+	set(&rec)
+	if rec == dev.Record {
 		return
 	}
-	if c := d.changes[i]; c != nil { // a second change in one decision: the first says what it is about
-		c.Record, c.Why = dev.Record, c.Why+"; "+why
+	d.f.record(slot, rec)
+	st := &d.f.status[slot]
+	if st.change != 0 { // a second change in one decision: the first says what it is about
+		c := &d.changes[st.change-1]
+		c.Record, c.Why = rec, c.Why+"; "+why
 		return
 	}
-	d.changes[i] = &Change{Device: dev.ID, Kind: kind, Record: dev.Record, Why: why}
+	d.changes, d.slots = append(d.changes, Change{Device: dev.ID, Kind: kind, Record: rec, Why: why}), append(d.slots, slot)
+	st.change = int32(len(d.changes))
 }
 
 // waves moves the rollout on as far as it goes.
@@ -163,18 +125,13 @@ func (d *decider) waves() {
 	for d.r.Wave < len(d.p.Waves) {
 		if !d.wave() {
 			if !d.r.State.Final() && d.r.State != RollingBack {
-				d.retry()
+				d.f.each(forward, d.tend)
 				d.lease()
 			}
 			return
 		}
 	}
-	done := 0
-	for _, st := range d.stands {
-		if st.State == DeviceDone {
-			done++
-		}
-	}
+	done := d.f.causes[done]
 	d.r.State, d.r.Ended = Promoted, d.now
 	d.say("promoted: all %d waves passed, %d devices run %s-%d and attest it", len(d.p.Waves), done, d.r.Release.Name, d.r.Release.Counter)
 	d.r.Reason = d.summary
@@ -226,7 +183,11 @@ func (d *decider) wave() (passed bool) {
 				return false
 			}
 			d.r.State = Held
-			d.hold("wave %s is empty: no device that it selects can take the release", name)
+			why := "no device that it selects can take the release"
+			if n, first := d.f.hinders(0); n > 0 {
+				why = fmt.Sprintf("%d devices that no wave has drawn may not be offered anything: %s", n, first)
+			}
+			d.hold("wave %s is empty: %s", name, why)
 			return false
 		}
 		w.Started, w.Size = d.now, len(drawn)
@@ -239,7 +200,7 @@ func (d *decider) wave() (passed bool) {
 		d.r.Reason = d.summary
 	}
 
-	t := d.tally(i + 1)
+	t := d.f.tally(i + 1)
 	d.gates = d.gates[:0]
 	ok, clear := true, true
 	var waits []string
@@ -268,7 +229,7 @@ func (d *decider) wave() (passed bool) {
 	}
 	d.gatesSettled(w)
 	// A failure that shows after its wave passed still counts.
-	if all := d.tally(0); all.failures > t.failures {
+	if all := d.f.all(); all.failures > t.failures {
 		for _, g := range d.p.Gates {
 			if v := success(g, all); g.Name == GateSuccess && v.Result == Fail {
 				d.fail("over all waves so far: %s gate: %s", g.Name, v.Reason)
@@ -290,7 +251,11 @@ func (d *decider) wave() (passed bool) {
 		d.fail("wave %s did not pass by %s: %d done, %d failed, %d on their way, %d not reached; %s", name, clock(deadline), t.done, t.failures, t.unresolved, t.away, strings.Join(waits, "; "))
 		return false
 	}
+	hindered, why := d.f.hinders(int32(i + 1))
 	switch {
+	case clear && hindered > 0 && hindered == t.unresolved:
+		d.r.State = Held
+		d.hold("wave %s is held: %d devices may not activate now: %s", name, hindered, why)
 	case !clear && t.ready > 0 && t.ready == t.unresolved || t.unresolved == 0:
 		d.r.State = Held
 		d.hold("wave %s is held: %s", name, strings.Join(waits, "; "))
@@ -332,7 +297,11 @@ func (d *decider) back(end State, reason string) {
 
 func (d *decider) approved(wave int) int {
 	var by []string
+	want := d.p.Waves[wave].Approvers
 	for _, a := range d.r.Approvals {
+		if len(want) > 0 && !slices.Contains(want, a.By) || a.Gate {
+			continue
+		}
 		if a.Wave == wave && a.By != d.r.Author && !slices.Contains(by, a.By) {
 			by = append(by, a.By)
 		}
@@ -340,154 +309,115 @@ func (d *decider) approved(wave int) int {
 	return len(by)
 }
 
-// draw returns the devices of a new wave, by index, and how many of the fleet
-// no wave has drawn.
-func (d *decider) draw(wave int, spec Wave) (drawn []int, left int) {
+// draw returns the devices of a new wave and how many of the fleet no wave has
+// drawn.
+func (d *decider) draw(wave int, spec Wave) (drawn []int32, left int) {
+	f := d.f
+	left = f.causes[pending]
+	if f.barren == f.pendings+1 && f.barrenOf == wave {
+		return nil, left // nobody was found, and nothing has changed about those that are left
+	}
 	sel, err := readSelector(spec.Selector)
 	if err != nil {
-		return nil, 1 // Validate refuses it; an unreadable selector chooses nobody
+		return nil, max(left, 1) // Validate refuses it; an unreadable selector chooses nobody
 	}
-	index := map[*Device]int{}
-	var candidates []*Device
-	fleet, before := 0, 0
-	for i := range d.devices {
-		dev := &d.devices[i]
-		switch {
-		case dev.Record.Wave > 0:
-			fleet++
-			before++
-		case d.stands[i].State == DevicePending:
-			fleet++
-			left++
-			if sel.Match(dev.Look) {
-				index[dev] = i
-				candidates = append(candidates, dev)
-			}
-		}
-	}
+	candidates := f.candidates(func(dev *Device) bool { return sel.Match(dev.Look) })
 	n := len(candidates)
+	if n == 0 {
+		f.barren, f.barrenOf = f.pendings+1, wave
+		return nil, left
+	}
 	if spec.Devices > 0 {
 		n = min(n, spec.Devices)
 	}
 	if spec.Share > 0 {
-		n = min(n, max(int(math.Ceil(spec.Share*float64(fleet)-1e-9))-before, 1))
+		before := f.all().devices
+		n = min(n, max(int(math.Ceil(spec.Share*float64(before+left)-1e-9))-before, 1))
 	}
-	for _, dev := range order(d.r.Seed, d.p.Stratify, candidates)[:n] {
-		drawn = append(drawn, index[dev])
+	drawn = candidates
+	if n < len(candidates) {
+		drawn = draw(d.r.Seed, d.p.Stratify, f.devices, candidates)[:n]
+		slices.SortFunc(drawn, f.compare)
 	}
 	return drawn, left
 }
 
-func (d *decider) offer(k, wave int, deadline time.Time) {
-	dev := &d.devices[k]
-	d.change(k, ChangeOffer, fmt.Sprintf("drawn into wave %d", wave), func(rec *Record) {
+func (d *decider) offer(slot int32, wave int, deadline time.Time) {
+	dev := d.f.devices[slot]
+	d.change(slot, ChangeOffer, fmt.Sprintf("drawn into wave %d", wave), func(rec *Record) {
 		*rec = Record{
 			Wave: wave, Offer: OfferRelease, OfferedAt: d.now, Deadline: deadline,
 			ScoredBefore: dev.WindowsScored, LostBefore: dev.WindowsLost, StoppedBefore: dev.StoppedMs, MemoryBefore: dev.MemoryMiB,
 			Paired: dev.Champion.Manifest != "" && dev.Champion.Manifest != d.r.Release.Manifest && d.p.ShadowS > 0,
 		}
 	})
-	d.stands[k] = stand(d.r, d.p, dev, d.now)
 }
 
-// tally sums over the devices of a wave (1 + its index), or of all for 0.
-func (d *decider) tally(wave int) *tally {
-	t := &tally{}
-	for i := range d.devices {
-		if rec := d.devices[i].Record; rec.Wave > 0 && (wave == 0 || rec.Wave == wave) {
-			t.add(d.r, d.p, &d.devices[i], d.stands[i], d.now)
-		}
-	}
-	return t
-}
-
-// paired says whether the device has a champion to compare the release with. A
-// device whose agent was starting when it was drawn shows it by its evidence.
-func (d *Device) paired(r Rollout) bool {
-	return d.Record.Paired || d.Record.Offer == OfferRelease && d.Evidence.Manifest == r.Release.Manifest && d.Evidence.Windows > 0
-}
-
-// retry offers the release once more where a failure was not the release's.
-func (d *decider) retry() {
-	for i := range d.devices {
-		dev := &d.devices[i]
-		rec := dev.Record
-		if rec.Offer != OfferRelease || d.stands[i].State != DeviceUpdating || !dev.Trial.Phase.Final() || dev.Trial.Try != rec.Try || dev.Trial.Rollout != d.r.Name {
-			continue
-		}
-		at := rec.OfferedAt.Add(seconds(d.p.RetryS * math.Pow(2, float64(rec.Try))))
-		if d.now.Before(at) {
-			d.wakeAt(at)
-			continue
-		}
-		d.change(i, ChangeRetry, d.stands[i].Reason, func(r *Record) {
+// tend does what one device needs while waves are on their way: the release is
+// offered once more where a failure was not the release's, and a lease is taken
+// back that a freeze came in the way of.
+func (d *decider) tend(slot int32) {
+	switch st := &d.f.status[slot]; {
+	case st.is(due) && st.cause == toRetry:
+		d.change(slot, ChangeRetry, d.u.words(toRetry, d.f.devices[slot]), func(r *Record) {
 			r.Try++
 			r.OfferedAt = d.now
 			r.LeaseUntil, r.Revoked = time.Time{}, false
 		})
+	case st.is(revocable) && st.why != "":
+		d.change(slot, ChangeRevoke, st.why, func(r *Record) { r.Revoked = true })
 	}
 }
 
-// lease permits activation where the wave is cleared, the device asks for it
-// and the budget of each of its groups allows one more.
+// lease permits activation where the wave is cleared, the device asks for it,
+// a window is open and the budget of each of its groups allows one more.
 func (d *decider) lease() {
-	var waiting int
-	var full string
-	for i := range d.devices {
-		dev := &d.devices[i]
-		rec := dev.Record
-		mine := dev.Trial.Rollout == d.r.Name && dev.Trial.Manifest == d.r.Release.Manifest && dev.Trial.Try == rec.Try
-		if rec.Offer != OfferRelease || !mine || dev.Trial.Phase != twin.PhaseReady || d.stands[i].State != DeviceShadow || d.now.Before(rec.LeaseUntil) {
-			continue
+	var waves []int32
+	for w := range d.f.waves {
+		if joiners := w > len(d.r.Waves); joiners || w > 0 && !d.r.Waves[w-1].Cleared.IsZero() {
+			waves = append(waves, int32(w))
 		}
-		joiner := rec.Wave > len(d.r.Waves)
-		if !joiner && d.r.Waves[rec.Wave-1].Cleared.IsZero() {
-			continue
-		}
-		if !dev.Connected || !d.p.fresh(dev, d.now) || dev.Held {
-			continue
-		}
-		if why := d.take(i); why != "" {
-			waiting++
-			full = why
-			continue
-		}
-		d.grant(i, "its wave may activate and its groups allow it")
 	}
+	waiting, full := d.f.leases(waves, func(slot int32) { d.grant(slot, "its wave may activate and its groups allow it") })
 	if waiting > 0 {
 		d.because("%d devices wait for their budget: %s", waiting, full)
 	}
+	d.hindrances("may not activate now", waves)
+	d.hindrances("are not offered the release now", []int32{0})
 }
 
-func (d *decider) grant(i int, why string) {
-	until := d.now.Add(seconds(d.p.LeaseS))
-	d.change(i, ChangeLease, why, func(r *Record) {
+// maxHindrances bounds how many reasons of one kind a decision tells.
+const maxHindrances = 8
+
+// hindrances tells why devices of some waves wait for windows and freezes.
+func (d *decider) hindrances(what string, waves []int32) {
+	n := map[string]int{}
+	for h, k := range d.f.hindered {
+		if slices.Contains(waves, h.wave) {
+			n[h.why] += k
+		}
+	}
+	for i, why := range slices.Sorted(maps.Keys(n)) {
+		if i == maxHindrances {
+			d.because("devices %s for %d more reasons", what, len(n)-i)
+			return
+		}
+		d.because("%d devices %s: %s", n[why], what, why)
+	}
+}
+
+func (d *decider) grant(slot int32, why string) {
+	until := d.now.Add(d.u.lease)
+	// A freeze that is to begin ends the lease.
+	if dev := d.f.devices[slot]; dev.Record.Offer == OfferRelease && len(d.u.o.Freezes) > 0 {
+		if _, change := d.u.o.frozen(dev, d.now); change.After(d.now) && change.Before(until) {
+			until = change
+		}
+	}
+	d.change(slot, ChangeLease, why, func(r *Record) {
 		r.Lease++
 		r.LeaseUntil, r.Revoked = until, false
 	})
-	d.wakeAt(until)
-}
-
-// take books device i as unavailable in all of its groups, or returns why one
-// of them does not allow it. A device that is unavailable already costs
-// nothing more, but may not be touched while its group is over the budget.
-func (d *decider) take(i int) string {
-	dev := &d.devices[i]
-	cost := 1
-	if d.away[i] {
-		cost = 0
-	}
-	for b, budget := range d.p.Budgets {
-		g := d.groups[b][dev.Labels[budget.GroupBy]]
-		if limit := budget.limit(g.size); g.unavailable+cost > limit {
-			return fmt.Sprintf("%s=%s has %d of %d devices unavailable, allowed are %d", budget.GroupBy, g.name, g.unavailable, g.size, limit)
-		}
-	}
-	for b, budget := range d.p.Budgets {
-		d.groups[b][dev.Labels[budget.GroupBy]].unavailable += cost
-	}
-	d.away[i] = true
-	return ""
 }
 
 // limit returns how many of size devices may be unavailable.
@@ -516,53 +446,38 @@ func (d *decider) pause() {
 		d.back(Aborted, d.summary)
 		return
 	}
-	d.revoke("the rollout is paused")
-	// Devices on their way must not run into their deadline because of it.
-	for i := range d.devices {
-		rec := d.devices[i].Record
-		if st := d.stands[i].State; rec.Offer == OfferRelease && st != DeviceDone && !st.failure() && rec.Deadline.Before(end) {
-			d.change(i, ChangeOffer, "the pause moves its deadline", func(r *Record) {
+	d.f.each(stopped, func(slot int32) {
+		st, rec := &d.f.status[slot], d.f.devices[slot].Record
+		if st.is(revocable) {
+			d.change(slot, ChangeRevoke, "the rollout is paused", func(r *Record) { r.Revoked = true })
+		}
+		// Devices on their way must not run into their deadline because of it.
+		if rec.Offer == OfferRelease && st.cause != done && !st.cause.state().failure() && rec.Deadline.Before(end) {
+			d.change(slot, ChangeOffer, "the pause moves its deadline", func(r *Record) {
 				r.Deadline = end.Add(rec.Deadline.Sub(rec.OfferedAt))
 			})
 		}
-	}
+	})
 	d.say("paused: %s", d.r.Reason)
 	d.wakeAt(end)
-}
-
-// revoke takes back every lease that has not been used.
-func (d *decider) revoke(why string) {
-	for i := range d.devices {
-		rec := d.devices[i].Record
-		if rec.Offer == OfferRelease && d.now.Before(rec.LeaseUntil) && !rec.Revoked && d.stands[i].State != DeviceSoaking && d.stands[i].State != DeviceDone {
-			d.change(i, ChangeRevoke, why, func(r *Record) { r.Revoked = true })
-		}
-	}
 }
 
 // rollBack calls devices back and ends the rollout once they are.
 func (d *decider) rollBack() {
 	d.callBack()
 	end := d.r.RollbackFrom.Add(seconds(d.p.RollbackS))
-	left, away, kept := 0, 0, 0
-	for i := range d.devices {
-		dev := &d.devices[i]
-		if !d.stillTouched(i) {
-			if stand(d.r, d.p, dev, d.now).State == DeviceKept {
-				kept++
-			}
-			continue
-		}
-		if !dev.Connected || !d.p.fresh(dev, d.now) {
-			away++
-		}
-		left++
-	}
+	left, away, kept := d.f.touched, d.f.lost, d.f.causes[keeps]
 	d.summary = d.r.Reason
 	switch {
 	case left == 0 && kept > 0:
 		d.r.State, d.r.Ended = d.r.End, d.now
-		d.r.Reason += fmt.Sprintf("; %d devices that had activated keep the release, since there is none before it to go back to", kept)
+		why := d.u.noReturn
+		if why == "" {
+			why = fmt.Sprintf("%s-%d before it is below their floors", d.r.Previous.Name, d.r.Previous.Counter)
+		} else if d.r.Previous == nil {
+			why = "there is none before it to go back to"
+		}
+		d.r.Reason += fmt.Sprintf("; %d devices that had activated keep the release, since %s", kept, why)
 		d.summary = d.r.Reason
 		d.because("no device has the release on trial")
 	case left == 0:
@@ -577,24 +492,6 @@ func (d *decider) rollBack() {
 	}
 }
 
-// stillTouched says whether device i may yet run the release because of this
-// rollout.
-func (d *decider) stillTouched(i int) bool {
-	dev := &d.devices[i]
-	if dev.Record.Offer == OfferNone {
-		return false
-	}
-	mine := dev.Trial.Rollout == d.r.Name && dev.Trial.Manifest == d.r.Release.Manifest
-	switch {
-	case mine && !dev.Trial.Phase.Final():
-		return true
-	case dev.Champion.Manifest == d.r.Release.Manifest && d.r.Previous != nil:
-		return true
-	}
-	// It may activate until its lease ends, unless it has reported an end since.
-	return d.now.Before(dev.Record.LeaseUntil) && dev.Record.Offer != OfferRollback && !(mine && dev.Trial.Phase.Final())
-}
-
 // rollBackRest goes on calling back what comes into reach after the end.
 func (d *decider) rollBackRest() {
 	d.callBack()
@@ -603,69 +500,52 @@ func (d *decider) rollBackRest() {
 
 // callBack withdraws what has not activated and sends back what has.
 func (d *decider) callBack() {
-	for i := range d.devices {
-		dev := &d.devices[i]
-		rec := dev.Record
-		if rec.Offer == OfferNone {
-			continue
-		}
-		mine := dev.Trial.Rollout == d.r.Name && dev.Trial.Manifest == d.r.Release.Manifest && dev.Trial.Mode != twin.ModeRollback
-		leased := d.r.leased(d.p, dev, d.now)
-		acts := dev.Champion.Manifest == d.r.Release.Manifest || mine && (dev.Trial.Phase == twin.PhaseActivating || dev.Trial.Phase == twin.PhaseSoaking)
-		switch {
-		case rec.Offer == OfferRelease && !acts, rec.Offer == OfferRelease && d.r.Previous == nil:
-			why := "drops its trial"
-			if acts {
-				why = "keeps what runs: there is no release before to go back to, and its own watchdog guards it"
-			}
-			d.change(i, ChangeWithdraw, why, func(r *Record) {
-				r.Offer = OfferWithdrawn
-				d.endLease(r, leased)
-			})
-		case (rec.Offer == OfferRelease || rec.Offer == OfferWithdrawn) && acts && d.r.Previous != nil:
-			d.change(i, ChangeRollback, fmt.Sprintf("goes back to %s-%d", d.r.Previous.Name, d.r.Previous.Counter), func(r *Record) {
-				r.Offer = OfferRollback
-				r.OfferedAt, r.Deadline = d.now, d.now.Add(seconds(d.p.RollbackS))
-				d.endLease(r, leased)
-			})
-		}
-	}
+	d.f.each(back, d.recall)
 	// Leases for the way back, within the budgets. A lease for the release that
 	// is still out may yet be used, so it is waited for, unless it is used.
-	for i := range d.devices {
-		dev := &d.devices[i]
-		rec := dev.Record
-		if rec.Offer != OfferRollback || dev.Champion.Manifest != d.r.Release.Manifest {
-			continue
+	if waiting, full := d.f.leases([]int32{0}, func(slot int32) { d.grant(slot, "may go back now") }); waiting > 0 {
+		d.because("%d devices wait to go back: %s", waiting, full)
+	}
+}
+
+// recall calls one device back.
+func (d *decider) recall(slot int32) {
+	dev, st := d.f.devices[slot], &d.f.status[slot]
+	rec := dev.Record
+	if rec.Offer == OfferNone {
+		return
+	}
+	runs, stays := d.u.runs(dev), d.u.stays(dev)
+	mine := d.u.own(dev) && dev.Trial.Mode != twin.ModeRollback
+	acts := runs || mine && (dev.Trial.Phase == twin.PhaseActivating || dev.Trial.Phase == twin.PhaseSoaking)
+	leased := d.u.leased(dev, &instant{now: d.now})
+	switch {
+	case rec.Offer == OfferRelease && (!acts || stays != ""), rec.Offer == OfferRollback && runs && stays != "":
+		why := "drops its trial"
+		if acts {
+			why = "keeps what runs: " + stays + ", and its own watchdog guards it"
 		}
-		failed := dev.Trial.Rollout == d.r.Name && dev.Trial.Mode == twin.ModeRollback && dev.Trial.Try == rec.Try &&
-			(dev.Trial.Phase == twin.PhaseFailed || dev.Trial.Phase == twin.PhaseDropped || dev.Trial.Phase == twin.PhaseRolledBack)
-		if failed {
-			at := rec.OfferedAt.Add(seconds(d.p.RetryS))
-			if d.now.Before(at) {
-				d.wakeAt(at)
-				continue
-			}
-			d.change(i, ChangeRetry, "could not go back: "+dev.Trial.Reason, func(r *Record) {
-				r.Try++
-				r.OfferedAt, r.Deadline = d.now, d.now.Add(seconds(d.p.RollbackS))
-			})
-			rec = dev.Record
-		}
-		if !dev.Connected || !d.p.fresh(dev, d.now) || d.now.Before(rec.LeaseUntil) && !rec.Revoked {
-			continue
-		}
-		if why := d.take(i); why != "" {
-			d.because("%s waits to go back: %s", dev.ID, why)
-			continue
-		}
-		d.grant(i, "may go back now")
+		d.change(slot, ChangeWithdraw, why, func(r *Record) {
+			r.Offer = OfferWithdrawn
+			endLease(r, leased)
+		})
+	case (rec.Offer == OfferRelease || rec.Offer == OfferWithdrawn) && acts && stays == "":
+		d.change(slot, ChangeRollback, fmt.Sprintf("goes back to %s-%d", d.r.Previous.Name, d.r.Previous.Counter), func(r *Record) {
+			r.Offer = OfferRollback
+			r.OfferedAt, r.Deadline = d.now, d.now.Add(seconds(d.p.RollbackS))
+			endLease(r, leased)
+		})
+	case rec.Offer == OfferRollback && st.is(due):
+		d.change(slot, ChangeRetry, "could not go back: "+dev.Trial.Reason, func(r *Record) {
+			r.Try++
+			r.OfferedAt, r.Deadline = d.now, d.now.Add(seconds(d.p.RollbackS))
+		})
 	}
 }
 
 // endLease takes a lease back: one that may be in use is remembered until it
 // has surely ended, one that was used up is forgotten.
-func (d *decider) endLease(r *Record, leased bool) {
+func endLease(r *Record, leased bool) {
 	r.Revoked = leased && !r.LeaseUntil.IsZero()
 	if !leased {
 		r.LeaseUntil = time.Time{}
@@ -675,13 +555,14 @@ func (d *decider) endLease(r *Record, leased bool) {
 // serveJoiners brings the promoted release to devices that came late.
 func (d *decider) serveJoiners() {
 	last := d.p.Waves[len(d.p.Waves)-1]
-	for i := range d.devices {
-		dev := &d.devices[i]
-		if dev.Record.Wave == 0 && d.stands[i].State == DevicePending && dev.Connected && d.p.fresh(dev, d.now) {
-			d.offer(i, len(d.r.Waves)+1, d.now.Add(seconds(last.DeadlineS)))
+	wave, deadline := len(d.r.Waves)+1, d.now.Add(seconds(last.DeadlineS))
+	d.f.each(joining, func(slot int32) {
+		if d.f.status[slot].is(joins) {
+			d.offer(slot, wave, deadline)
+			return
 		}
-	}
-	d.retry()
+		d.tend(slot)
+	})
 	d.lease()
 	if d.summary == "" {
 		d.say("%s", d.r.Reason)
@@ -690,35 +571,18 @@ func (d *decider) serveJoiners() {
 
 // decision gathers what was decided.
 func (d *decider) decision(before Rollout) Decision {
-	out := Decision{Rollout: d.r, Gates: slices.Clone(d.gates), Summary: d.summary, Reasons: d.reasons, Wake: d.wake}
-	for _, i := range slices.Sorted(maps.Keys(d.changes)) {
-		out.Changes = append(out.Changes, *d.changes[i])
+	for _, slot := range d.slots {
+		d.f.status[slot].change = 0
 	}
-	for i := range d.devices {
-		out.Counts.add(stand(d.r, d.p, &d.devices[i], d.now).State)
+	byDevice := func(a, b Change) int { return compare(a.Device, b.Device) }
+	if !slices.IsSortedFunc(d.changes, byDevice) {
+		slices.SortFunc(d.changes, byDevice)
 	}
-	out.Changed = len(out.Changes) > 0 || !equal(before, d.r)
-	return out
-}
-
-func (c *Counts) add(s DeviceState) {
-	c.Devices++
-	switch {
-	case s == DevicePending:
-		c.Pending++
-	case s == DeviceUnreachable:
-		c.Unreachable++
-	case s == DeviceDone:
-		c.Done++
-	case s.failure():
-		c.Failed++
-	case s == DeviceReturned:
-		c.Returned++
-	case s == DeviceKept:
-		c.Kept++
-	case s == DeviceExcluded:
-		c.Excluded++
-	default:
-		c.InFlight++
+	if d.r.State != Queued && d.r.State != Superseded {
+		d.wakeAt(d.f.wakes())
+	}
+	return Decision{
+		Rollout: d.r, Changes: d.changes, Gates: slices.Clone(d.gates), Counts: d.f.counts(), Summary: d.summary, Reasons: d.reasons, Wake: d.wake,
+		Changed: len(d.changes) > 0 || !equal(before, d.r),
 	}
 }

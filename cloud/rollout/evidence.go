@@ -65,24 +65,27 @@ func cellOf(a, b uint32) int16 {
 func low(cell int16) float64  { return float64(cell>>1) / steps }
 func high(cell int16) float64 { return float64((cell+1)>>1) / steps }
 
-// add counts n windows in a cell.
+// add counts n windows in a cell; one that is left without any goes.
 func (e *Evidence) add(cell int16, n uint64) {
 	i, ok := slices.BinarySearchFunc(e.Bins, cell, func(b Bin, c int16) int { return cmp.Compare(b.Cell, c) })
 	if !ok {
 		e.Bins = slices.Insert(e.Bins, i, Bin{Cell: cell})
 	}
-	e.Bins[i].N += n
+	if e.Bins[i].N += n; e.Bins[i].N == 0 {
+		e.Bins = slices.Delete(e.Bins, i, i+1)
+	}
 }
 
-// merge adds what another device has shown.
-func (e *Evidence) merge(o Evidence) {
-	e.Windows += o.Windows
-	e.Items += o.Items
-	e.A += o.A
-	e.B += o.B
-	e.Missed += o.Missed
+// merge adds (sign 1) or takes away (sign -1) what another device has shown.
+func (e *Evidence) merge(o *Evidence, sign int) {
+	n := uint64(sign) // wraps round for -1, as the sums do
+	e.Windows += n * o.Windows
+	e.Items += n * o.Items
+	e.A += n * o.A
+	e.B += n * o.B
+	e.Missed += n * o.Missed
 	for _, b := range o.Bins {
-		e.add(b.Cell, b.N)
+		e.add(b.Cell, n*b.N)
 	}
 }
 
@@ -153,19 +156,27 @@ var bets = [...]float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4}
 func (e Evidence) eValues(m float64) (harm, safe float64) {
 	var h [len(bets)]float64
 	var s [2 * len(bets)]float64
+	ratio, excess := s[:len(bets)], s[len(bets):]
+	var none uint64 // windows without an excess
 	for _, b := range e.Bins {
-		n := float64(b.N)
-		lo, hi := low(b.Cell), high(b.Cell)
+		if b.Cell <= 0 {
+			none += b.N
+		}
 		if b.Cell == empty {
-			lo, hi = 0, 0
+			continue
 		}
+		n, lo, hi := float64(b.N), low(b.Cell), high(b.Cell)
 		for i, f := range bets {
-			if b.Cell != empty {
-				h[i] += n * math.Log1p(f/(1+m)*(lo-m))
-				s[i] += n * math.Log1p(f/(1-m)*(m-hi))
+			h[i] += n * math.Log(1+f/(1+m)*(lo-m))
+			grown := n * math.Log(1+f/(1-m)*(m-hi))
+			ratio[i] += grown
+			if b.Cell > 0 {
+				excess[i] += grown
 			}
-			s[len(bets)+i] += n * math.Log1p(f/(1-m)*(m-max(hi, 0)))
 		}
+	}
+	for i, f := range bets {
+		excess[i] += float64(none) * math.Log(1+f/(1-m)*m)
 	}
 	return meanExp(h[:]), meanExp(s[:])
 }

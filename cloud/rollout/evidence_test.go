@@ -41,10 +41,10 @@ func TestEvidenceAddsUpInAnyOrder(t *testing.T) {
 		}
 		var x, y Evidence
 		for _, p := range parts {
-			x.merge(p)
+			x.merge(&p, 1)
 		}
 		for _, i := range rng.Perm(len(parts)) {
-			y.merge(parts[i])
+			y.merge(&parts[i], 1)
 		}
 		hx, sx := x.eValues(0.2)
 		hy, sy := y.eValues(0.2)

@@ -63,7 +63,7 @@ func trial(r *twin.Trial) Trial {
 	}
 	t := Trial{
 		Rollout: r.Rollout, Manifest: r.Manifest, Mode: r.Mode, Try: r.Try, Phase: r.Phase, Code: r.Code, Reason: r.Reason,
-		Lease: r.Lease, Windows: r.Windows, NonFinite: r.NonFinite, LatencyP99Ms: r.LatencyP99Ms,
+		Lease: r.Lease, Since: r.Since, Windows: r.Windows, NonFinite: r.NonFinite, LatencyP99Ms: r.LatencyP99Ms,
 	}
 	if s := r.Shadow; s != nil {
 		t.NonFinite += s.NonFinite

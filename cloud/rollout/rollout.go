@@ -271,6 +271,8 @@ type Trial struct {
 	Windows      uint64          `json:"windows,omitempty"`    // scored while it soaks
 	NonFinite    uint64          `json:"non_finite,omitempty"` // in the shadow and the soak
 	LatencyP99Ms float64         `json:"latency_p99_ms,omitempty"`
+	// Since is when the phase began, by the device's own clock. Zero: not said.
+	Since time.Time `json:"since,omitzero"`
 	// Drift is the population stability index of the release's scores against
 	// those it was calibrated on. nil: too few scores, or no profile.
 	Drift *float64 `json:"drift,omitempty"`

@@ -2,7 +2,8 @@ package rollout
 
 import (
 	"cmp"
-	"maps"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -12,58 +13,768 @@ import (
 
 // Roster is a rollout's devices with all that Decide needs counted: what one
 // device's change moves is updated at once, so that a decision costs what has
-// changed since the last one.
+// changed since the last one, and not the size of the fleet.
+//
+// Each device has a status (see status) with the moment until which it holds.
+// Counters, the tallies of the waves and the queues for a lease are kept by
+// taking a device's old status out and putting its new one in; a heap of the
+// moments finds those whose status ends. Drawing a wave, a change of the
+// standing orders, and the turns of a rollout as a whole (a pause, the way
+// back, the promotion) look at every device.
 type Roster struct {
-	devices map[topic.ID]Device
-	orders  Orders
+	u       *rules
+	now     time.Time // of the last decision
+	mode    mode      // of the last decision: what was done about devices
+	sorted  bool      // slots are in the order of their devices
+	lent    bool      // devices belong to the caller until they change
+	metrics bool      // a gate asks for metrics
+
+	devices []*Device // by slot
+	status  []status  // by slot
+	gone    int       // slots without a device
+	room    []Device  // not used yet
+	index   index     // empty until somebody asks for a device by its ID
+
+	loose   []int32 // slots to look at before the next decision
+	dirty   []int32 // slots looked at since the last one
+	moments moments
+
+	causes   [causes]int
+	touched  int // devices that may yet run the release
+	lost     int // of them those out of reach
+	waves    []*wave
+	hindered map[hindrance]int // devices that wait, by what they wait for
+
+	names  []map[string]*group // by budget: its groups by the label's value
+	groups []*group
+	pairs  map[[2]int32]int32 // of a cell and a further group: the cell of both
+	cells  []cell
+	queues []*queue
+	queue  map[place]int32 // index in queues
+	eased  []*group        // counted anew while queues wait for them
+
+	pendings uint64 // rises when a device that no wave has drawn changes
+	barren   uint64 // 1 + pendings when a draw for wave barrenOf found nobody; 0: none did
+	barrenOf int
 }
 
-// NewRoster counts a rollout's devices.
-func NewRoster(_ Rollout, s Snapshot) *Roster {
-	f := &Roster{devices: make(map[topic.ID]Device, len(s.Devices)), orders: s.Orders}
-	for _, d := range s.Devices {
-		f.Put(d)
+// mode is what a decision does about each device.
+type mode uint8
+
+const (
+	idle mode = iota
+	forward
+	stopped
+	joining
+	back
+)
+
+// wave is what a roster knows of a wave: 1 + its index; of wave 0, all that
+// are on their way back.
+type wave struct {
+	sums    sums
+	waiting int     // devices in queues
+	line    line    // of them, the first device first
+	open    []int32 // indices of queues that nothing is known to block
+}
+
+// hindrance is what keeps devices of a wave from an offer (wave 0) or a lease.
+type hindrance struct {
+	wave int32
+	why  string
+}
+
+// group is what one budget knows about one of its groups.
+type group struct {
+	name        string
+	budget      int
+	index       int32
+	size        int
+	unavailable int
+	blocked     [2][]int32 // queues that wait for it, by what a device of theirs costs
+	eased       bool       // listed in Roster.eased
+}
+
+// cell is a combination of groups, one for each budget.
+type cell struct{ groups []*group }
+
+// place tells queues apart.
+type place struct {
+	wave, cell int32
+	cost       uint8 // what a lease costs each group: 0 for a device that is away already
+}
+
+// queue holds devices of one cell and wave that wait for a lease.
+type queue struct {
+	place
+	n      int   // how many wait
+	first  int32 // of them, while leases are given
+	line   line  // they, and some that have left
+	listed bool  // in its wave's open list
+	held   bool  // in a group's blocked list
+}
+
+// NewRoster counts a rollout's devices, which it copies.
+func NewRoster(r Rollout, s Snapshot) *Roster { return newRoster(r, s, false) }
+
+// newRoster makes a roster; lent: the devices stay the caller's, who does not
+// change them, and one that changes is copied.
+func newRoster(r Rollout, s Snapshot, lent bool) *Roster {
+	n := len(s.Devices)
+	f := &Roster{
+		u: newRules(r, s.Orders), lent: lent, sorted: true, devices: make([]*Device, 0, n), status: make([]status, 0, n),
+		loose: make([]int32, 0, n), hindered: map[hindrance]int{}, pairs: map[[2]int32]int32{}, queue: map[place]int32{},
+		waves: []*wave{{}}, cells: []cell{{}},
+	}
+	f.metrics = slices.ContainsFunc(f.u.p.Gates, func(g Gate) bool { return g.Name == GateExpr })
+	f.names = make([]map[string]*group, len(f.u.p.Budgets))
+	for i := range f.names {
+		f.names[i] = map[string]*group{}
+	}
+	f.moments.key, f.moments.at = make([]int64, 0, n), make([]int32, 0, n)
+	if !lent {
+		f.room = make([]Device, n)
+	}
+	for i := range s.Devices {
+		f.append(&s.Devices[i])
 	}
 	return f
 }
 
-// Put takes in a device, or what is new about it. Its Record is the newest.
-func (f *Roster) Put(d Device) { f.devices[d.ID] = d }
-
-// Remove forgets a device.
-func (f *Roster) Remove(id topic.ID) { delete(f.devices, id) }
-
-// Order replaces the standing orders.
-func (f *Roster) Order(o Orders) { f.orders = o }
-
-// Decide says what follows at now, as the function Decide does on Snapshot.
-// Afterwards the roster is as if the decision were stored: throw it away when
-// storing it failed. r may differ from the rollout that the roster was made
-// for only as Decide and Ask change it.
-func (f *Roster) Decide(r Rollout, now time.Time) Decision {
-	d := Decide(r, f.Snapshot(), now)
-	for _, c := range d.Changes {
-		dev := f.devices[c.Device]
-		dev.Record = c.Record
-		f.devices[c.Device] = dev
+// append gives a device a new slot.
+func (f *Roster) append(d *Device) int32 {
+	i := int32(len(f.devices))
+	if i > 0 && f.sorted && !less(f.devices[i-1].ID, d.ID) {
+		f.sorted = false
 	}
-	return d
+	if !f.lent {
+		d = f.keep(*d)
+	}
+	f.devices = append(f.devices, d)
+	f.status = append(f.status, status{until: never})
+	f.moments.grow(len(f.devices))
+	f.loosen(i)
+	return i
 }
 
-// Snapshot returns the devices, sorted by ID, and the standing orders.
-func (f *Roster) Snapshot() Snapshot {
-	s := Snapshot{Devices: slices.Collect(maps.Values(f.devices)), Orders: f.orders}
-	slices.SortFunc(s.Devices, func(a, b Device) int {
-		return cmp.Or(strings.Compare(a.ID.Site, b.ID.Site), strings.Compare(a.ID.Node, b.ID.Node))
-	})
-	return s
+// keep returns a copy of a device in memory of the roster.
+func (f *Roster) keep(d Device) *Device {
+	if len(f.room) == 0 {
+		f.room = make([]Device, 64)
+	}
+	p := &f.room[0]
+	f.room = f.room[1:]
+	*p = d
+	return p
+}
+
+func less(a, b topic.ID) bool { return compare(a, b) < 0 }
+
+func compare(a, b topic.ID) int {
+	return cmp.Or(strings.Compare(a.Site, b.Site), strings.Compare(a.Node, b.Node))
+}
+
+// before says which of two slots comes first in the order of the devices.
+func (f *Roster) before(a, b int32) bool {
+	if f.sorted {
+		return a < b
+	}
+	return less(f.devices[a].ID, f.devices[b].ID)
+}
+
+func (f *Roster) hash(slot int32) uint64 {
+	return hashID(f.devices[slot].ID)
+}
+
+func hashID(id topic.ID) uint64 { return mix(0, id.Site, id.Node) }
+
+// find returns the slot of a device and its place in the index.
+func (f *Roster) find(id topic.ID) (place int, slot int32, ok bool) {
+	if f.index.n == 0 {
+		for i := range f.status {
+			if f.status[i].marks&gone == 0 {
+				f.index.add(int32(i), f.hash)
+			}
+		}
+	}
+	return f.index.find(hashID(id), func(slot int32) bool { return f.devices[slot].ID == id })
+}
+
+// Put takes in a device, or what is new about it; Record is the newest.
+func (f *Roster) Put(d Device) {
+	_, i, ok := f.find(d.ID)
+	switch {
+	case ok:
+		old := f.devices[i]
+		if f.status[i].cause == pending && (d.Record != old.Record || d.Class != old.Class || !sameLabels(d.Labels, old.Labels)) {
+			f.pendings++
+		}
+		f.take(i)
+		*old = d
+		f.loosen(i)
+	default:
+		f.index.add(f.append(&d), f.hash)
+	}
+}
+
+func sameLabels(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// Remove forgets a device.
+func (f *Roster) Remove(id topic.ID) {
+	at, i, ok := f.find(id)
+	if !ok {
+		return
+	}
+	f.take(i)
+	f.index.remove(at, f.hash)
+	// The slot keeps its ID, by which heaps that it lingers in are sorted.
+	*f.devices[i] = Device{ID: id}
+	st := &f.status[i]
+	st.until, st.cause = never, uncounted
+	st.marks |= gone
+	f.gone++
+	f.pendings++
+}
+
+// Order replaces the standing orders.
+func (f *Roster) Order(o Orders) {
+	f.u.order(o)
+	f.pendings++
+	f.loosenAll()
 }
 
 // Device returns what is known of one device.
 func (f *Roster) Device(id topic.ID) (Device, bool) {
-	d, ok := f.devices[id]
-	return d, ok
+	if _, i, ok := f.find(id); ok {
+		return *f.devices[i], true
+	}
+	return Device{}, false
 }
 
 // Len is the number of devices.
-func (f *Roster) Len() int { return len(f.devices) }
+func (f *Roster) Len() int { return len(f.devices) - f.gone }
+
+// Snapshot returns the devices, sorted by ID, and the standing orders.
+func (f *Roster) Snapshot() Snapshot {
+	s := Snapshot{Devices: make([]Device, 0, f.Len()), Orders: f.u.o}
+	for i, d := range f.devices {
+		if f.status[i].marks&gone == 0 {
+			s.Devices = append(s.Devices, *d)
+		}
+	}
+	if !f.sorted {
+		slices.SortFunc(s.Devices, func(a, b Device) int { return compare(a.ID, b.ID) })
+	}
+	return s
+}
+
+// loosen has a slot looked at before the next decision.
+func (f *Roster) loosen(i int32) {
+	if st := &f.status[i]; st.marks&loose == 0 {
+		st.marks |= loose
+		f.loose = append(f.loose, i)
+	}
+}
+
+func (f *Roster) loosenAll() {
+	for i := range f.status {
+		if f.status[i].marks&gone == 0 {
+			f.loosen(int32(i))
+		}
+	}
+}
+
+// pack makes the roster anew, without slots that devices have left.
+func (f *Roster) pack() {
+	p := f.u.p
+	m := f.mode
+	*f = *newRoster(f.u.r, f.Snapshot(), false)
+	f.u.p, f.mode = p, m
+}
+
+// look brings every status up to now.
+func (f *Roster) look(now time.Time) {
+	if now.Before(f.now) { // a clock was set back: what has ended may not have
+		f.loosenAll()
+	}
+	if f.gone > 64 && 2*f.gone > len(f.devices) {
+		f.pack()
+	}
+	f.now = now
+	for _, i := range f.loose {
+		st := &f.status[i]
+		st.marks &^= loose
+		if st.marks&gone == 0 {
+			f.judge(i)
+		}
+	}
+	f.loose = f.loose[:0]
+	for end := nanos(now); ; {
+		i, ok := f.moments.first(f.end)
+		if !ok || f.moments.key[i] > end {
+			return
+		}
+		f.judge(i)
+	}
+}
+
+func (f *Roster) end(slot int32) int64 { return f.status[slot].until }
+
+// judge looks at a device and counts what it finds.
+func (f *Roster) judge(i int32) {
+	f.take(i)
+	st, d := &f.status[i], f.devices[i]
+	n := f.u.status(d, f.now)
+	if n.cause == pending && (n.is(hindered) != st.is(hindered) || st.cause != pending) {
+		f.pendings++
+	}
+	st.until, st.why, st.cause, st.bits, st.wave = n.until, n.why, n.cause, n.bits, n.wave
+	st.cell = f.cell(d)
+	f.moments.set(i, st.until)
+	if st.marks&dirty == 0 {
+		st.marks |= dirty
+		f.dirty = append(f.dirty, i)
+	}
+	st.marks |= counted
+	f.count(i, 1)
+}
+
+// take counts a device out, if it is in.
+func (f *Roster) take(i int32) {
+	if st := &f.status[i]; st.marks&counted != 0 {
+		f.count(i, -1)
+		st.marks &^= counted
+	}
+}
+
+// record gives a device a new record.
+func (f *Roster) record(i int32, rec Record) {
+	f.take(i)
+	if f.lent {
+		if f.status[i].marks&copied == 0 {
+			f.status[i].marks |= copied
+			d := *f.devices[i]
+			f.devices[i] = &d
+		}
+	}
+	f.devices[i].Record = rec
+	f.judge(i)
+}
+
+// count adds a device to all that is counted, or takes it away.
+func (f *Roster) count(i int32, sign int) {
+	st, d := &f.status[i], f.devices[i]
+	f.causes[st.cause] += sign
+	for _, g := range f.cells[st.cell].groups {
+		g.size += sign
+		if st.is(away) {
+			g.unavailable += sign
+		}
+		if !g.eased && len(g.blocked[0])+len(g.blocked[1]) > 0 {
+			g.eased = true
+			f.eased = append(f.eased, g)
+		}
+	}
+	if st.wave > 0 {
+		f.wave(st.wave).sums.count(f.u, d, st, sign, f.metrics)
+	}
+	if st.is(touched) {
+		f.touched += sign
+		if !d.Connected || !st.is(fresh) {
+			f.lost += sign
+		}
+	}
+	if st.is(hindered) {
+		h := hindrance{st.wave, st.why}
+		if f.hindered[h] += sign; f.hindered[h] == 0 {
+			delete(f.hindered, h)
+		}
+	}
+	switch {
+	case !st.is(wants):
+	case sign > 0:
+		f.join(i)
+	default:
+		f.queues[st.queue-1].n--
+		f.wave(f.queues[st.queue-1].wave).waiting--
+		st.queue = 0
+	}
+}
+
+func (f *Roster) wave(n int32) *wave {
+	for int(n) >= len(f.waves) {
+		f.waves = append(f.waves, &wave{})
+	}
+	return f.waves[n]
+}
+
+// recount adds up a wave again, after it lost a largest number.
+func (f *Roster) recount(n int32) *sums {
+	t := &sums{}
+	for i := range f.status {
+		if st := &f.status[i]; st.wave == n && st.marks&counted != 0 {
+			t.count(f.u, f.devices[i], st, 1, f.metrics)
+		}
+	}
+	return t
+}
+
+// tally returns what the gates look at of a wave (1 + its index).
+func (f *Roster) tally(n int) *tally {
+	return f.wave(int32(n)).sums.read(func() *sums { return f.recount(int32(n)) })
+}
+
+// all adds up the counters of the waves. Nothing else of the tally is set.
+func (f *Roster) all() *tally {
+	t := &tally{}
+	for _, w := range f.waves[1:] {
+		t.devices += w.sums.devices
+		t.started += w.sums.started
+		t.done += w.sums.done
+		t.failures += w.sums.failures
+		t.unresolved += w.sums.unresolved
+		t.away += w.sums.away
+	}
+	return t
+}
+
+// counts says where the devices stand.
+func (f *Roster) counts() (c Counts) {
+	for k, n := range f.causes {
+		c.Devices += n
+		switch s := cause(k).state(); {
+		case s == DevicePending:
+			c.Pending += n
+		case s == DeviceUnreachable:
+			c.Unreachable += n
+		case s == DeviceDone:
+			c.Done += n
+		case s.failure():
+			c.Failed += n
+		case s == DeviceReturned:
+			c.Returned += n
+		case s == DeviceKept:
+			c.Kept += n
+		case s == DeviceExcluded:
+			c.Excluded += n
+		default:
+			c.InFlight += n
+		}
+	}
+	return c
+}
+
+// cell returns the index of a device's groups.
+func (f *Roster) cell(d *Device) int32 {
+	var c int32 // the cell without groups
+	for b := range f.names {
+		name := d.Labels[f.u.p.Budgets[b].GroupBy]
+		g := f.names[b][name]
+		if g == nil {
+			g = &group{name: name, budget: b, index: int32(len(f.groups))}
+			f.groups = append(f.groups, g)
+			f.names[b][name] = g
+			if b == 0 {
+				f.cells = append(f.cells, cell{[]*group{g}})
+				g.index = int32(len(f.cells)) - 1
+			}
+		}
+		if b == 0 {
+			c = g.index
+			continue
+		}
+		next, ok := f.pairs[[2]int32{c, g.index}]
+		if !ok {
+			next = int32(len(f.cells))
+			f.cells = append(f.cells, cell{append(slices.Clip(f.cells[c].groups), g)})
+			f.pairs[[2]int32{c, g.index}] = next
+		}
+		c = next
+	}
+	return c
+}
+
+// join puts a device into the queue for a lease.
+func (f *Roster) join(i int32) {
+	st := &f.status[i]
+	at := place{wave: st.wave, cell: st.cell, cost: 1}
+	if f.devices[i].Record.Offer == OfferRollback {
+		at.wave = 0
+	}
+	if st.is(away) {
+		at.cost = 0
+	}
+	k, ok := f.queue[at]
+	if !ok {
+		k = int32(len(f.queues))
+		f.queues = append(f.queues, &queue{place: at})
+		f.queue[at] = k
+	}
+	q, w := f.queues[k], f.wave(at.wave)
+	st.queue = k + 1
+	q.n++
+	w.waiting++
+	if st.entered != st.queue {
+		if len(q.line.slots) > 2*q.n+16 { // most of them have left
+			q.line.slots = slices.DeleteFunc(q.line.slots, func(s int32) bool {
+				out := f.status[s].queue != k+1 || s == i
+				if out && f.status[s].entered == k+1 {
+					f.status[s].entered = 0
+				}
+				return out
+			})
+			slices.SortFunc(q.line.slots, f.compare)
+		}
+		q.line.push(i, f.before)
+		st.entered = st.queue
+	}
+	mark := listed
+	if at.wave == 0 {
+		mark = listedBack
+	}
+	if st.marks&mark == 0 {
+		if len(w.line.slots) > 2*w.waiting+16 {
+			w.line.slots = slices.DeleteFunc(w.line.slots, func(s int32) bool {
+				out := !f.waits(s, at.wave)
+				if out {
+					f.status[s].marks &^= mark
+				}
+				return out
+			})
+			slices.SortFunc(w.line.slots, f.compare)
+		}
+		w.line.push(i, f.before)
+		st.marks |= mark
+	}
+	f.list(k)
+}
+
+func (f *Roster) compare(a, b int32) int {
+	if f.sorted {
+		return cmp.Compare(a, b)
+	}
+	return compare(f.devices[a].ID, f.devices[b].ID)
+}
+
+// waits says whether a slot waits in a queue of a wave.
+func (f *Roster) waits(slot, wave int32) bool {
+	q := f.status[slot].queue
+	return q != 0 && f.queues[q-1].wave == wave
+}
+
+// list puts a queue into its wave's list of those to try, unless a group is
+// known to block it.
+func (f *Roster) list(k int32) {
+	if q := f.queues[k]; !q.listed && !q.held {
+		q.listed = true
+		w := f.wave(q.wave)
+		w.open = append(w.open, k)
+	}
+}
+
+// head returns the first device of a queue, and false when it is empty.
+func (f *Roster) head(k int32) (slot int32, ok bool) {
+	q := f.queues[k]
+	for q.n > 0 && len(q.line.slots) > 0 {
+		slot = q.line.slots[0]
+		if f.status[slot].queue == k+1 {
+			return slot, true
+		}
+		q.line.pop(f.before)
+		if f.status[slot].entered == k+1 {
+			f.status[slot].entered = 0
+		}
+	}
+	return 0, false
+}
+
+// ease lists the queues again that wait for a group which has room now.
+func (f *Roster) ease() {
+	for _, g := range f.eased {
+		g.eased = false
+		for cost := range g.blocked {
+			if g.unavailable+cost > f.limit(g) {
+				continue
+			}
+			for _, k := range g.blocked[cost] {
+				f.queues[k].held = false
+				if f.queues[k].n > 0 {
+					f.list(k)
+				}
+			}
+			g.blocked[cost] = g.blocked[cost][:0]
+		}
+	}
+	f.eased = f.eased[:0]
+}
+
+func (f *Roster) limit(g *group) int { return f.u.p.Budgets[g.budget].limit(g.size) }
+
+// blocking returns the first group that does not allow a lease of a queue, or nil.
+func (f *Roster) blocking(at place) *group {
+	for _, g := range f.cells[at.cell].groups {
+		if g.unavailable+int(at.cost) > f.limit(g) {
+			return g
+		}
+	}
+	return nil
+}
+
+// full says in words that a group allows no more.
+func (f *Roster) full(g *group) string {
+	return fmt.Sprintf("%s=%s has %d of %d devices unavailable, allowed are %d", f.u.p.Budgets[g.budget].GroupBy, g.name, g.unavailable, g.size, f.limit(g))
+}
+
+// leases gives a lease to every device that waits for one in the given waves
+// and whose groups allow it, in the order of the devices. It returns how many
+// still wait, and for what the first of them does.
+func (f *Roster) leases(waves []int32, grant func(slot int32)) (waiting int, why string) {
+	f.ease()
+	var heads line // queues by their first device
+	before := func(a, b int32) bool { return f.before(f.queues[a].first, f.queues[b].first) }
+	for _, n := range waves {
+		w := f.wave(n)
+		for _, k := range w.open {
+			f.queues[k].listed = false
+			if slot, ok := f.head(k); ok {
+				f.queues[k].first = slot
+				heads.push(k, before)
+			}
+		}
+		w.open = w.open[:0]
+	}
+	for len(heads.slots) > 0 {
+		k := heads.pop(before)
+		q := f.queues[k]
+		slot := q.first
+		if g := f.blocking(q.place); g != nil {
+			q.held = true
+			g.blocked[q.cost] = append(g.blocked[q.cost], k)
+			continue
+		}
+		grant(slot)
+		if f.status[slot].queue == k+1 { // it was of no use to it
+			f.list(k)
+			continue
+		}
+		if next, ok := f.head(k); ok {
+			q.first = next
+			heads.push(k, before)
+		}
+	}
+	var next int32 = -1
+	for _, n := range waves {
+		w := f.wave(n)
+		waiting += w.waiting
+		if w.waiting == 0 {
+			continue
+		}
+		mark := listed
+		if n == 0 {
+			mark = listedBack
+		}
+		for len(w.line.slots) > 0 && !f.waits(w.line.slots[0], n) {
+			f.status[w.line.pop(f.before)].marks &^= mark
+		}
+		if s := w.line.slots; len(s) > 0 && (next < 0 || f.before(s[0], next)) {
+			next = s[0]
+		}
+	}
+	if next >= 0 {
+		if g := f.blocking(f.queues[f.status[next].queue-1].place); g != nil {
+			why = f.full(g)
+		}
+	}
+	return waiting, why
+}
+
+// each calls do for every device when what is done about devices has changed
+// since the last decision, else for those that were looked at since.
+func (f *Roster) each(m mode, do func(slot int32)) {
+	was := f.mode
+	f.mode = m
+	if was != m {
+		f.settle()
+		for i := range f.status {
+			if f.status[i].marks&gone == 0 {
+				do(int32(i))
+			}
+		}
+		return
+	}
+	todo := f.dirty
+	f.dirty = nil
+	for _, i := range todo {
+		f.status[i].marks &^= dirty
+	}
+	for _, i := range todo {
+		if f.status[i].marks&gone == 0 {
+			do(i)
+		}
+	}
+	if cap(todo) > cap(f.dirty) && len(f.dirty) == 0 {
+		f.dirty = todo[:0]
+	}
+}
+
+// settle forgets who was looked at.
+func (f *Roster) settle() {
+	for _, i := range f.dirty {
+		f.status[i].marks &^= dirty
+	}
+	f.dirty = f.dirty[:0]
+}
+
+// candidates returns the slots of the devices that sel chooses and that may be
+// offered the release.
+func (f *Roster) candidates(match func(*Device) bool) []int32 {
+	var out []int32
+	for i := range f.status {
+		if st := &f.status[i]; st.cause == pending && st.wave == 0 && !st.is(hindered) && match(f.devices[i]) {
+			out = append(out, int32(i))
+		}
+	}
+	if !f.sorted {
+		slices.SortFunc(out, f.compare)
+	}
+	return out
+}
+
+// wakes returns when the next status ends, or the zero time. A moment is
+// rounded up to the millisecond, which is what hubs count in.
+func (f *Roster) wakes() time.Time {
+	i, ok := f.moments.first(f.end)
+	if !ok || f.moments.key[i] >= never-1 {
+		return time.Time{}
+	}
+	const ms = int64(time.Millisecond)
+	t := f.moments.key[i]
+	if t < math.MaxInt64-ms {
+		t += (ms - t%ms) % ms
+	}
+	return time.Unix(0, t).UTC()
+}
+
+// hinders returns how many devices of a wave (0: that no wave has drawn) wait
+// for a window or a freeze, and the first reason by the alphabet.
+func (f *Roster) hinders(wave int32) (n int, why string) {
+	for h, k := range f.hindered {
+		if h.wave == wave {
+			n += k
+			if why == "" || h.why < why {
+				why = h.why
+			}
+		}
+	}
+	return n, why
+}

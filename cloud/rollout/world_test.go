@@ -1,12 +1,16 @@
 package rollout_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"reflect"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
+	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -26,6 +30,8 @@ type world struct {
 	devices []rollout.Device
 	now     time.Time
 	last    rollout.Decision
+	orders  rollout.Orders
+	roster  *rollout.Roster // hears of every change, and has to decide as a fresh one does
 	rng     *rand.Rand
 
 	// flags returns what challenger and champion alone flag in a counting window.
@@ -58,13 +64,54 @@ func simple() rollout.Policy {
 // decide decides, checks and applies.
 func (w *world) decide() rollout.Decision {
 	w.t.Helper()
-	s := rollout.Snapshot{Devices: w.devices}
+	s := rollout.Snapshot{Devices: w.devices, Orders: w.orders}
 	d := rollout.Decide(w.r, s, w.now)
 	for _, bad := range rollouttest.Check(w.r, s, d, w.now) {
 		w.t.Fatalf("at +%s: %s", w.now.Sub(t0), bad)
 	}
+	w.same(s, d)
 	w.r, w.devices, w.last = d.Rollout, rollout.Apply(s, d).Devices, d
 	return d
+}
+
+// same tells the roster what has changed and compares its decision.
+func (w *world) same(s rollout.Snapshot, want rollout.Decision) {
+	w.t.Helper()
+	if w.roster == nil {
+		w.roster = rollout.NewRoster(w.r, rollout.Snapshot{})
+	}
+	here := map[topic.ID]bool{}
+	for _, d := range s.Devices {
+		here[d.ID] = true
+		if old, ok := w.roster.Device(d.ID); !ok || !reflect.DeepEqual(old, d) {
+			d.Labels = maps.Clone(d.Labels)
+			w.roster.Put(d)
+		}
+	}
+	before := w.roster.Snapshot()
+	for _, d := range before.Devices {
+		if !here[d.ID] {
+			w.roster.Remove(d.ID)
+		}
+	}
+	if !reflect.DeepEqual(before.Orders, s.Orders) {
+		w.roster.Order(s.Orders)
+	}
+	if n := w.roster.Len(); n != len(s.Devices) {
+		w.t.Fatalf("the roster has %d devices, want %d", n, len(s.Devices))
+	}
+	got := w.roster.Decide(w.r, w.now)
+	if !reflect.DeepEqual(got, want) {
+		w.t.Fatalf("at +%s the roster decides\n%s\nand a fresh one\n%s", w.now.Sub(t0), inWords(got), inWords(want))
+	}
+}
+
+func inWords(d rollout.Decision) string {
+	b, err := json.MarshalIndent(d, "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 // report lets a connected device go one phase further and tell the hub.
