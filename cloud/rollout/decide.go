@@ -253,6 +253,9 @@ func (d *decider) wave() (passed bool) {
 	}
 	hindered, why := d.f.hinders(int32(i + 1))
 	switch {
+	case t.unresolved == 0 && t.done > 0 && onlyPeople(d.gates):
+		d.r.State = Waiting
+		d.hold("wave %s is done and waits for approval: %s", name, strings.Join(waits, "; "))
 	case clear && hindered > 0 && hindered == t.unresolved:
 		d.r.State = Held
 		d.hold("wave %s is held: %d devices may not activate now: %s", name, hindered, why)
@@ -295,19 +298,7 @@ func (d *decider) back(end State, reason string) {
 	d.rollBack()
 }
 
-func (d *decider) approved(wave int) int {
-	var by []string
-	want := d.p.Waves[wave].Approvers
-	for _, a := range d.r.Approvals {
-		if len(want) > 0 && !slices.Contains(want, a.By) || a.Gate {
-			continue
-		}
-		if a.Wave == wave && a.By != d.r.Author && !slices.Contains(by, a.By) {
-			by = append(by, a.By)
-		}
-	}
-	return len(by)
-}
+func (d *decider) approved(wave int) int { return len(d.r.consents(wave, false)) }
 
 // draw returns the devices of a new wave and how many of the fleet no wave has
 // drawn.

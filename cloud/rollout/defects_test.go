@@ -535,52 +535,6 @@ func TestAFirstInstallThatFailsSaysWhoKeepsIt(t *testing.T) {
 	}
 }
 
-func TestPoliciesThatCanNeverFinishAreRefusedWithTheReason(t *testing.T) {
-	for name, tc := range map[string]struct {
-		change func(*rollout.Policy)
-		want   string
-	}{
-		"no waves":           {func(p *rollout.Policy) { p.Waves = nil }, "0 waves"},
-		"selector typo":      {func(p *rollout.Policy) { p.Waves[0].Selector = "lin=L1" }, `no device has the label "lin"; there are class, hardware, line, site`},
-		"value typo":         {func(p *rollout.Policy) { p.Waves[0].Selector = "line=L9" }, "no device has line=L9; there are L1, L2, L3"},
-		"budget of nothing":  {func(p *rollout.Policy) { p.Budgets[0] = rollout.Budget{GroupBy: "line"} }, "allows 0 devices"},
-		"group too small":    {func(p *rollout.Policy) { p.Budgets[0] = rollout.Budget{GroupBy: "line", MinAvailable: 3} }, "allows no device of line="},
-		"share of a group":   {func(p *rollout.Policy) { p.Budgets[0] = rollout.Budget{GroupBy: "line", MaxUnavailableShare: 0.3} }, "allows no device of line="},
-		"unknown budget":     {func(p *rollout.Policy) { p.Budgets[0].GroupBy = "cell" }, `label "cell"`},
-		"bound out of reach": {func(p *rollout.Policy) { p.Gates = []rollout.Gate{{Name: rollout.GateSuccess, Alpha: 0.05}} }, "lower bound at 0.95 is 0.368"},
-		"soak over deadline": {func(p *rollout.Policy) { p.SoakS = 4000 }, "can never pass"},
-		"unknown gate":       {func(p *rollout.Policy) { p.Gates = []rollout.Gate{{Name: "sucess"}} }, `unknown gate "sucess"`},
-		"nobody counts":      {func(p *rollout.Policy) { p.Gates = []rollout.Gate{{Name: rollout.GateOutput}} }, "name the gate success"},
-		"margin of one": {func(p *rollout.Policy) {
-			p.Gates = []rollout.Gate{{Name: rollout.GateSuccess}, {Name: rollout.GateShadow, Threshold: ptr(1)}}
-		}, "ratio above 1"},
-		"shares that fall": {func(p *rollout.Policy) { p.Waves = []rollout.Wave{{Share: 0.5}, {Share: 0.2}} }, "not above 0.5"},
-		"latency without ms": {func(p *rollout.Policy) {
-			p.Gates = []rollout.Gate{{Name: rollout.GateSuccess}, {Name: rollout.GateLatency}}
-		}, "threshold in ms"},
-		"selector of nothing": {func(p *rollout.Policy) { p.Waves[0].Selector = "line=" }, "label part of 0 bytes"},
-		"selector of state":   {func(p *rollout.Policy) { p.Waves[0].Selector = "state=ok" }, "changes while a rollout runs"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := simple()
-			tc.change(&p)
-			w := newWorld(t, 9, 3, p)
-			err := rollout.Validate(w.r, w.devices)
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("error %v, want %q", err, tc.want)
-			}
-		})
-	}
-	w := newWorld(t, 9, 3, simple())
-	if err := rollout.Validate(w.r, w.devices); err != nil {
-		t.Fatal(err)
-	}
-	w.r.Release.Variants[0].Classes = []artifact.Class{"gearbox"}
-	if err := rollout.Validate(w.r, w.devices); err == nil || !strings.Contains(err.Error(), "no variant") {
-		t.Fatalf("error %v", err)
-	}
-}
-
 func verdict(t *testing.T, d rollout.Decision, g rollout.GateName) rollout.Verdict {
 	t.Helper()
 	return verdictOf(t, d.Gates, g)

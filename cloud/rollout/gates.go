@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"fmt"
-	"math"
 	"strings"
 )
 
@@ -197,6 +196,21 @@ func approval(r Rollout, g Gate) Verdict {
 	return v
 }
 
+// onlyPeople says that nothing but people's approval is missing.
+func onlyPeople(gates []Verdict) bool {
+	missing := false
+	for _, v := range gates {
+		switch {
+		case !v.Applies || v.Result == Pass:
+		case v.Gate != GateApproval:
+			return false
+		default:
+			missing = true
+		}
+	}
+	return missing
+}
+
 // share judges bad of n against a threshold. No data is no pass.
 func share(v Verdict, g Gate, bad, n uint64, what string) Verdict {
 	if n == 0 {
@@ -325,53 +339,4 @@ func shadow(r Rollout, p Policy, g Gate, t *tally) Verdict {
 		v.Reason = says
 	}
 	return v
-}
-
-// bounds returns the one-sided Clopper–Pearson bounds at 1−alpha for k of n.
-func bounds(k, n int, alpha float64) (lo, hi float64) {
-	lo, hi = 0, 1
-	if k > 0 {
-		lo = bisect(func(p float64) bool { return tail(k, n, p) >= alpha })
-	}
-	if k < n {
-		hi = 1 - bisect(func(q float64) bool { return tail(n-k, n, q) >= alpha })
-	}
-	return lo, hi
-}
-
-// bisect returns the smallest p in [0, 1] for which above holds; above is
-// monotone.
-func bisect(above func(float64) bool) float64 {
-	a, b := 0.0, 1.0
-	for range 60 {
-		if c := (a + b) / 2; above(c) {
-			b = c
-		} else {
-			a = c
-		}
-	}
-	return a
-}
-
-// tail returns P(X ≥ k) for X binomial with n and p, by the logarithms of its
-// terms.
-func tail(k, n int, p float64) float64 {
-	switch {
-	case p <= 0:
-		return 0
-	case p >= 1:
-		return 1
-	}
-	ln, _ := math.Lgamma(float64(n + 1))
-	var sum float64
-	for i := k; i <= n; i++ {
-		li, _ := math.Lgamma(float64(i + 1))
-		lr, _ := math.Lgamma(float64(n - i + 1))
-		term := math.Exp(ln - li - lr + float64(i)*math.Log(p) + float64(n-i)*math.Log1p(-p))
-		sum += term
-		if term < sum*1e-17 && float64(i) > float64(n)*p {
-			break
-		}
-	}
-	return min(sum, 1)
 }

@@ -260,6 +260,9 @@ func explain(issues *cel.Issues) error {
 	return errors.New(strings.Join(says, "; "))
 }
 
+// Names returns what the expression mentions, sorted.
+func (p *Program) Names() []string { return slices.Clone(p.names) }
+
 // Look returns a number and how many devices it rests on; 0 devices is missing.
 type Look func(name string) (value float64, devices int)
 
