@@ -127,3 +127,95 @@ func TestOrdersOfTwoPeopleAtOnceAreBothKept(t *testing.T) {
 		t.Fatalf("%d freezes, version %d, %v", len(o.Freezes), v, err)
 	}
 }
+
+// rounds lets hub and plant go on for a while.
+func rounds(t *testing.T, d *dispatch.Dispatcher, p *plant, n int) {
+	t.Helper()
+	for range n {
+		if _, err := d.RunOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.round()
+	}
+}
+
+func undo(by string) rollout.Request {
+	return rollout.Request{Action: rollout.Undo, By: by, Reason: "too many stops on L2"}
+}
+
+func TestAPromotedRolloutIsUndoneAndTheFleetGoesBackToTheOneBefore(t *testing.T) {
+	p, s := newPlant(6), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	for n := range uint64(3) {
+		propose(t, d, proposal(fmt.Sprint("r-", n+2), n+2))
+		rounds(t, d, p, 40)
+	}
+	if p.running(4) != 6 {
+		t.Fatalf("%d of 6 run 4", p.running(4))
+	}
+	if _, err := d.Ask(t.Context(), "r-3", undo("user:bob"), false); !errors.Is(err, rollout.ErrNotNow) || !strings.Contains(err.Error(), "r-4") {
+		t.Fatalf("undo of the one before: %v", err)
+	}
+	propose(t, d, proposal("r-5", 5))
+	rounds(t, d, p, 1)
+	if _, err := d.Ask(t.Context(), "r-4", undo("user:bob"), false); !errors.Is(err, rollout.ErrNotNow) || !strings.Contains(err.Error(), "r-5") {
+		t.Fatalf("undo while another is on its way: %v", err)
+	}
+	if _, err := d.Ask(t.Context(), "r-5", undo("user:bob"), false); err != nil {
+		t.Fatal(err)
+	}
+	rounds(t, d, p, 20)
+	if got := state(t, d, "r-5"); got != rollout.Aborted || p.running(4) != 6 {
+		t.Fatalf("r-5 is %s, %d of 6 run 4", got, p.running(4))
+	}
+	if _, err := d.Ask(t.Context(), "r-4", undo("user:bob"), false); err != nil {
+		t.Fatal(err)
+	}
+	rounds(t, d, p, 40)
+	if got := state(t, d, "r-4"); got != rollout.Aborted || p.running(3) != 6 {
+		t.Fatalf("r-4 is %s, %d of 6 run 3 again", got, p.running(3))
+	}
+	// The next one goes back to 3, not to what was undone.
+	if v := propose(t, d, proposal("r-6", 6)); v.Rollout.Previous == nil || v.Rollout.Previous.Counter != 3 {
+		t.Fatalf("goes back to %+v", v.Rollout.Previous)
+	}
+}
+
+func TestAQuarantineCallsARolloutBackWhateverItsState(t *testing.T) {
+	p, s := newPlant(6), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	propose(t, d, proposal("r-2", 2))
+	rounds(t, d, p, 40)
+	propose(t, d, proposal("r-3", 3))
+	rounds(t, d, p, 40)
+	if got := state(t, d, "r-3"); got != rollout.Promoted {
+		t.Fatal(got)
+	}
+	if err := d.Quarantine(t.Context(), rollout.Quarantine{Manifest: rollouttest.Release(3).Manifest, Release: "pump-anomaly-3", By: "user:bob", Reason: "misses cavitation"}); err != nil {
+		t.Fatal(err)
+	}
+	rounds(t, d, p, 40)
+	if p.running(2) != 6 || p.running(3) != 0 {
+		t.Fatalf("r-3 is %s, %d run 2, %d run 3", state(t, d, "r-3"), p.running(2), p.running(3))
+	}
+}
+
+func TestAFreezeHoldsOffersAndLeasesUntilItIsLifted(t *testing.T) {
+	p, s := newPlant(6), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	if err := d.Freeze(t.Context(), rollout.Freeze{Name: "stocktaking", By: "user:ada", Reason: "inventory"}); err != nil {
+		t.Fatal(err)
+	}
+	propose(t, d, proposal("r-2", 2))
+	rounds(t, d, p, 20)
+	if len(p.docs) != 0 {
+		t.Fatalf("%d devices were offered something", len(p.docs))
+	}
+	if err := d.Unfreeze(t.Context(), "stocktaking", "user:ada", "done"); err != nil {
+		t.Fatal(err)
+	}
+	rounds(t, d, p, 40)
+	if p.running(2) != 6 {
+		t.Fatalf("r-2 is %s, %d of 6 run 2", state(t, d, "r-2"), p.running(2))
+	}
+}

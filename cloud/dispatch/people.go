@@ -136,6 +136,15 @@ func (d *Dispatcher) Ask(ctx context.Context, name string, q rollout.Request, dr
 	if err != nil {
 		return View{}, err
 	}
+	if q.Action == rollout.Undo {
+		all, err := d.cfg.Store.Rollouts(ctx)
+		if err != nil {
+			return View{}, fmt.Errorf("list rollouts: %w", err)
+		}
+		if err := rollout.MayUndo(l.Rollout, all); err != nil {
+			return View{}, err
+		}
+	}
 	if dry {
 		s, err := d.fleetNow(ctx, l)
 		if err != nil {

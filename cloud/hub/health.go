@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/rollout"
 )
 
 // health says how the parts are.
@@ -112,6 +115,62 @@ func (h *Hub) registerMetrics() {
 		counter("swell_broker_dropped_total", "Messages given up.", func() float64 { return float64(h.broker.Stats().Dropped) })
 	}
 	h.metrics.MustRegister(fleetMetrics{h.fleet})
+	plan := func(name, help string, f func(dispatch.Stats) float64) {
+		counter(name, help, func() float64 { return f(h.plan.Stats()) })
+	}
+	plan("swell_rollout_looks_total", "Looks at the rollouts by this hub.", func(s dispatch.Stats) float64 { return float64(s.Looks) })
+	plan("swell_rollout_look_seconds_total", "Time spent in looks at the rollouts.", func(s dispatch.Stats) float64 { return s.LookTime.Seconds() })
+	plan("swell_rollout_rebuilds_total", "Times that all devices of a rollout were read again.", func(s dispatch.Stats) float64 { return float64(s.Rebuilds) })
+	plan("swell_rollout_decisions_total", "Decisions stored with their evidence.", func(s dispatch.Stats) float64 { return float64(s.Decisions) })
+	plan("swell_rollout_decisions_coalesced_total", "Decisions whose evidence went into that of a later one.", func(s dispatch.Stats) float64 { return float64(s.Coalesced) })
+	plan("swell_rollout_changes_total", "Offers, leases and calls back decided.", func(s dispatch.Stats) float64 { return float64(s.Changes) })
+	plan("swell_rollout_evidence_devices_total", "Devices in the evidence stored.", func(s dispatch.Stats) float64 { return float64(s.Facts) })
+	plan("swell_desired_published_total", "Desired documents published.", func(s dispatch.Stats) float64 { return float64(s.Published) })
+	plan("swell_desired_failed_total", "Desired documents that could not be published and are tried again.", func(s dispatch.Stats) float64 { return float64(s.PublishFailures) })
+	gauge("swell_desired_waiting", "Desired documents that wait for another try.", func() float64 { return float64(h.plan.Stats().Waiting) })
+	counter("swell_rollout_evidence_bytes_total", "Bytes of evidence stored, compressed.", func() float64 { return float64(h.db.EvidenceBytes()) })
+	h.metrics.MustRegister(gateMetrics{h.plan.Dispatcher})
+}
+
+// gateMetrics shows the gates of the rollouts that this hub decides about.
+type gateMetrics struct{ plan *dispatch.Dispatcher }
+
+var (
+	gateLabels        = []string{"rollout", "wave", "gate", "title", "index"} // index: place in the policy, for gates of one name
+	gateValueDesc     = prometheus.NewDesc("swell_rollout_gate_value", "What a gate measured.", gateLabels, nil)
+	gateThresholdDesc = prometheus.NewDesc("swell_rollout_gate_threshold", "What a gate compares its value with.", gateLabels, nil)
+	gatePassDesc      = prometheus.NewDesc("swell_rollout_gate_result", "1: PASS, 0: INCONCLUSIVE, -1: FAIL.", gateLabels, nil)
+	gateHarmDesc      = prometheus.NewDesc("swell_rollout_gate_e_harm", "The shadow gate's e-value against 'not worse than the margin'.", gateLabels, nil)
+	gateSafeDesc      = prometheus.NewDesc("swell_rollout_gate_e_safe", "The shadow gate's e-value against 'worse than the margin'.", gateLabels, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m gateMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{gateValueDesc, gateThresholdDesc, gatePassDesc, gateHarmDesc, gateSafeDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. A gate without a value shows none:
+// no data is not 0.
+func (m gateMetrics) Collect(ch chan<- prometheus.Metric) {
+	results := map[rollout.Result]float64{rollout.Pass: 1, rollout.Fail: -1}
+	for _, s := range m.plan.Status() {
+		for i, v := range s.Gates {
+			show := func(d *prometheus.Desc, value float64) {
+				ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, s.Rollout, strconv.Itoa(s.Wave+1), string(v.Gate), v.Title, strconv.Itoa(i))
+			}
+			if v.Value != nil {
+				show(gateValueDesc, *v.Value)
+			}
+			show(gateThresholdDesc, v.Threshold)
+			show(gatePassDesc, results[v.Result])
+			if v.Gate == rollout.GateShadow {
+				show(gateHarmDesc, v.EHarm)
+				show(gateSafeDesc, v.ESafe)
+			}
+		}
+	}
 }
 
 // fleetMetrics counts the fleet once a scrape.

@@ -577,7 +577,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 	}
 	h.registerMetrics()
 	conf := api.Config{
-		Auth: h.auth, Fleet: h.fleet, Store: h.db, Enroll: enrolment{h}, Series: charts{h}, Ledger: h.ledger, Rollouts: h.plan, Registry: h.db.Registry(),
+		Auth: h.auth, Fleet: h.fleet, Store: h.db, Enroll: enrolment{h}, Series: charts{h}, Ledger: h.ledger, Rollouts: h.plan, Orders: h.plan, Registry: h.db.Registry(),
 		Releases: releases{h.db.Releases(), h.objects, h.builder}, Stream: h.stream, Console: console.Handler(), Metrics: h.metrics,
 		Health: h.health, ValuesPerSecond: h.rate.get, Secure: h.cfg.HTTP.CertFile != "" || h.cfg.HTTP.SecureCookies, Log: h.log, Now: h.cfg.Now,
 		RequestsPerSecond: h.cfg.HTTP.RequestsPerSecond,

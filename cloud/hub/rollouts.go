@@ -66,29 +66,79 @@ func (p *planner) Desired(ctx context.Context, id topic.ID) (twin.Desired, bool,
 	return p.h.db.Dispatch().Desired(ctx, id)
 }
 
-// Propose implements api.Rollouts.
-func (p *planner) Propose(ctx context.Context, q api.Proposal) (dispatch.View, error) {
-	o, err := p.h.db.Object(ctx, api.RolloutPolicyKind, q.Policy)
-	if err != nil {
-		return dispatch.View{}, err
+// proposal finds what a person's proposal names.
+func (p *planner) proposal(ctx context.Context, q api.Proposal) (prop dispatch.Proposal, err error) {
+	pol := q.Inline
+	if pol == nil {
+		o, err := p.h.db.Object(ctx, api.RolloutPolicyKind, q.Policy)
+		if err != nil {
+			return prop, err
+		}
+		stored, err := api.ReadRolloutPolicy(o)
+		if err != nil {
+			return prop, err
+		}
+		pol = &stored
 	}
-	pol, err := api.ReadRolloutPolicy(o)
+	rel, err := p.Find(ctx, q.Release)
 	if err != nil {
-		return dispatch.View{}, err
-	}
-	rel, err := p.release(ctx, q.Release)
-	if err != nil {
-		return dispatch.View{}, err
+		return prop, err
 	}
 	all, err := p.Rollouts(ctx)
 	if err != nil {
-		return dispatch.View{}, err
+		return prop, err
 	}
 	reason := q.Reason
 	if reason == "" {
 		reason = "started by " + q.Author
 	}
-	prop := dispatch.Proposal{Name: freeName(q.Release, all), Fleet: pol.Selector, Release: rollout.FromManifest(rel.Manifest, rel.Digest), Policy: pol.Policy, Author: q.Author, Reason: reason, Seed: pol.Seed}
+	return dispatch.Proposal{Name: freeName(q.Release, all), Fleet: pol.Selector, Release: rel, Policy: pol.Policy, Author: q.Author, Reason: reason, Seed: pol.Seed}, nil
+}
+
+// Find implements api.Rollouts.
+func (p *planner) Find(ctx context.Context, id string) (rollout.Release, error) {
+	rel, err := p.release(ctx, id)
+	if err != nil {
+		return rollout.Release{}, err
+	}
+	return rollout.FromManifest(rel.Manifest, rel.Digest), nil
+}
+
+// Preview implements api.Rollouts.
+func (p *planner) Preview(ctx context.Context, q api.Proposal) (rollout.Rollout, rollout.Preview, error) {
+	prop, err := p.proposal(ctx, q)
+	if err != nil {
+		return rollout.Rollout{}, rollout.Preview{}, err
+	}
+	v, err := p.Dispatcher.Propose(ctx, prop, true)
+	return firstWave(prop, v, err)
+}
+
+// firstWave is what the first decision says of a rollout.
+func firstWave(prop dispatch.Proposal, v dispatch.View, err error) (rollout.Rollout, rollout.Preview, error) {
+	if err != nil {
+		r := rollout.Rollout{Name: prop.Name, Fleet: prop.Fleet, Release: prop.Release, Policy: prop.Policy}
+		return r, rollout.Preview{Refusals: []string{err.Error()}}, nil
+	}
+	var out rollout.Preview
+	for i, w := range v.Rollout.Policy.Waves {
+		p := rollout.PreviewWave{Name: w.Name, Approvals: w.Approvals, Approvers: w.Approvers, DeadlineS: w.DeadlineS}
+		for _, d := range v.Devices {
+			if d.Record.Wave == i+1 {
+				p.Devices = append(p.Devices, rollout.PreviewDevice{Device: d.ID, Line: d.Labels["line"]})
+			}
+		}
+		out.Waves = append(out.Waves, p)
+	}
+	return v.Rollout, out, nil
+}
+
+// Propose implements api.Rollouts.
+func (p *planner) Propose(ctx context.Context, q api.Proposal) (dispatch.View, error) {
+	prop, err := p.proposal(ctx, q)
+	if err != nil {
+		return dispatch.View{}, err
+	}
 	v, err := p.Dispatcher.Propose(ctx, prop, q.DryRun)
 	if err != nil && !errors.Is(err, dispatch.ErrExists) && !errors.Is(err, dispatch.ErrConflict) && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", store.ErrInvalid, err)

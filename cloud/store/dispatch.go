@@ -92,8 +92,9 @@ func (r rollouts) Commit(ctx context.Context, c dispatch.Commit) (id uint64, err
 	if err != nil {
 		return 0, err
 	}
+	var size int
 	err = r.db.tx(ctx, func(t *tx) error {
-		id = 0
+		id, size = 0, 0
 		if c.Holder != "" {
 			if err := t.holds(c.Holder, c.Now); err != nil {
 				return err
@@ -144,13 +145,19 @@ func (r rollouts) Commit(ctx context.Context, c dispatch.Commit) (id uint64, err
 		if err != nil {
 			return err
 		}
+		size = len(packed)
 		return t.exec("INSERT INTO rollout_decisions (rollout, id, at, doc) VALUES (?, ?, ?, ?)", name, int64(id), instant(d.At), packed)
 	})
 	if err != nil {
 		return 0, err
 	}
+	r.db.evidence.Add(uint64(size))
 	return id, nil
 }
+
+// EvidenceBytes is how much evidence of decisions was stored since the store
+// was opened, as compressed.
+func (db *DB) EvidenceBytes() uint64 { return db.evidence.Load() }
 
 // holds reports ErrConflict unless holder has the dispatcher's lease at now.
 func (t *tx) holds(holder string, now time.Time) error {
@@ -281,8 +288,8 @@ func (r rollouts) SaveOrders(ctx context.Context, o rollout.Orders, version uint
 	})
 }
 
-// A decision carries the whole snapshot it rested on; repeated over a fleet it
-// compresses to a tenth and less.
+// A decision carries the snapshot it rested on, or what changed of it; repeated
+// over a fleet it compresses to a tenth and less.
 var (
 	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))                                   // the options are constants
 	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30)) // as above

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type DB struct {
 	dialect Dialect
 	write   *sql.DB
 	read    *sql.DB
+
+	evidence atomic.Uint64 // bytes of decisions stored
 }
 
 // New migrates the database to this hub's schema and returns the store. read
