@@ -37,6 +37,7 @@ func Exercise(t *testing.T, open func(t *testing.T) dispatch.Store) {
 		"decisions are returned newest first and page by page":  decisions,
 		"of many commits on one version one succeeds":           race,
 		"standing orders are kept and changed by one at a time": orders,
+		"evidence by changes is put together again":             evidence,
 		"versions show who has changed":                         changed,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -331,5 +332,67 @@ func changed(t *testing.T, s dispatch.Store) {
 	}
 	if v, err := s.Versions(t.Context()); err != nil || !reflect.DeepEqual(v, map[string]uint64{"r-1": 2, "r-2": 1}) {
 		t.Fatalf("%v, %v", v, err)
+	}
+}
+
+// outside stands for everything beside the store.
+type outside struct{}
+
+func (outside) Devices(context.Context) ([]rollout.Device, error) { return nil, nil }
+func (outside) Since(context.Context, uint64) ([]rollout.Device, []topic.ID, uint64, bool, error) {
+	return nil, nil, 0, false, nil
+}
+func (outside) Publish(context.Context, twin.Desired) error  { return nil }
+func (outside) Append(context.Context, dispatch.Event) error { return nil }
+
+// Evidence returns what a dispatcher reads back of a decision's evidence.
+func Evidence(t *testing.T, s dispatch.Store, name string, id uint64) (rollout.Snapshot, error) {
+	t.Helper()
+	d, err := dispatch.New(dispatch.Config{Holder: "reader", Store: s, Fleet: outside{}, Publisher: outside{}, Ledger: outside{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Evidence(t.Context(), name, id)
+}
+
+func evidence(t *testing.T, s dispatch.Store) {
+	create(t, s, "r")
+	fleet := rollouttest.Fleet(4, 1, nil, now)
+	lost, moved, back := fleet[3], fleet[1], fleet[3]
+	moved.WindowsScored, moved.Record = 7, rollout.Record{Wave: 1, Offer: rollout.OfferRelease, OfferedAt: now}
+	back.SeenAt = now.Add(time.Hour)
+	frozen := rollout.Orders{Freezes: []rollout.Freeze{{Name: "f", By: "user:ada", Reason: "inventory"}}}
+	steps := []dispatch.Stored{
+		{Actor: "user:ada", Snapshot: rollout.Snapshot{Devices: fleet}},
+		{Delta: true, Snapshot: rollout.Snapshot{Devices: []rollout.Device{moved}, Orders: frozen}},
+		{Delta: true, Gone: []topic.ID{lost.ID}},
+		{Delta: true, Actor: "user:ada"},
+		{Delta: true, Snapshot: rollout.Snapshot{Devices: []rollout.Device{back}}},
+		{Snapshot: rollout.Snapshot{Devices: fleet[:1]}},
+		{Delta: true, Snapshot: rollout.Snapshot{Devices: []rollout.Device{back}}},
+	}
+	want := []rollout.Snapshot{
+		{Devices: fleet},
+		{Devices: []rollout.Device{fleet[0], moved, fleet[2], lost}, Orders: frozen},
+		{Devices: []rollout.Device{fleet[0], moved, fleet[2]}},
+		{Devices: []rollout.Device{fleet[0], moved, fleet[2]}},
+		{Devices: []rollout.Device{fleet[0], moved, fleet[2], back}},
+		{Devices: fleet[:1]},
+		{Devices: []rollout.Device{fleet[0], back}},
+	}
+	for i := range steps {
+		steps[i].Rollout, steps[i].At = "r", now
+		if _, err := s.Commit(t.Context(), dispatch.Commit{Now: now, Rollout: sample("r"), Version: uint64(i + 1), Decision: &steps[i]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range want {
+		got, err := Evidence(t, s, "r", uint64(i+1))
+		if err != nil || !reflect.DeepEqual(got, want[i]) {
+			t.Errorf("decision %d: %+v, want %+v, %v", i+1, got, want[i], err)
+		}
+	}
+	if _, err := Evidence(t, s, "r", 8); !errors.Is(err, dispatch.ErrNoEvidence) {
+		t.Errorf("a decision that was never taken: %v", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/swellfleet/swell/cloud/store"
 	"github.com/swellfleet/swell/cloud/store/postgres"
 	"github.com/swellfleet/swell/cloud/store/storetest"
@@ -22,6 +24,26 @@ func TestPostgres(t *testing.T) {
 		return db
 	}
 	storetest.Exercise(t, open)
+
+	t.Run("a database of an older hub is migrated", func(t *testing.T) {
+		url := database(t)
+		storetest.Upgrade(t, func(t *testing.T) *store.DB {
+			db, err := postgres.Open(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		}, func(t *testing.T, statement string) {
+			conn, err := pgx.Connect(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(t.Context())
+			if _, err := conn.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
 
 	t.Run("hubs that start together migrate once", func(t *testing.T) {
 		url := database(t)

@@ -49,6 +49,26 @@ func TestOpeningAgainKeepsEverything(t *testing.T) {
 	}
 }
 
+func TestADatabaseOfAnOlderHubIsMigrated(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	storetest.Upgrade(t, func(t *testing.T) *store.DB {
+		db, err := sqlite.Open(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}, func(t *testing.T, statement string) {
+		raw, err := sql.Open("sqlite", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		if _, err := raw.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestADatabaseOfANewerHubIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	db, err := sqlite.Open(t.Context(), file)

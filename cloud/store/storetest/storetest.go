@@ -15,6 +15,8 @@ import (
 	"github.com/swellfleet/swell/cloud/fleet/fleettest"
 	"github.com/swellfleet/swell/cloud/registry/registrytest"
 	"github.com/swellfleet/swell/cloud/release/releasetest"
+	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
 	"github.com/swellfleet/swell/cloud/store"
 )
 
@@ -102,5 +104,46 @@ func exerciseAnswers(t *testing.T, db *store.DB) {
 	}
 	if _, ok, _ := db.Answer(ctx, "user:ada", "k", now.Add(-time.Hour)); ok {
 		t.Error("an old answer was not forgotten")
+	}
+}
+
+// Upgrade runs a database of a hub before standing orders and evidence by
+// changes through this hub's migrations. open opens the same database each
+// time, and exec changes it behind the store's back.
+func Upgrade(t *testing.T, open func(*testing.T) *store.DB, exec func(t *testing.T, statement string)) {
+	now := time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
+	whole := rollout.Snapshot{Devices: rollouttest.Fleet(3, 1, nil, now)}
+	db := open(t)
+	r := rollout.Rollout{Name: "r-1", Release: rollouttest.Release(1), State: rollout.Running, Created: now}
+	for i, d := range []dispatch.Stored{
+		{Actor: "user:ada", Snapshot: whole}, {Snapshot: whole}, {Actor: "user:bob"}, // as that hub stored them
+	} {
+		d.Rollout, d.At = r.Name, now
+		if _, err := db.Dispatch().Commit(t.Context(), dispatch.Commit{Now: now, Rollout: r, Version: uint64(i), Decision: &d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"DROP TABLE rollout_orders", "DELETE FROM schema_version WHERE version > 1"} {
+		exec(t, statement)
+	}
+	db = open(t)
+	t.Cleanup(func() { db.Close() })
+	s := db.Dispatch()
+	if l, err := s.Load(t.Context(), "r-1"); err != nil || l.Version != 3 {
+		t.Fatalf("version %d, %v", l.Version, err)
+	}
+	for id := range uint64(3) {
+		if seen, err := dispatchtest.Evidence(t, s, "r-1", id+1); err != nil || len(seen.Devices) != 3 {
+			t.Errorf("the evidence of decision %d has %d devices, %v", id+1, len(seen.Devices), err)
+		}
+	}
+	if _, version, err := s.Orders(t.Context()); err != nil || version != 0 {
+		t.Errorf("orders of version %d, %v", version, err)
+	}
+	if err := s.SaveOrders(t.Context(), rollout.Orders{Freezes: []rollout.Freeze{{Name: "f"}}}, 0); err != nil {
+		t.Error(err)
 	}
 }
