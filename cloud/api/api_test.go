@@ -57,6 +57,30 @@ type parties struct {
 	plan *dispatch.Dispatcher
 }
 
+func (p parties) Evidence(ctx context.Context, name string, id uint64) (rollout.Snapshot, error) {
+	return p.plan.Evidence(ctx, name, id)
+}
+
+func (p parties) Replay(ctx context.Context, name string, pol rollout.Policy) (dispatch.Replay, error) {
+	return p.plan.Replay(ctx, name, pol)
+}
+
+func (p parties) Find(_ context.Context, release string) (rollout.Release, error) {
+	if release != "pump-anomaly-7" {
+		return rollout.Release{}, store.ErrNotFound
+	}
+	return rollout.FromManifest(manifest, release7), nil
+}
+
+func (p parties) Preview(ctx context.Context, q Proposal) (rollout.Rollout, rollout.Preview, error) {
+	prop, err := p.proposal(ctx, q)
+	if err != nil {
+		return rollout.Rollout{}, rollout.Preview{}, err
+	}
+	v, err := p.plan.Propose(ctx, prop, true)
+	return v.Rollout, rollout.Preview{}, err
+}
+
 // world is a server over a real store, with one token a role.
 type world struct {
 	*httptest.Server
@@ -105,15 +129,28 @@ func (p parties) Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, 
 }
 
 func (p parties) Propose(ctx context.Context, q Proposal) (dispatch.View, error) {
-	o, err := p.db.Object(ctx, RolloutPolicyKind, q.Policy)
+	prop, err := p.proposal(ctx, q)
 	if err != nil {
 		return dispatch.View{}, err
 	}
-	pol, err := ReadRolloutPolicy(o)
-	if err != nil {
-		return dispatch.View{}, err
+	return p.plan.Propose(ctx, prop, q.DryRun)
+}
+
+func (p parties) proposal(ctx context.Context, q Proposal) (dispatch.Proposal, error) {
+	pol := q.Inline
+	if pol == nil {
+		o, err := p.db.Object(ctx, RolloutPolicyKind, q.Policy)
+		if err != nil {
+			return dispatch.Proposal{}, err
+		}
+		stored, err := ReadRolloutPolicy(o)
+		if err != nil {
+			return dispatch.Proposal{}, err
+		}
+		pol = &stored
 	}
-	return p.plan.Propose(ctx, dispatch.Proposal{Name: q.Release, Fleet: pol.Selector, Release: rollout.FromManifest(manifest, release7), Policy: pol.Policy, Author: q.Author, Reason: q.Reason}, q.DryRun)
+	rel, err := p.Find(ctx, q.Release)
+	return dispatch.Proposal{Name: q.Release, Fleet: pol.Selector, Release: rel, Policy: pol.Policy, Author: q.Author, Reason: q.Reason}, err
 }
 
 // Query and Signals make parties a Series of one sine-less ramp, with an anomaly.
@@ -170,11 +207,18 @@ func (shelf) Signatures(context.Context, artifact.Digest) ([]apimodel.Signature,
 
 func (shelf) Command(artifact.Digest) string { return "cosign …" }
 
-// quiet takes what the planner would publish and record.
+// book writes what the planner records to the ledger, as the hub does.
+type book struct{ *ledger.Log }
+
+func (b book) Append(ctx context.Context, e dispatch.Event) error {
+	_, err := b.Log.Append(ctx, ledger.Event{Time: e.At, Actor: e.Actor, Action: e.Action, Object: e.Object, Reason: e.Reason})
+	return err
+}
+
+// quiet is the planner's fleet, and takes what it would publish.
 type quiet struct{ fleet *fleet.Registry }
 
-func (quiet) Publish(context.Context, twin.Desired) error  { return nil }
-func (quiet) Append(context.Context, dispatch.Event) error { return nil }
+func (quiet) Publish(context.Context, twin.Desired) error { return nil }
 func (q quiet) Devices(context.Context) (out []rollout.Device, err error) {
 	for d := range q.fleet.All {
 		out = append(out, d.Facts())
@@ -208,11 +252,11 @@ func start(t *testing.T) *world {
 	led, err := ledger.Open(t.Context(), ledger.Config{Dir: filepath.Join(dir, "ledger"), Origin: "test"})
 	must(err)
 	t.Cleanup(func() { led.Close(context.WithoutCancel(t.Context())) })
-	plan, err := dispatch.New(dispatch.Config{Holder: "t", Store: db.Dispatch(), Fleet: quiet{w.fleet}, Publisher: quiet{}, Ledger: quiet{}, Log: log})
+	plan, err := dispatch.New(dispatch.Config{Holder: "t", Store: db.Dispatch(), Fleet: quiet{w.fleet}, Publisher: quiet{}, Ledger: book{led}, Log: log})
 	must(err)
 	p := parties{Store: db.Enroll(), db: db, plan: plan}
 	w.srv, err = New(Config{
-		Auth: w.auth, Fleet: w.fleet, Store: db, Enroll: p, Series: p, Ledger: led, Rollouts: p, Registry: db.Registry(), Releases: shelf{}, Stream: w.stream,
+		Auth: w.auth, Fleet: w.fleet, Store: db, Enroll: p, Series: p, Ledger: led, Rollouts: p, Orders: plan, Registry: db.Registry(), Releases: shelf{}, Stream: w.stream,
 		Metrics: prometheus.NewRegistry(), Log: log, RequestsPerSecond: 1000, Version: apimodel.Version{Version: "test"},
 		Health: func(context.Context) ([]apimodel.HealthPart, bool) {
 			secret := "the disk of 10.0.0.1 is full"
@@ -658,7 +702,7 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	a := w.call(t, auth.Operator, "POST", "/rollouts?dryRun=true&reason=look", start)
 	var dry apimodel.Rollout
 	a.into(t, &dry)
-	if a.StatusCode != 201 || len(dry.Status.Waves) != 2 {
+	if a.StatusCode != 201 || len(dry.Status.Waves) != 2 || dry.Status.Waves[0].Counts.Devices != 1 {
 		t.Fatalf("dry run: %d %s", a.StatusCode, a.body)
 	}
 	w.call(t, auth.Viewer, "GET", "/rollouts/pump-anomaly-7", nil).problem(t, 404, "not-found")
@@ -681,9 +725,18 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	}
 	var why apimodel.RolloutDecisionList
 	w.call(t, auth.Viewer, "GET", "/rollouts/pump-anomaly-7/decisions", nil).into(t, &why)
-	if len(why.Items) != 2 || why.Items[0].Actor == nil || why.Items[0].Evidence == nil {
+	if len(why.Items) != 2 || why.Items[0].Actor == nil || why.Items[0].Evidence != nil {
 		t.Errorf("decisions %+v", why.Items)
 	}
+	var one apimodel.RolloutDecision
+	w.call(t, auth.Viewer, "GET", "/rollouts/pump-anomaly-7/decisions/"+why.Items[1].ID, nil).into(t, &one)
+	if one.ID != why.Items[1].ID || one.Evidence == nil || one.SnapshotDigest == nil {
+		t.Errorf("decision %+v, want its evidence", one)
+	}
+	for _, id := range []string{"0", "99", "x", "-1"} {
+		w.call(t, auth.Viewer, "GET", "/rollouts/pump-anomaly-7/decisions/"+id, nil).problem(t, 404, "not-found")
+	}
+	w.ledgerHas(t, "rollout.pause", "Rollout/pump-anomaly-7", "lunch", "user:operator-1")
 	var list apimodel.RolloutList
 	w.call(t, auth.Viewer, "GET", "/rollouts?state=paused&release=pump-anomaly-7", nil).into(t, &list)
 	if len(list.Items) != 1 {

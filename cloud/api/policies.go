@@ -59,8 +59,21 @@ func (p RolloutPolicy) spec() apimodel.RolloutPolicySpec {
 	for _, w := range pol.Waves {
 		out.Waves = append(out.Waves, apimodel.WaveSpec{
 			Name: w.Name, Selector: some(w.Selector), Devices: some(int64(w.Devices)), Share: some(w.Share),
-			SoakSeconds: &pol.SoakS, DeadlineSeconds: some(w.DeadlineS), Approvals: some(w.Approvals),
+			SoakSeconds: &pol.SoakS, DeadlineSeconds: some(w.DeadlineS), Approvals: some(w.Approvals), Approvers: list(w.Approvers),
 		})
+	}
+	if g := pol.Growth; g != nil {
+		out.Growth = &apimodel.Growth{First: g.First, Factor: g.Factor, MaxShare: some(g.MaxShare), DeadlineSeconds: some(g.DeadlineS)}
+	}
+	if len(pol.Windows) > 0 {
+		all := []apimodel.Window{}
+		for _, w := range pol.Windows {
+			all = append(all, apimodel.Window{
+				Name: w.Name, Selector: some(w.Selector), Zone: some(w.Zone), Days: days(w.Days), From: some(w.From), To: some(w.To),
+				Start: some(w.Start), EveryDays: some(w.EveryDays), On: list(w.On), Except: list(w.Except), Also: list(w.Also),
+			})
+		}
+		out.Windows = &all
 	}
 	if len(pol.Budgets) > 0 {
 		list := []apimodel.Budget{}
@@ -75,11 +88,27 @@ func (p RolloutPolicy) spec() apimodel.RolloutPolicySpec {
 	if len(pol.Gates) > 0 {
 		list := []apimodel.GateSpec{}
 		for _, g := range pol.Gates {
-			list = append(list, apimodel.GateSpec{Name: apimodel.GateName(g.Name), Threshold: g.Threshold, MinN: some(g.MinN), Alpha: some(g.Alpha)})
+			list = append(list, apimodel.GateSpec{Name: apimodel.GateName(g.Name), Threshold: g.Threshold, MinN: some(g.MinN), Alpha: some(g.Alpha), Expr: some(g.Expr), Title: some(g.Title)})
 		}
 		out.Gates = &list
 	}
 	return out
+}
+
+// list returns a pointer to s, or nil for an empty one.
+func list[T any](s []T) *[]T {
+	if len(s) == 0 {
+		return nil
+	}
+	return &s
+}
+
+func days(in []string) *[]apimodel.WindowDays {
+	out := make([]apimodel.WindowDays, len(in))
+	for i, d := range in {
+		out[i] = apimodel.WindowDays(d)
+	}
+	return list(out)
 }
 
 // policyOf reads a spec of the contract, which names everything a policy can
@@ -90,10 +119,13 @@ func policyOf(name string, s apimodel.RolloutPolicySpec) (RolloutPolicy, error) 
 		MinWindows: uint64(value(s.MinWindows)), LeaseS: value(s.LeaseSeconds), GraceS: value(s.GraceSeconds), StaleS: value(s.StaleSeconds),
 		Retries: value(s.Retries), RetryS: value(s.RetrySeconds), RollbackS: value(s.RollbackSeconds), MaxPauseS: value(s.MaxPauseSeconds),
 	}}
+	if len(s.Waves) == 0 && s.Growth == nil {
+		return p, invalid("spec.waves: is empty, and there is no growth to make waves of", apimodel.FieldError{Field: "spec.waves", Message: "is empty, and there is no growth to make waves of"})
+	}
 	for i, w := range s.Waves {
 		p.Policy.Waves = append(p.Policy.Waves, rollout.Wave{
 			Name: w.Name, Selector: value(w.Selector), Devices: int(value(w.Devices)), Share: value(w.Share),
-			DeadlineS: value(w.DeadlineSeconds), Approvals: value(w.Approvals),
+			DeadlineS: value(w.DeadlineSeconds), Approvals: value(w.Approvals), Approvers: value(w.Approvers),
 		})
 		if w.SoakSeconds == nil {
 			continue
@@ -104,6 +136,19 @@ func policyOf(name string, s apimodel.RolloutPolicySpec) (RolloutPolicy, error) 
 		}
 		p.Policy.SoakS = *w.SoakSeconds
 	}
+	if g := s.Growth; g != nil {
+		p.Policy.Growth = &rollout.Growth{First: g.First, Factor: g.Factor, MaxShare: value(g.MaxShare), DeadlineS: value(g.DeadlineSeconds)}
+	}
+	for _, w := range value(s.Windows) {
+		win := rollout.Window{
+			Name: w.Name, Selector: value(w.Selector), Zone: value(w.Zone), From: value(w.From), To: value(w.To),
+			Start: value(w.Start), EveryDays: value(w.EveryDays), On: value(w.On), Except: value(w.Except), Also: value(w.Also),
+		}
+		for _, d := range value(w.Days) {
+			win.Days = append(win.Days, string(d))
+		}
+		p.Policy.Windows = append(p.Policy.Windows, win)
+	}
 	for _, b := range value(s.Budgets) {
 		p.Policy.Budgets = append(p.Policy.Budgets, rollout.Budget{
 			GroupBy: b.GroupBy, MaxUnavailable: value(b.MaxUnavailable), MaxUnavailableShare: value(b.MaxUnavailableShare),
@@ -112,7 +157,7 @@ func policyOf(name string, s apimodel.RolloutPolicySpec) (RolloutPolicy, error) 
 	}
 	shadow := len(value(s.Gates)) == 0 // the default gates have one
 	for _, g := range value(s.Gates) {
-		p.Policy.Gates = append(p.Policy.Gates, rollout.Gate{Name: rollout.GateName(g.Name), Threshold: g.Threshold, MinN: value(g.MinN), Alpha: value(g.Alpha)})
+		p.Policy.Gates = append(p.Policy.Gates, rollout.Gate{Name: rollout.GateName(g.Name), Threshold: g.Threshold, MinN: value(g.MinN), Alpha: value(g.Alpha), Expr: value(g.Expr), Title: value(g.Title)})
 		shadow = shadow || g.Name == apimodel.GateNameShadow
 	}
 	if s.ShadowSeconds == nil && shadow {

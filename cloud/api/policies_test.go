@@ -20,14 +20,21 @@ func everything() RolloutPolicy {
 	return RolloutPolicy{Selector: "site in (hall-1|hall-2),!retired", Seed: 9, Policy: rollout.Policy{
 		Name: "all-of-it",
 		Waves: []rollout.Wave{
-			{Name: "canary", Selector: "hardware!=v1", Devices: 2, DeadlineS: 4000, Approvals: 1},
+			{Name: "canary", Selector: "hardware!=v1", Devices: 2, DeadlineS: 4000, Approvals: 1, Approvers: []string{"user:ana", "user:ben"}},
 			{Name: "rest", Selector: "!spare,hardware in (v2|v3)", Share: 1, DeadlineS: 5000, Approvals: 2},
 		},
 		Gates: []rollout.Gate{
 			{Name: rollout.GateSuccess, Threshold: &half, MinN: 2, Alpha: 0.1}, {Name: rollout.GateShadow, MinN: 7, Alpha: 0.02},
 			{Name: rollout.GateNonFinite, Threshold: &zero}, {Name: rollout.GateLatency, Threshold: &half}, {Name: rollout.GateOutput, MinN: 3},
+			{Name: rollout.GateMemory, Threshold: &half}, {Name: rollout.GateDrift}, {Name: rollout.GateApproval, MinN: 2},
+			{Name: rollout.GateExpr, Title: "bearing", Expr: "metrics.bearing_c.max < 85.0"},
 		},
-		Budgets:  []rollout.Budget{{GroupBy: "line", MaxUnavailable: 1, MaxUnavailableShare: 0.25, MinAvailable: 3, MinAvailableShare: 0.5}},
+		Budgets: []rollout.Budget{{GroupBy: "line", MaxUnavailable: 1, MaxUnavailableShare: 0.25, MinAvailable: 3, MinAvailableShare: 0.5}},
+		Windows: []rollout.Window{
+			{Name: "night", Selector: "line=l1", Zone: "Europe/Berlin", Days: []string{"mon", "fri"}, From: "22:00", To: "06:00", Except: []string{"2026-12-24"}},
+			{Name: "shift", Start: "2026-11-02", EveryDays: 4, On: []int{0, 1}, Also: []string{"2026-12-27"}},
+		},
+		Growth:   &rollout.Growth{First: 2, Factor: 1.5, MaxShare: 0.25, DeadlineS: 7000},
 		Stratify: []string{"line", "firmware"},
 		ShadowS:  30, ShadowWindowS: 5, SoakS: 20, MinWindows: 11, LeaseS: 40, GraceS: 6, StaleS: 70, Retries: 3, RetryS: 8, RollbackS: 900, MaxPauseS: 1000,
 	}}
@@ -36,9 +43,16 @@ func everything() RolloutPolicy {
 // unset names the fields of v that are zero, but for those that exclude others.
 func unset(v reflect.Value, at string) (out []string) {
 	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			return []string{at}
+		}
+		return unset(v.Elem(), at)
 	case reflect.Struct:
 		for i := range v.NumField() {
-			out = append(out, unset(v.Field(i), at+"."+v.Type().Field(i).Name)...)
+			if f := v.Type().Field(i); f.IsExported() {
+				out = append(out, unset(v.Field(i), at+"."+f.Name)...)
+			}
 		}
 	case reflect.Slice:
 		fields := map[string]int{} // by how many elements leave them out

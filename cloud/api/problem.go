@@ -66,6 +66,10 @@ func conflict(detail string) problem {
 	return problem{status: http.StatusConflict, name: "conflict", detail: detail}
 }
 
+func exists(detail string) problem {
+	return problem{status: http.StatusConflict, name: "exists", detail: detail}
+}
+
 // ErrInvalid marks, for services behind the API, what a person asked for and
 // cannot be; it answers 400 with the error's text.
 var ErrInvalid = errors.New("not valid")
@@ -135,8 +139,10 @@ func asProblem(err error) problem {
 		return problem{status: http.StatusUnauthorized, name: "login", detail: "user, password, session or token was " + auth.ErrDenied.Error()}
 	case is(auth.ErrForbidden):
 		return problem{status: http.StatusForbidden, name: "role", detail: err.Error()}
-	case is(auth.ErrNotFound, fleet.ErrUnknown, store.ErrNotFound, dispatch.ErrNotFound, registry.ErrNoVersion, enroll.ErrTokenUnknown):
+	case is(auth.ErrNotFound, fleet.ErrUnknown, store.ErrNotFound, dispatch.ErrNotFound, dispatch.ErrNoOrder, dispatch.ErrNoEvidence, registry.ErrNoVersion, enroll.ErrTokenUnknown):
 		return problem{status: http.StatusNotFound, name: "not-found", detail: err.Error()}
+	case is(dispatch.ErrQuarantined):
+		return conflict(err.Error())
 	case is(store.ErrInvalid):
 		return invalid(err.Error(), apimodel.FieldError{Field: "spec", Message: err.Error()})
 	case is(auth.ErrExists, dispatch.ErrExists):

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -15,10 +18,10 @@ import (
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
-func gateOf(v rollout.Verdict, when time.Time) apimodel.Gate {
+func gateOf(p rollout.Policy, v rollout.Verdict, when time.Time) apimodel.Gate {
 	threshold, n := v.Threshold, v.N
 	g := apimodel.Gate{
-		Name: string(v.Gate), Verdict: apimodel.Verdict(v.Result), Value: v.Value, Threshold: &threshold, N: &n, NUnit: some(v.NUnit),
+		Name: string(v.Gate), Title: some(v.Title), Verdict: apimodel.Verdict(v.Result), Value: v.Value, Threshold: &threshold, N: &n, NUnit: some(v.NUnit),
 		Unit: some(v.Unit), Low: v.Low, High: v.High, Message: v.Reason, At: at(when),
 	}
 	if v.Comparison != "" {
@@ -27,14 +30,27 @@ func gateOf(v rollout.Verdict, when time.Time) apimodel.Gate {
 	}
 	if !v.Applies {
 		g.Threshold, g.N = nil, nil
+	} else if v.Gate == rollout.GateShadow {
+		limit := evidenceLimit(p)
+		g.EHarm, g.ESafe, g.ELimit = &v.EHarm, &v.ESafe, &limit
 	}
 	return g
 }
 
-func gatesOf(vs []rollout.Verdict, when time.Time) []apimodel.Gate {
+// evidenceLimit is what the shadow gate's e-values have to reach under a policy.
+func evidenceLimit(p rollout.Policy) float64 {
+	for _, g := range p.Gates {
+		if g.Name == rollout.GateShadow && g.Alpha > 0 {
+			return 1 / g.Alpha
+		}
+	}
+	return 100 // the gate's default is 1 %
+}
+
+func gatesOf(p rollout.Policy, vs []rollout.Verdict, when time.Time) []apimodel.Gate {
 	out := make([]apimodel.Gate, len(vs))
 	for i, v := range vs {
-		out[i] = gateOf(v, when)
+		out[i] = gateOf(p, v, when)
 	}
 	return out
 }
@@ -82,7 +98,7 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 		State: apimodel.RolloutState(r.State), Message: r.Reason, Waves: []apimodel.Wave{}, Conditions: []apimodel.Condition{},
 		StartedAt: at(r.Started), EndedAt: at(r.Ended), WakeAt: at(v.Wake),
 	}
-	if !r.RollbackFrom.IsZero() && r.Previous != nil {
+	if r.Previous != nil {
 		ref := releaseRef(*r.Previous)
 		st.RollbackTo = &ref
 	}
@@ -111,11 +127,11 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 	}
 	for i, p := range r.Policy.Waves {
 		soak := r.Policy.SoakS
-		w := apimodel.Wave{Name: p.Name, State: apimodel.WaveStateWaiting, Counts: waves[i], Gates: []apimodel.Gate{}, SoakSeconds: &soak, ApprovalsNeeded: some(p.Approvals)}
+		w := apimodel.Wave{Name: p.Name, State: apimodel.WaveStateWaiting, Counts: waves[i], Gates: []apimodel.Gate{}, SoakSeconds: &soak, ApprovalsNeeded: some(p.Approvals), Approvers: list(p.Approvers)}
 		var t rollout.WaveTimes
 		if i < len(r.Waves) {
 			t = r.Waves[i]
-			w.Gates = gatesOf(t.Gates, v.At)
+			w.Gates = gatesOf(r.Policy, t.Gates, v.At)
 			w.StartedAt, w.EndedAt = at(t.Started), at(t.Passed)
 			w.DeadlineAt = span(t.Started, p.DeadlineS+t.PausedS)
 		}
@@ -123,7 +139,7 @@ func rolloutOf(v dispatch.View) apimodel.Rollout {
 		approvals := []apimodel.Approval{}
 		for _, a := range r.Approvals {
 			if a.Wave == i {
-				approvals = append(approvals, apimodel.Approval{By: a.By, At: a.At, Reason: some(a.Reason)})
+				approvals = append(approvals, apimodel.Approval{By: a.By, At: a.At, Reason: some(a.Reason), Gate: some(a.Gate)})
 			}
 		}
 		if len(approvals) > 0 {
@@ -232,13 +248,27 @@ func (s *Server) listed(ctx context.Context, r rollout.Rollout) (apimodel.Rollou
 
 // CreateRollout starts a release's rollout.
 func (s *Server) CreateRollout(ctx context.Context, r apigen.CreateRolloutRequestObject) (apigen.CreateRolloutResponseObject, error) {
-	v, err := s.cfg.Rollouts.Propose(ctx, Proposal{
-		Release: r.Body.Release, Policy: r.Body.Policy, Author: callerOf(ctx).person(), Reason: value(r.Params.Reason), DryRun: value(r.Params.DryRun),
-	})
+	p := Proposal{Release: r.Body.Release, Policy: r.Body.Policy, Author: callerOf(ctx).person(), Reason: value(r.Params.Reason), DryRun: value(r.Params.DryRun)}
+	v, err := s.cfg.Rollouts.Propose(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	return apigen.CreateRollout201JSONResponse(rolloutOf(v)), nil
+	out := rolloutOf(v)
+	if p.DryRun {
+		// Later waves are drawn when their turn comes: how large they would be
+		// is the preview's to say.
+		_, plan, err := s.cfg.Rollouts.Preview(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		for i, w := range plan.Waves {
+			if i < len(out.Status.Waves) && out.Status.Waves[i].Counts.Devices == 0 {
+				n := int64(len(w.Devices))
+				out.Status.Waves[i].Counts.Devices, out.Status.Waves[i].Counts.Pending = n, n
+			}
+		}
+	}
+	return apigen.CreateRollout201JSONResponse(out), nil
 }
 
 // GetRollout shows a rollout.
@@ -310,27 +340,48 @@ func (s *Server) ListRolloutDecisions(ctx context.Context, r apigen.ListRolloutD
 	list, next := page(list, limit, func(d dispatch.Stored) string { return version(d.ID) })
 	out := apimodel.RolloutDecisionList{Items: make([]apimodel.RolloutDecision, len(list)), NextCursor: next}
 	for i, d := range list {
-		if out.Items[i], err = decisionOf(d); err != nil {
-			return nil, err
-		}
+		out.Items[i] = decisionOf(d)
 	}
 	return apigen.ListRolloutDecisions200JSONResponse(out), nil
 }
 
-// maxDecisions bounds a page of decisions: each carries its evidence.
+// maxDecisions bounds a page of decisions.
 const maxDecisions = 200
 
-func decisionOf(d dispatch.Stored) (apimodel.RolloutDecision, error) {
-	snapshot, err := json.Marshal(d.Snapshot)
+// GetRolloutDecision shows one decision with all that it rested on.
+func (s *Server) GetRolloutDecision(ctx context.Context, r apigen.GetRolloutDecisionRequestObject) (apigen.GetRolloutDecisionResponseObject, error) {
+	id, err := strconv.ParseUint(r.ID, 10, 63)
 	if err != nil {
-		return apimodel.RolloutDecision{}, err
+		return nil, notFound("decision " + r.ID)
 	}
-	evidence, err := asObject(map[string]any{"rollout": d.Input, "snapshot": d.Snapshot})
+	list, err := s.cfg.Rollouts.Decisions(ctx, r.Name, id+1, 1)
 	if err != nil {
-		return apimodel.RolloutDecision{}, err
+		return nil, err
 	}
+	if len(list) == 0 || list[0].ID != id {
+		return nil, notFound("decision " + r.ID + " of rollout " + r.Name)
+	}
+	out := decisionOf(list[0])
+	snapshot, err := s.cfg.Rollouts.Evidence(ctx, r.Name, id)
+	if errors.Is(err, dispatch.ErrNoEvidence) {
+		return apigen.GetRolloutDecision200JSONResponse(out), nil // made by an older hub, which did not keep it
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(snapshot)
+	if err != nil {
+		return nil, err
+	}
+	out.SnapshotDigest = some(string(artifact.Of(text)))
+	out.Evidence, err = asObject(map[string]any{"rollout": list[0].Input, "snapshot": snapshot})
+	return apigen.GetRolloutDecision200JSONResponse(out), err
+}
+
+func decisionOf(d dispatch.Stored) apimodel.RolloutDecision {
 	before := apimodel.RolloutState(d.Before)
-	wave := d.Decision.Rollout.Wave
+	after := d.Decision.Rollout
+	wave := after.Wave
 	var assigned, revoked []string
 	for _, c := range d.Decision.Changes {
 		switch c.Kind {
@@ -341,19 +392,20 @@ func decisionOf(d dispatch.Stored) (apimodel.RolloutDecision, error) {
 		}
 	}
 	out := apimodel.RolloutDecision{
-		ID: version(d.ID), At: d.At, Summary: d.Decision.Summary, State: apimodel.RolloutState(d.Decision.Rollout.State), StateBefore: &before, Wave: &wave,
-		Actor: some(d.Actor), Gates: gatesOf(d.Decision.Gates, d.At), SnapshotDigest: some(string(artifact.Of(snapshot))), Evidence: evidence, WakeAt: at(d.Decision.Wake),
+		ID: version(d.ID), At: d.At, Summary: d.Decision.Summary, State: apimodel.RolloutState(after.State), StateBefore: &before, Wave: &wave,
+		Actor: some(d.Actor), Gates: gatesOf(after.Policy, d.Decision.Gates, d.At), WakeAt: at(d.Decision.Wake), Coalesced: some(d.Coalesced),
+		Reasons: list(d.Decision.Reasons), Assigned: list(assigned), Revoked: list(revoked),
 	}
-	if len(d.Decision.Reasons) > 0 {
-		out.Reasons = &d.Decision.Reasons
+	// A decision that passes a wave carries the verdicts of that one.
+	for i := min(wave, len(after.Waves)-1); i >= 0 && len(d.Decision.Gates) > 0; i-- {
+		if reflect.DeepEqual(after.Waves[i].Gates, d.Decision.Gates) {
+			if i != wave {
+				out.GatesWave = &i
+			}
+			break
+		}
 	}
-	if len(assigned) > 0 {
-		out.Assigned = &assigned
-	}
-	if len(revoked) > 0 {
-		out.Revoked = &revoked
-	}
-	return out, nil
+	return out
 }
 
 // ask hands a person's request to the rollout.
@@ -394,4 +446,10 @@ func (s *Server) PromoteRollout(ctx context.Context, r apigen.PromoteRolloutRequ
 func (s *Server) ApproveRollout(ctx context.Context, r apigen.ApproveRolloutRequestObject) (apigen.ApproveRolloutResponseObject, error) {
 	out, err := s.ask(ctx, r.Name, rollout.Approve, r.Params.Reason, r.Params.DryRun)
 	return apigen.ApproveRollout200JSONResponse(out), err
+}
+
+// UndoRollout takes a rollout back.
+func (s *Server) UndoRollout(ctx context.Context, r apigen.UndoRolloutRequestObject) (apigen.UndoRolloutResponseObject, error) {
+	out, err := s.ask(ctx, r.Name, rollout.Undo, r.Params.Reason, r.Params.DryRun)
+	return apigen.UndoRollout200JSONResponse(out), err
 }

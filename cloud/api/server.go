@@ -70,9 +70,12 @@ type Ledger interface {
 type Proposal struct {
 	Release string // "name-counter"
 	Policy  string // name of a RolloutPolicy object
-	Author  string // as in the ledger
-	Reason  string
-	DryRun  bool
+	// Inline is a policy that is not stored; nil reads Policy. Only a preview
+	// takes it.
+	Inline *RolloutPolicy
+	Author string // as in the ledger
+	Reason string
+	DryRun bool
 }
 
 // Rollouts starts and steers rollouts and tells of them.
@@ -87,6 +90,14 @@ type Rollouts interface {
 	// Ask takes in a person's request, or with dry says what would follow.
 	Ask(ctx context.Context, name string, r rollout.Request, dry bool) (dispatch.View, error)
 	Desired(ctx context.Context, id topic.ID) (twin.Desired, bool, error)
+	// Preview returns the rollout that p would make, and what it would do now.
+	Preview(ctx context.Context, p Proposal) (rollout.Rollout, rollout.Preview, error)
+	// Evidence returns what a decision rested on, or dispatch.ErrNoEvidence.
+	Evidence(ctx context.Context, name string, id uint64) (rollout.Snapshot, error)
+	// Replay decides again on the stored evidence under another policy.
+	Replay(ctx context.Context, name string, p rollout.Policy) (dispatch.Replay, error)
+	// Find returns a release by its name for people, or store.ErrNotFound.
+	Find(ctx context.Context, release string) (rollout.Release, error)
 }
 
 // Releases knows what was released.
@@ -138,6 +149,7 @@ type Config struct {
 	Series   Series
 	Ledger   Ledger
 	Rollouts Rollouts
+	Orders   Orders
 	Registry registry.Store
 	Releases Releases
 	Training Training

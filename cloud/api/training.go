@@ -119,9 +119,16 @@ func (s *Server) CancelTrainingRun(ctx context.Context, r apigen.CancelTrainingR
 	if s.cfg.Training == nil {
 		return nil, errNoTraining
 	}
+	run, err := s.cfg.Training.Run(ctx, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	if st := run.Status.State; st != apimodel.RunStateQueued && st != apimodel.RunStateRunning {
+		return nil, conflict("run " + r.Name + " has ended: it is " + string(st))
+	}
 	if err := s.audit(ctx, "training.cancel", "TrainingRun/"+r.Name, value(r.Params.Reason), nil); err != nil {
 		return nil, err
 	}
-	run, err := s.cfg.Training.Cancel(ctx, r.Name)
+	run, err = s.cfg.Training.Cancel(ctx, r.Name)
 	return apigen.CancelTrainingRun200JSONResponse(run), err
 }

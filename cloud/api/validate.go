@@ -1,10 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -70,6 +72,9 @@ func (s *Server) validate(op operation, next echo.HandlerFunc) echo.HandlerFunc 
 		for i, n := range c.ParamNames() {
 			params[n] = c.ParamValues()[i]
 		}
+		if err := op.known(req); err != nil {
+			return err
+		}
 		err := openapi3filter.ValidateRequest(req.Context(), &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: rt, Options: opts})
 		if err != nil {
 			return refusal(err)
@@ -77,6 +82,65 @@ func (s *Server) validate(op operation, next echo.HandlerFunc) echo.HandlerFunc 
 		return next(c)
 	}
 }
+
+// known refuses a JSON body with fields that the contract does not have: a
+// misspelt one would otherwise be a wish that nobody hears.
+func (op operation) known(req *http.Request) error {
+	if op.spec.RequestBody == nil || op.isFile() {
+		return nil
+	}
+	form := op.spec.RequestBody.Value.Content["application/json"]
+	if form == nil {
+		return nil
+	}
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	var doc any
+	if json.Unmarshal(body, &doc) != nil {
+		return nil // what comes next says why it cannot be read
+	}
+	var fields []apimodel.FieldError
+	unknown(form.Schema.Value, doc, "", &fields)
+	if len(fields) == 0 {
+		return nil
+	}
+	said := make([]string, len(fields))
+	for i, f := range fields {
+		said[i] = f.Field + ": " + f.Message
+	}
+	return invalid(strings.Join(said, "; "), fields...)
+}
+
+// unknown collects the fields of v that its schema does not have.
+func unknown(s *openapi3.Schema, v any, at string, out *[]apimodel.FieldError) {
+	switch x := v.(type) {
+	case []any:
+		if s.Items == nil {
+			return
+		}
+		for i, one := range x {
+			unknown(s.Items.Value, one, fmt.Sprintf("%s[%d]", at, i), out)
+		}
+	case map[string]any:
+		if free := s.AdditionalProperties; free.Schema != nil || free.Has != nil && *free.Has {
+			return // its keys are the caller's own
+		}
+		for _, name := range slices.Sorted(maps.Keys(x)) {
+			field := strings.TrimPrefix(at+"."+name, ".")
+			if p := s.Properties[name]; p != nil {
+				unknown(p.Value, x[name], field, out)
+			} else if len(*out) < maxFields {
+				*out = append(*out, apimodel.FieldError{Field: field, Message: "unknown; there are: " + strings.Join(slices.Sorted(maps.Keys(s.Properties)), ", ")})
+			}
+		}
+	}
+}
+
+// maxFields bounds how many wrong fields one answer names.
+const maxFields = 20
 
 // refusal turns what the validator found into a problem that names fields.
 func refusal(err error) error {
@@ -96,7 +160,7 @@ func refusal(err error) error {
 }
 
 func collect(err error, at string, out *[]apimodel.FieldError) {
-	if len(*out) >= 20 {
+	if len(*out) >= maxFields {
 		return
 	}
 	switch e := err.(type) {

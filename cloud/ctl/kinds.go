@@ -53,6 +53,13 @@ var kinds = []kind{
 	{name: "rolloutpolicies", object: "RolloutPolicy", aliases: []string{"rolloutpolicy", "rollout-policies"}, path: "/rollout-policies", apply: true, columns: []column{
 		{"NAME", "metadata.name", false}, {"SELECTOR", "spec.selector", false}, {"WAVES", "spec.waves", false}, {"DEVICES", "status.devices", false}, {"CHANGED", "metadata.updatedAt", true},
 	}},
+	{name: "freezes", object: "Freeze", aliases: []string{"freeze"}, path: "/freezes", listed: true, columns: []column{
+		{"NAME", "name", false}, {"SELECTOR", "selector", false}, {"IN FORCE", "active", false}, {"DEVICES", "devices", false}, {"FROM", "from", false}, {"UNTIL", "until", false},
+		{"BY", "by", false}, {"REASON", "reason", false},
+	}},
+	{name: "quarantine", object: "Quarantine", path: "/quarantine", listed: true, columns: []column{
+		{"RELEASE", "release", false}, {"DIGEST", "digest", false}, {"SINCE", "at", false}, {"BY", "by", false}, {"REASON", "reason", false},
+	}},
 	{name: "retrainpolicies", object: "RetrainPolicy", aliases: []string{"retrainpolicy", "retrain-policies"}, path: "/retrain-policies", apply: true, columns: []column{
 		{"NAME", "metadata.name", false}, {"MODEL", "spec.model", false}, {"SELECTOR", "spec.selector", false}, {"SCHEDULE", "spec.schedule.cron", false}, {"NEXT", "status.nextRunAt", false},
 		{"LAST", "status.lastOutcome", false}, {"LAST RUN", "status.lastRun", true},
@@ -168,7 +175,7 @@ func (e *env) get() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use: "get KIND [NAME]", Short: "List objects of a kind, or one", Args: args(cobra.RangeArgs(1, 2)), ValidArgsFunction: e.names(""),
-		Long:    "get lists objects of a kind, or shows one.\n\n" + kindNames() + "\n\nWith -w it goes on and prints what changes, until it is interrupted or\n--timeout is over.",
+		Long:    "get lists objects of a kind, or shows one.\n\n" + kindNames() + "\n\nWith -w it goes on and prints what changes, until it is interrupted or\n--timeout is over; when the hub goes away it waits for it to come back.",
 		Example: "  swellctl get devices -l 'line=l1,!retired'\n  swellctl get device hall-1/press-03 -o yaml",
 		RunE: func(c *cobra.Command, a []string) error {
 			k, err := kindOf(a[0])
@@ -204,16 +211,25 @@ func (e *env) get() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(items) == 0 && e.output != "json" && e.output != "yaml" {
-				fmt.Fprintf(e.err, "There are no %s here.\n", k.name)
-				return nil
-			}
-			return e.show(k, items, len(a) == 2)
+			return e.showAll(k, items, len(a) == 2)
 		},
 	}
 	c.Flags().StringVarP(&selector, "selector", "l", "", "labels of the devices, as in 'site=hall-1,!retired'")
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on and print what changes")
 	return c
+}
+
+// showAll shows a list, or says that it is empty.
+func (e *env) showAll(k kind, items []object, single bool) error {
+	if len(items) == 0 && e.output != "json" && e.output != "yaml" {
+		what := "no " + k.name
+		if k.name == "quarantine" {
+			what = "no releases in quarantine"
+		}
+		fmt.Fprintf(e.err, "There are %s here.\n", what)
+		return nil
+	}
+	return e.show(k, items, single)
 }
 
 func kindNames() string {
@@ -369,13 +385,34 @@ func (e *env) documents(file string) ([]object, error) {
 			return nil, usage("read %s: %w", file, err)
 		}
 		if len(o) > 0 {
-			out = append(out, o)
+			out = append(out, asWritten(o).(object))
 		}
 	}
 	if len(out) == 0 {
 		return nil, usage("%s holds no document", file)
 	}
 	return out, nil
+}
+
+// asWritten undoes YAML's reading of 2026-12-24 as a time: the contract wants
+// the text.
+func asWritten(v any) any {
+	switch x := v.(type) {
+	case object:
+		for k := range x {
+			x[k] = asWritten(x[k])
+		}
+	case []any:
+		for i := range x {
+			x[i] = asWritten(x[i])
+		}
+	case time.Time:
+		if x.Equal(x.Truncate(24 * time.Hour)) {
+			return x.Format(time.DateOnly)
+		}
+		return x.Format(time.RFC3339Nano)
+	}
+	return v
 }
 
 func (e *env) query() url.Values {

@@ -1,30 +1,23 @@
 package ctl
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"strconv"
-	"sync/atomic"
-	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 )
 
 func (e *env) rollout() *cobra.Command {
 	c := &cobra.Command{Use: "rollout", Aliases: []string{"rollouts"}, Short: "Start, watch, steer and explain rollouts"}
-	c.AddCommand(e.rolloutList(), e.rolloutDevices(), e.rolloutStart(), e.rolloutWatch(), e.rolloutWhy())
+	c.AddCommand(e.rolloutList(), e.rolloutDevices(), e.rolloutPreview(), e.rolloutStart(), e.rolloutWatch(), e.rolloutWhy(), e.rolloutReplay())
 	for _, a := range []struct{ name, short string }{
 		{"pause", "Stop offers and activations; what acts keeps acting"},
 		{"resume", "Go on after a pause"},
 		{"abort", "End it; devices that activated go back to the release before"},
 		{"promote", "End the wave on its way as passed"},
 		{"approve", "Consent to the next wave"},
+		{"undo", "Take it back, promoted or not; devices go back to the release before"},
 	} {
 		c.AddCommand(e.rolloutAction(a.name, a.short))
 	}
@@ -136,13 +129,11 @@ func (e *env) showWaves(o object) error {
 	if e.output == "json" || e.output == "yaml" {
 		return e.answer(o)
 	}
-	// Later waves are drawn when their turn comes, so the hub has numbers for
-	// the first alone.
-	t := e.newTable("WAVE", "SIZE", "DRAWN", "SOAK", "APPROVALS")
+	t := e.newTable("WAVE", "SIZE", "DEVICES", "SOAK", "APPROVALS")
 	waves, _ := at(o, "status.waves").([]any)
 	specs, _ := at(o, "spec.policySpec.waves").([]any)
 	for i, w := range waves {
-		size, drawn, soak := "all that match", "later", "-"
+		size := "all that match"
 		if i < len(specs) {
 			if n := at(specs[i], "devices"); n != nil {
 				size = cell(n)
@@ -150,13 +141,7 @@ func (e *env) showWaves(o object) error {
 				size = fmt.Sprintf("to %.4g%%", 100*share)
 			}
 		}
-		if n := number(w, "counts.devices"); n > 0 {
-			drawn = strconv.Itoa(n)
-		}
-		if s, ok := at(w, "soakSeconds").(float64); ok {
-			soak = time.Duration(s * float64(time.Second)).String()
-		}
-		t.row(cell(at(w, "name")), size, drawn, soak, cell(at(w, "approvalsNeeded")))
+		t.row(cell(at(w, "name")), size, cell(at(w, "counts.devices")), duration(at(w, "soakSeconds")), cell(at(w, "approvalsNeeded")))
 	}
 	return t.flush()
 }
@@ -188,81 +173,6 @@ func (e *env) rolloutAction(name, short string) *cobra.Command {
 		},
 	}
 	return e.mutating(c, true)
-}
-
-func (e *env) rolloutWatch() *cobra.Command {
-	return &cobra.Command{
-		Use: "watch ROLLOUT", Short: "Follow a rollout to its end", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
-		Long:    "watch shows where the rollout stands until it has ended, or --timeout is over.\nExit code 0: promoted; 1: it ended otherwise; 6: it had not ended in time.",
-		Example: "  swellctl rollout watch pump-anomaly-1",
-		RunE: func(c *cobra.Command, a []string) error {
-			h, err := e.hub()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := e.following(c.Context())
-			defer cancel()
-			return e.watch(ctx, h, a[0])
-		},
-	}
-}
-
-// errNotPromoted is the outcome of a rollout that ended otherwise.
-var errNotPromoted = errors.New("the rollout was not promoted")
-
-// watch shows a bar on a terminal and a line for each change elsewhere.
-func (e *env) watch(ctx context.Context, h *hub, name string) error {
-	var bar *mpb.Bar
-	var progress *mpb.Progress
-	last := ""
-	show := func(o object) {
-		done, of := number(o, "status.counts.done"), number(o, "status.counts.devices")
-		line := fmt.Sprintf("%s: %d of %d devices done. %s", stateOf(o), done, of, cell(at(o, "status.message")))
-		if line != last {
-			fmt.Fprintf(e.err, "%s  %s\n", time.Now().Format(time.TimeOnly), line)
-			last = line
-		}
-	}
-	if terminal(e.err) && os.Getenv("TERM") != "dumb" {
-		progress = mpb.NewWithContext(ctx, mpb.WithOutput(e.err), mpb.WithRefreshRate(200*time.Millisecond))
-		var message atomic.Value // written here, read by the bar's own goroutine
-		message.Store("")
-		bar = progress.AddBar(0, mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d of %d devices")),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return message.Load().(string) })))
-		show = func(o object) {
-			bar.SetTotal(int64(number(o, "status.counts.devices")), false)
-			bar.SetCurrent(int64(number(o, "status.counts.done")))
-			message.Store(stateOf(o) + ": " + cell(at(o, "status.message")))
-		}
-	}
-	var end object
-	err := e.poll(ctx, func(ctx context.Context) (bool, error) {
-		var o object
-		if err := h.get(ctx, "/rollouts/"+url.PathEscape(name), nil, &o); err != nil {
-			return false, err
-		}
-		show(o)
-		end = o
-		switch stateOf(o) {
-		case "promoted", "aborted", "failed", "superseded":
-			return true, nil
-		}
-		return false, nil
-	})
-	if bar != nil {
-		bar.Abort(true)
-		progress.Wait()
-		if end != nil {
-			fmt.Fprintf(e.err, "%s: %d of %d devices done. %s\n", stateOf(end), number(end, "status.counts.done"), number(end, "status.counts.devices"), cell(at(end, "status.message")))
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if s := stateOf(end); s != "promoted" {
-		return fmt.Errorf("%w: %s: %s", errNotPromoted, s, cell(at(end, "status.message")))
-	}
-	return nil
 }
 
 // answer prints an object that the hub answered with, where -o asks for it.

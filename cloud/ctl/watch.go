@@ -19,55 +19,79 @@ const restBetween = time.Second
 // getChanges prints what read returns, and again what of it has changed each
 // time the hub says that something has. It ends well when ctx does.
 func (e *env) getChanges(ctx context.Context, h *hub, k kind, read func(context.Context) ([]object, error)) error {
-	if k.listed || k.name == "users" {
+	if k.listed && k.name != "freezes" && k.name != "quarantine" || k.name == "users" {
 		return usage("the hub does not tell of changes to %s: leave out -w", k.name)
 	}
-	changed, ended, err := h.changes(ctx, k.object)
+	cols := e.columns(k)
+	w := &watcher{e: e, k: k, cols: cols, t: e.newTable(heads(cols)...), seen: map[string][]string{}}
+	again := e.patience()
+	for {
+		err := e.follow(ctx, h, w, read, again)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err = again.after(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// follow opens the hub's stream and prints what changes until the stream ends.
+// What changed while there was no stream is found by the first look.
+func (e *env) follow(ctx context.Context, h *hub, w *watcher, read func(context.Context) ([]object, error), again *patience) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // closes the stream
+	changed, ended, err := h.changes(ctx, w.k.object)
 	if err != nil {
 		return err
 	}
-	cols := e.columns(k)
-	t := e.newTable(heads(cols)...)
-	seen := map[string][]string{}
 	for {
 		one, cancel := e.within(ctx)
 		items, err := read(one)
 		cancel()
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
 			return err
 		}
-		for _, o := range items {
-			row := cells(e.stable(cols), o)
-			if slices.Equal(seen[k.nameOf(o)], row) {
-				continue
-			}
-			seen[k.nameOf(o)] = row
-			if err := e.showOne(k, t, cols, o); err != nil {
-				return err
-			}
-		}
-		if err := t.flush(); err != nil {
+		again.over()
+		if err := w.print(items); err != nil {
 			return err
 		}
 		select {
 		case <-changed:
 		case err := <-ended:
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("the hub ended the stream of changes: %w: run the command again", err)
+			return err
 		}
 		rest := time.NewTimer(restBetween)
 		select {
 		case <-rest.C:
 		case <-ctx.Done():
 			rest.Stop()
-			return nil
+			return ctx.Err()
 		}
 	}
+}
+
+// watcher prints what of a list is new.
+type watcher struct {
+	e    *env
+	k    kind
+	cols []column
+	t    *table
+	seen map[string][]string
+}
+
+func (w *watcher) print(items []object) error {
+	for _, o := range items {
+		row := cells(w.e.stable(w.cols), o)
+		if slices.Equal(w.seen[w.k.nameOf(o)], row) {
+			continue
+		}
+		w.seen[w.k.nameOf(o)] = row
+		if err := w.e.showOne(w.k, w.t, w.cols, o); err != nil {
+			return err
+		}
+	}
+	return w.t.flush()
 }
 
 // stable leaves out columns that change by themselves.
@@ -125,4 +149,4 @@ func (h *hub) changes(ctx context.Context, object string) (changed <-chan struct
 	return dirty, end, nil
 }
 
-var errStreamEnded = errors.New("it was closed")
+var errStreamEnded = errors.New("the hub ended the stream of changes")

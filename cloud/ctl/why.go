@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +16,10 @@ func (e *env) rolloutWhy() *cobra.Command {
 	c := &cobra.Command{
 		Use: "why ROLLOUT", Short: "Explain what the planner decided, from the stored evidence", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: e.names("rollouts"),
 		Long: `why shows each decision that changed or held something, newest first: when, in
-which wave, what it came to, and every gate with its value, what it must be, and
-how much was counted. -o wide shows whole sentences, -o json the evidence.`,
+which wave, what it came to and why in one paragraph, and every gate with its
+value, what it must be, how much was counted, and its e-values. -o wide shows
+whole sentences; -o json and yaml show the evidence of each decision, every
+device as the planner saw it.`,
 		Example: "  swellctl rollout why pump-anomaly-1",
 		RunE: func(c *cobra.Command, a []string) error {
 			if limit < 1 || limit > 10000 {
@@ -42,6 +45,13 @@ how much was counted. -o wide shows whole sentences, -o json the evidence.`,
 			}
 			if err := h.get(ctx, "/rollouts/"+url.PathEscape(a[0])+"/decisions", url.Values{"limit": {strconv.Itoa(limit)}}, &page); err != nil {
 				return err
+			}
+			if e.output == "json" || e.output == "yaml" {
+				for i, d := range page.Items {
+					if err := h.get(ctx, "/rollouts/"+url.PathEscape(a[0])+"/decisions/"+url.PathEscape(cell(d["id"])), nil, &page.Items[i]); err != nil {
+						return err
+					}
+				}
 			}
 			if e.output != "table" && e.output != "wide" {
 				return e.show(kind{columns: []column{{path: "id"}}}, page.Items, false)
@@ -80,25 +90,22 @@ func (e *env) decision(ro, d object) error {
 		head += "  by " + cell(d["actor"])
 	}
 	fmt.Fprintln(e.out, head)
-	summary := cell(d["summary"])
-	fmt.Fprintln(e.out, wrap(summary, "  "))
-	reasons, _ := d["reasons"].([]any)
-	for _, r := range reasons {
-		if text := fmt.Sprint(r); text != summary {
-			fmt.Fprintln(e.out, wrap("· "+text, "  "))
-		}
-	}
+	fmt.Fprintln(e.out, wrap(sentence(d), "  "))
 	for _, n := range []struct{ key, text string }{{"assigned", "offered or leased: "}, {"revoked", "called back: "}} {
 		if names, _ := d[n.key].([]any); len(names) > 0 {
 			fmt.Fprintln(e.out, wrap(n.text+join(names), "  "))
 		}
 	}
-	gates, _ := d["gates"].([]any)
+	return e.gates(items(d, "gates"), "    ")
+}
+
+// gates prints gates with their numbers.
+func (e *env) gates(gates []any, indent string) error {
 	if len(gates) == 0 {
 		return nil
 	}
-	t := e.newTable("VERDICT", "GATE", "VALUE", "MUST BE", "COUNTED", "WHY")
-	t.indent = "    "
+	t := e.newTable("VERDICT", "GATE", "VALUE", "MUST BE", "COUNTED", "E-VALUE", "WHY")
+	t.indent = indent
 	for _, g := range gates {
 		must := "-"
 		if th := at(g, "threshold"); th != nil {
@@ -108,10 +115,40 @@ func (e *env) decision(ro, d object) error {
 		if n := at(g, "n"); n != nil {
 			counted = strings.TrimSpace(cell(n) + " " + orEmpty(at(g, "nUnit")))
 		}
+		evidence := "-"
+		if limit := at(g, "eLimit"); limit != nil && at(g, "eHarm") != nil {
+			evidence = fmt.Sprintf("harm %s safe %s of %s", cell(at(g, "eHarm")), cell(at(g, "eSafe")), cell(limit))
+		}
 		value := strings.TrimSpace(cell(at(g, "value")) + " " + orEmpty(at(g, "unit")))
-		t.row(cell(at(g, "verdict")), cell(at(g, "name")), value, must, counted, cell(at(g, "message")))
+		t.row(cell(at(g, "verdict")), gateName(g), value, must, counted, evidence, cell(at(g, "message")))
 	}
 	return t.flush()
+}
+
+// sentence says what was decided and why in one go: the state, the planner's
+// summary, the gates that decided with their numbers, and what else it minded.
+func sentence(d object) string {
+	summary := strings.TrimRight(cell(d["summary"]), ".")
+	said := []string{summary}
+	if state := cell(d["state"]); !strings.Contains(summary, state) {
+		said[0] = state + ": " + summary
+	}
+	for _, want := range []string{"FAIL", "INCONCLUSIVE"} {
+		for _, g := range items(d, "gates") {
+			if message := cell(at(g, "message")); cell(at(g, "verdict")) == want && !strings.Contains(summary, message) {
+				said = append(said, gateName(g)+": "+message)
+			}
+		}
+		if len(said) > 1 {
+			break // where one fails, those that wait explain nothing
+		}
+	}
+	for _, r := range items(d, "reasons") {
+		if text := strings.TrimRight(fmt.Sprint(r), "."); !slices.Contains(said, text) && text != summary {
+			said = append(said, text)
+		}
+	}
+	return strings.Join(said, "; ") + "."
 }
 
 func orEmpty(v any) string {

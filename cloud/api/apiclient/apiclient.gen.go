@@ -191,6 +191,26 @@ type ClientInterface interface {
 	// Signs and publishes a build of the agent as the next release of its family. The body is the program itself; the hub makes the image. Roll it out by the id in the answer, as a model's release.
 	PublishFirmwareWithBody(ctx context.Context, params *PublishFirmwareParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListFreezes performs a GET /freezes (the `ListFreezes` operationId) request.
+	//
+	// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
+	ListFreezes(ctx context.Context, params *ListFreezesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateFreezeWithBody performs a POST /freezes (the `CreateFreeze` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Answers 409 when there is one of this name.
+	CreateFreezeWithBody(ctx context.Context, params *CreateFreezeParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateFreeze performs a POST /freezes (the `CreateFreeze` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// Answers 409 when there is one of this name.
+	CreateFreeze(ctx context.Context, params *CreateFreezeParams, body CreateFreezeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// LiftFreeze performs a DELETE /freezes/{name} (the `LiftFreeze` operationId) request.
+	LiftFreeze(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetHealth performs a GET /health (the `GetHealth` operationId) request.
 	GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -213,6 +233,26 @@ type ClientInterface interface {
 
 	// GetOverview performs a GET /overview (the `GetOverview` operationId) request.
 	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListQuarantine performs a GET /quarantine (the `ListQuarantine` operationId) request.
+	//
+	// Releases that no rollout offers, newest first.
+	ListQuarantine(ctx context.Context, params *ListQuarantineParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// QuarantineReleaseWithBody performs a POST /quarantine (the `QuarantineRelease` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// No rollout offers the release from now on, and one that does goes back, whatever its state.
+	QuarantineReleaseWithBody(ctx context.Context, params *QuarantineReleaseParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// QuarantineRelease performs a POST /quarantine (the `QuarantineRelease` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// No rollout offers the release from now on, and one that does goes back, whatever its state.
+	QuarantineRelease(ctx context.Context, params *QuarantineReleaseParams, body QuarantineReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// LiftQuarantine performs a DELETE /quarantine/{digest} (the `LiftQuarantine` operationId) request.
+	LiftQuarantine(ctx context.Context, digest Digest, params *LiftQuarantineParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRetrainPolicies performs a GET /retrain-policies (the `ListRetrainPolicies` operationId) request.
 	ListRetrainPolicies(ctx context.Context, params *ListRetrainPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -267,6 +307,22 @@ type ClientInterface interface {
 	// Starts a release's rollout under a policy. With dryRun the answer holds the waves it would have.
 	CreateRollout(ctx context.Context, params *CreateRolloutParams, body CreateRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// PreviewRolloutWithBody performs a POST /rollouts/preview (the `PreviewRollout` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// What a rollout would do if it were started now, and whether it could be: who is in which
+	// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+	// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+	PreviewRolloutWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PreviewRollout performs a POST /rollouts/preview (the `PreviewRollout` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// What a rollout would do if it were started now, and whether it could be: who is in which
+	// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+	// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+	PreviewRollout(ctx context.Context, body PreviewRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetRollout performs a GET /rollouts/{name} (the `GetRollout` operationId) request.
 	GetRollout(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -287,21 +343,48 @@ type ClientInterface interface {
 
 	// PromoteRollout performs a POST /rollouts/{name}/actions/promote (the `PromoteRollout` operationId) request.
 	//
-	// Passes the current wave by a person's word where a gate is INCONCLUSIVE. A gate that says FAIL cannot be overruled (409).
+	// The wave after the one on its way takes all devices that are left. Every gate still has to pass. Answers 409 in the last wave.
 	PromoteRollout(ctx context.Context, name Name, params *PromoteRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResumeRollout performs a POST /rollouts/{name}/actions/resume (the `ResumeRollout` operationId) request.
 	ResumeRollout(ctx context.Context, name Name, params *ResumeRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// UndoRollout performs a POST /rollouts/{name}/actions/undo (the `UndoRollout` operationId) request.
+	//
+	// Takes the rollout back, in any state: one that waits its turn ends, one that is under way
+	// is aborted, one that was promoted sends its devices back to the release before. Answers
+	// 409 where there is nothing to go back to.
+	UndoRollout(ctx context.Context, name Name, params *UndoRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListRolloutDecisions performs a GET /rollouts/{name}/decisions (the `ListRolloutDecisions` operationId) request.
 	//
-	// Why - each decision that changed or held something, with its stored evidence, newest first.
+	// Why - each decision that changed or held something, newest first. Its evidence, every
+	// device as the planner saw it, is in the answer for one decision.
 	ListRolloutDecisions(ctx context.Context, name Name, params *ListRolloutDecisionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRolloutDecision performs a GET /rollouts/{name}/decisions/{id} (the `GetRolloutDecision` operationId) request.
+	GetRolloutDecision(ctx context.Context, name Name, id ID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRolloutDevices performs a GET /rollouts/{name}/devices (the `ListRolloutDevices` operationId) request.
 	//
 	// Every device of the rollout with its state in it, by wave and name.
 	ListRolloutDevices(ctx context.Context, name Name, params *ListRolloutDevicesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplayRolloutWithBody performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// What another policy would have decided on the stored evidence. After the first decision
+	// that tells devices something else, the record no longer says what devices would have
+	// done: the answer goes on only as far as the evidence supports, and says so.
+	ReplayRolloutWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplayRollout performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// What another policy would have decided on the stored evidence. After the first decision
+	// that tells devices something else, the record no longer says what devices would have
+	// done: the answer goes on only as far as the evidence supports, and says so.
+	ReplayRollout(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// QuerySeries performs a GET /series (the `QuerySeries` operationId) request.
 	//
@@ -698,6 +781,66 @@ func (c *Client) PublishFirmwareWithBody(ctx context.Context, params *PublishFir
 	return c.Client.Do(req)
 }
 
+// ListFreezes performs a GET /freezes (the `ListFreezes` operationId) request.
+//
+// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
+func (c *Client) ListFreezes(ctx context.Context, params *ListFreezesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFreezesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateFreezeWithBody performs a POST /freezes (the `CreateFreeze` operationId) request,
+// with any type of body and a specified content type.
+//
+// Answers 409 when there is one of this name.
+func (c *Client) CreateFreezeWithBody(ctx context.Context, params *CreateFreezeParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateFreezeRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateFreeze performs a POST /freezes (the `CreateFreeze` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// Answers 409 when there is one of this name.
+func (c *Client) CreateFreeze(ctx context.Context, params *CreateFreezeParams, body CreateFreezeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateFreezeRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// LiftFreeze performs a DELETE /freezes/{name} (the `LiftFreeze` operationId) request.
+func (c *Client) LiftFreeze(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewLiftFreezeRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetHealth performs a GET /health (the `GetHealth` operationId) request.
 func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHealthRequest(c.Server)
@@ -781,6 +924,66 @@ func (c *Client) VerifyModelVersion(ctx context.Context, name Name, counter Coun
 // GetOverview performs a GET /overview (the `GetOverview` operationId) request.
 func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetOverviewRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListQuarantine performs a GET /quarantine (the `ListQuarantine` operationId) request.
+//
+// Releases that no rollout offers, newest first.
+func (c *Client) ListQuarantine(ctx context.Context, params *ListQuarantineParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListQuarantineRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// QuarantineReleaseWithBody performs a POST /quarantine (the `QuarantineRelease` operationId) request,
+// with any type of body and a specified content type.
+//
+// No rollout offers the release from now on, and one that does goes back, whatever its state.
+func (c *Client) QuarantineReleaseWithBody(ctx context.Context, params *QuarantineReleaseParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewQuarantineReleaseRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// QuarantineRelease performs a POST /quarantine (the `QuarantineRelease` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// No rollout offers the release from now on, and one that does goes back, whatever its state.
+func (c *Client) QuarantineRelease(ctx context.Context, params *QuarantineReleaseParams, body QuarantineReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewQuarantineReleaseRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// LiftQuarantine performs a DELETE /quarantine/{digest} (the `LiftQuarantine` operationId) request.
+func (c *Client) LiftQuarantine(ctx context.Context, digest Digest, params *LiftQuarantineParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewLiftQuarantineRequest(c.Server, digest, params)
 	if err != nil {
 		return nil, err
 	}
@@ -954,6 +1157,42 @@ func (c *Client) CreateRollout(ctx context.Context, params *CreateRolloutParams,
 	return c.Client.Do(req)
 }
 
+// PreviewRolloutWithBody performs a POST /rollouts/preview (the `PreviewRollout` operationId) request,
+// with any type of body and a specified content type.
+//
+// What a rollout would do if it were started now, and whether it could be: who is in which
+// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+func (c *Client) PreviewRolloutWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPreviewRolloutRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PreviewRollout performs a POST /rollouts/preview (the `PreviewRollout` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// What a rollout would do if it were started now, and whether it could be: who is in which
+// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+func (c *Client) PreviewRollout(ctx context.Context, body PreviewRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPreviewRolloutRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetRollout performs a GET /rollouts/{name} (the `GetRollout` operationId) request.
 func (c *Client) GetRollout(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetRolloutRequest(c.Server, name)
@@ -1014,7 +1253,7 @@ func (c *Client) PauseRollout(ctx context.Context, name Name, params *PauseRollo
 
 // PromoteRollout performs a POST /rollouts/{name}/actions/promote (the `PromoteRollout` operationId) request.
 //
-// Passes the current wave by a person's word where a gate is INCONCLUSIVE. A gate that says FAIL cannot be overruled (409).
+// The wave after the one on its way takes all devices that are left. Every gate still has to pass. Answers 409 in the last wave.
 func (c *Client) PromoteRollout(ctx context.Context, name Name, params *PromoteRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPromoteRolloutRequest(c.Server, name, params)
 	if err != nil {
@@ -1040,11 +1279,42 @@ func (c *Client) ResumeRollout(ctx context.Context, name Name, params *ResumeRol
 	return c.Client.Do(req)
 }
 
+// UndoRollout performs a POST /rollouts/{name}/actions/undo (the `UndoRollout` operationId) request.
+//
+// Takes the rollout back, in any state: one that waits its turn ends, one that is under way
+// is aborted, one that was promoted sends its devices back to the release before. Answers
+// 409 where there is nothing to go back to.
+func (c *Client) UndoRollout(ctx context.Context, name Name, params *UndoRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUndoRolloutRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListRolloutDecisions performs a GET /rollouts/{name}/decisions (the `ListRolloutDecisions` operationId) request.
 //
-// Why - each decision that changed or held something, with its stored evidence, newest first.
+// Why - each decision that changed or held something, newest first. Its evidence, every
+// device as the planner saw it, is in the answer for one decision.
 func (c *Client) ListRolloutDecisions(ctx context.Context, name Name, params *ListRolloutDecisionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListRolloutDecisionsRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRolloutDecision performs a GET /rollouts/{name}/decisions/{id} (the `GetRolloutDecision` operationId) request.
+func (c *Client) GetRolloutDecision(ctx context.Context, name Name, id ID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRolloutDecisionRequest(c.Server, name, id)
 	if err != nil {
 		return nil, err
 	}
@@ -1060,6 +1330,42 @@ func (c *Client) ListRolloutDecisions(ctx context.Context, name Name, params *Li
 // Every device of the rollout with its state in it, by wave and name.
 func (c *Client) ListRolloutDevices(ctx context.Context, name Name, params *ListRolloutDevicesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListRolloutDevicesRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplayRolloutWithBody performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request,
+// with any type of body and a specified content type.
+//
+// What another policy would have decided on the stored evidence. After the first decision
+// that tells devices something else, the record no longer says what devices would have
+// done: the answer goes on only as far as the evidence supports, and says so.
+func (c *Client) ReplayRolloutWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplayRolloutRequestWithBody(c.Server, name, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplayRollout performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// What another policy would have decided on the stored evidence. After the first decision
+// that tells devices something else, the record no longer says what devices would have
+// done: the answer goes on only as far as the evidence supports, and says so.
+func (c *Client) ReplayRollout(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplayRolloutRequest(c.Server, name, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2519,6 +2825,231 @@ func NewPublishFirmwareRequestWithBody(server string, params *PublishFirmwarePar
 	return req, nil
 }
 
+// NewListFreezesRequest constructs an http.Request for the ListFreezes method
+func NewListFreezesRequest(server string, params *ListFreezesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/freezes")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateFreezeRequest calls the generic CreateFreeze builder with application/json body
+func NewCreateFreezeRequest(server string, params *CreateFreezeParams, body CreateFreezeJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateFreezeRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateFreezeRequestWithBody constructs an http.Request for the CreateFreeze method, with any body, and a specified content type
+func NewCreateFreezeRequestWithBody(server string, params *CreateFreezeParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/freezes")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewLiftFreezeRequest constructs an http.Request for the LiftFreeze method
+func NewLiftFreezeRequest(server string, name Name, params *LiftFreezeParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/freezes/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetHealthRequest constructs an http.Request for the GetHealth method
 func NewGetHealthRequest(server string) (*http.Request, error) {
 	var err error
@@ -2821,6 +3352,231 @@ func NewGetOverviewRequest(server string) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListQuarantineRequest constructs an http.Request for the ListQuarantine method
+func NewListQuarantineRequest(server string, params *ListQuarantineParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/quarantine")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewQuarantineReleaseRequest calls the generic QuarantineRelease builder with application/json body
+func NewQuarantineReleaseRequest(server string, params *QuarantineReleaseParams, body QuarantineReleaseJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewQuarantineReleaseRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewQuarantineReleaseRequestWithBody constructs an http.Request for the QuarantineRelease method, with any body, and a specified content type
+func NewQuarantineReleaseRequestWithBody(server string, params *QuarantineReleaseParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/quarantine")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewLiftQuarantineRequest constructs an http.Request for the LiftQuarantine method
+func NewLiftQuarantineRequest(server string, digest Digest, params *LiftQuarantineParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/quarantine/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -3384,6 +4140,46 @@ func NewCreateRolloutRequestWithBody(server string, params *CreateRolloutParams,
 	return req, nil
 }
 
+// NewPreviewRolloutRequest calls the generic PreviewRollout builder with application/json body
+func NewPreviewRolloutRequest(server string, body PreviewRolloutJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPreviewRolloutRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewPreviewRolloutRequestWithBody constructs an http.Request for the PreviewRollout method, with any body, and a specified content type
+func NewPreviewRolloutRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/rollouts/preview")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetRolloutRequest constructs an http.Request for the GetRollout method
 func NewGetRolloutRequest(server string, name Name) (*http.Request, error) {
 	var err error
@@ -3763,6 +4559,75 @@ func NewResumeRolloutRequest(server string, name Name, params *ResumeRolloutPara
 	return req, nil
 }
 
+// NewUndoRolloutRequest constructs an http.Request for the UndoRollout method
+func NewUndoRolloutRequest(server string, name Name, params *UndoRolloutParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/rollouts/%s/actions/undo", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListRolloutDecisionsRequest constructs an http.Request for the ListRolloutDecisions method
 func NewListRolloutDecisionsRequest(server string, name Name, params *ListRolloutDecisionsParams) (*http.Request, error) {
 	var err error
@@ -3826,6 +4691,47 @@ func NewListRolloutDecisionsRequest(server string, name Name, params *ListRollou
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRolloutDecisionRequest constructs an http.Request for the GetRolloutDecision method
+func NewGetRolloutDecisionRequest(server string, name Name, id ID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/rollouts/%s/decisions/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -3905,6 +4811,53 @@ func NewListRolloutDevicesRequest(server string, name Name, params *ListRolloutD
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewReplayRolloutRequest calls the generic ReplayRollout builder with application/json body
+func NewReplayRolloutRequest(server string, name Name, body ReplayRolloutJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReplayRolloutRequestWithBody(server, name, "application/json", bodyReader)
+}
+
+// NewReplayRolloutRequestWithBody constructs an http.Request for the ReplayRollout method, with any body, and a specified content type
+func NewReplayRolloutRequestWithBody(server string, name Name, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/rollouts/%s/replay", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -4926,6 +5879,32 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	PublishFirmwareWithBodyWithResponse(ctx context.Context, params *PublishFirmwareParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error)
 
+	// ListFreezesWithResponse performs a GET /freezes (the `ListFreezes` operationId) request.
+	//
+	// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListFreezesWithResponse(ctx context.Context, params *ListFreezesParams, reqEditors ...RequestEditorFn) (*ListFreezesResponse, error)
+
+	// CreateFreezeWithBodyWithResponse performs a POST /freezes (the `CreateFreeze` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Answers 409 when there is one of this name.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	CreateFreezeWithBodyWithResponse(ctx context.Context, params *CreateFreezeParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateFreezeResponse, error)
+
+	// CreateFreezeWithResponse performs a POST /freezes (the `CreateFreeze` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Answers 409 when there is one of this name.
+	CreateFreezeWithResponse(ctx context.Context, params *CreateFreezeParams, body CreateFreezeJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateFreezeResponse, error)
+
+	// LiftFreezeWithResponse performs a DELETE /freezes/{name} (the `LiftFreeze` operationId) request.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	LiftFreezeWithResponse(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*LiftFreezeResponse, error)
+
 	// GetHealthWithResponse performs a GET /health (the `GetHealth` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4962,6 +5941,32 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	GetOverviewWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOverviewResponse, error)
+
+	// ListQuarantineWithResponse performs a GET /quarantine (the `ListQuarantine` operationId) request.
+	//
+	// Releases that no rollout offers, newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListQuarantineWithResponse(ctx context.Context, params *ListQuarantineParams, reqEditors ...RequestEditorFn) (*ListQuarantineResponse, error)
+
+	// QuarantineReleaseWithBodyWithResponse performs a POST /quarantine (the `QuarantineRelease` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// No rollout offers the release from now on, and one that does goes back, whatever its state.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	QuarantineReleaseWithBodyWithResponse(ctx context.Context, params *QuarantineReleaseParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*QuarantineReleaseResponse, error)
+
+	// QuarantineReleaseWithResponse performs a POST /quarantine (the `QuarantineRelease` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// No rollout offers the release from now on, and one that does goes back, whatever its state.
+	QuarantineReleaseWithResponse(ctx context.Context, params *QuarantineReleaseParams, body QuarantineReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*QuarantineReleaseResponse, error)
+
+	// LiftQuarantineWithResponse performs a DELETE /quarantine/{digest} (the `LiftQuarantine` operationId) request.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	LiftQuarantineWithResponse(ctx context.Context, digest Digest, params *LiftQuarantineParams, reqEditors ...RequestEditorFn) (*LiftQuarantineResponse, error)
 
 	// ListRetrainPoliciesWithResponse performs a GET /retrain-policies (the `ListRetrainPolicies` operationId) request.
 	//
@@ -5032,6 +6037,24 @@ type ClientWithResponsesInterface interface {
 	// Starts a release's rollout under a policy. With dryRun the answer holds the waves it would have.
 	CreateRolloutWithResponse(ctx context.Context, params *CreateRolloutParams, body CreateRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRolloutResponse, error)
 
+	// PreviewRolloutWithBodyWithResponse performs a POST /rollouts/preview (the `PreviewRollout` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// What a rollout would do if it were started now, and whether it could be: who is in which
+	// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+	// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	PreviewRolloutWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PreviewRolloutResponse, error)
+
+	// PreviewRolloutWithResponse performs a POST /rollouts/preview (the `PreviewRollout` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// What a rollout would do if it were started now, and whether it could be: who is in which
+	// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+	// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+	PreviewRolloutWithResponse(ctx context.Context, body PreviewRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*PreviewRolloutResponse, error)
+
 	// GetRolloutWithResponse performs a GET /rollouts/{name} (the `GetRollout` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -5060,7 +6083,7 @@ type ClientWithResponsesInterface interface {
 
 	// PromoteRolloutWithResponse performs a POST /rollouts/{name}/actions/promote (the `PromoteRollout` operationId) request.
 	//
-	// Passes the current wave by a person's word where a gate is INCONCLUSIVE. A gate that says FAIL cannot be overruled (409).
+	// The wave after the one on its way takes all devices that are left. Every gate still has to pass. Answers 409 in the last wave.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	PromoteRolloutWithResponse(ctx context.Context, name Name, params *PromoteRolloutParams, reqEditors ...RequestEditorFn) (*PromoteRolloutResponse, error)
@@ -5070,12 +6093,27 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	ResumeRolloutWithResponse(ctx context.Context, name Name, params *ResumeRolloutParams, reqEditors ...RequestEditorFn) (*ResumeRolloutResponse, error)
 
+	// UndoRolloutWithResponse performs a POST /rollouts/{name}/actions/undo (the `UndoRollout` operationId) request.
+	//
+	// Takes the rollout back, in any state: one that waits its turn ends, one that is under way
+	// is aborted, one that was promoted sends its devices back to the release before. Answers
+	// 409 where there is nothing to go back to.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	UndoRolloutWithResponse(ctx context.Context, name Name, params *UndoRolloutParams, reqEditors ...RequestEditorFn) (*UndoRolloutResponse, error)
+
 	// ListRolloutDecisionsWithResponse performs a GET /rollouts/{name}/decisions (the `ListRolloutDecisions` operationId) request.
 	//
-	// Why - each decision that changed or held something, with its stored evidence, newest first.
+	// Why - each decision that changed or held something, newest first. Its evidence, every
+	// device as the planner saw it, is in the answer for one decision.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	ListRolloutDecisionsWithResponse(ctx context.Context, name Name, params *ListRolloutDecisionsParams, reqEditors ...RequestEditorFn) (*ListRolloutDecisionsResponse, error)
+
+	// GetRolloutDecisionWithResponse performs a GET /rollouts/{name}/decisions/{id} (the `GetRolloutDecision` operationId) request.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	GetRolloutDecisionWithResponse(ctx context.Context, name Name, id ID, reqEditors ...RequestEditorFn) (*GetRolloutDecisionResponse, error)
 
 	// ListRolloutDevicesWithResponse performs a GET /rollouts/{name}/devices (the `ListRolloutDevices` operationId) request.
 	//
@@ -5083,6 +6121,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	ListRolloutDevicesWithResponse(ctx context.Context, name Name, params *ListRolloutDevicesParams, reqEditors ...RequestEditorFn) (*ListRolloutDevicesResponse, error)
+
+	// ReplayRolloutWithBodyWithResponse performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// What another policy would have decided on the stored evidence. After the first decision
+	// that tells devices something else, the record no longer says what devices would have
+	// done: the answer goes on only as far as the evidence supports, and says so.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ReplayRolloutWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplayRolloutResponse, error)
+
+	// ReplayRolloutWithResponse performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// What another policy would have decided on the stored evidence. After the first decision
+	// that tells devices something else, the record no longer says what devices would have
+	// done: the answer goes on only as far as the evidence supports, and says so.
+	ReplayRolloutWithResponse(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplayRolloutResponse, error)
 
 	// QuerySeriesWithResponse performs a GET /series (the `QuerySeries` operationId) request.
 	//
@@ -6000,6 +7056,143 @@ func (r PublishFirmwareResponse) ContentType() string {
 	return ""
 }
 
+type ListFreezesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FreezeList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFreezesResponse) GetJSON200() *FreezeList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFreezesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFreezesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFreezesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFreezesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFreezesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateFreezeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Freeze
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateFreezeResponse) GetJSON201() *Freeze {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateFreezeResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateFreezeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateFreezeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateFreezeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateFreezeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type LiftFreezeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r LiftFreezeResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r LiftFreezeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r LiftFreezeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r LiftFreezeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r LiftFreezeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetHealthResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -6337,6 +7530,143 @@ func (r GetOverviewResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetOverviewResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListQuarantineResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *QuarantineList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListQuarantineResponse) GetJSON200() *QuarantineList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListQuarantineResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListQuarantineResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListQuarantineResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListQuarantineResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListQuarantineResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type QuarantineReleaseResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Quarantine
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r QuarantineReleaseResponse) GetJSON201() *Quarantine {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r QuarantineReleaseResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r QuarantineReleaseResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r QuarantineReleaseResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r QuarantineReleaseResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r QuarantineReleaseResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type LiftQuarantineResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r LiftQuarantineResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r LiftQuarantineResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r LiftQuarantineResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r LiftQuarantineResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r LiftQuarantineResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6727,6 +8057,54 @@ func (r CreateRolloutResponse) ContentType() string {
 	return ""
 }
 
+type PreviewRolloutResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RolloutPreview
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PreviewRolloutResponse) GetJSON200() *RolloutPreview {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PreviewRolloutResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PreviewRolloutResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PreviewRolloutResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PreviewRolloutResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PreviewRolloutResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetRolloutResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7015,6 +8393,54 @@ func (r ResumeRolloutResponse) ContentType() string {
 	return ""
 }
 
+type UndoRolloutResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Rollout
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UndoRolloutResponse) GetJSON200() *Rollout {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UndoRolloutResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UndoRolloutResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UndoRolloutResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UndoRolloutResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UndoRolloutResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRolloutDecisionsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7063,6 +8489,54 @@ func (r ListRolloutDecisionsResponse) ContentType() string {
 	return ""
 }
 
+type GetRolloutDecisionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RolloutDecision
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRolloutDecisionResponse) GetJSON200() *RolloutDecision {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRolloutDecisionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRolloutDecisionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRolloutDecisionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRolloutDecisionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRolloutDecisionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRolloutDevicesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7105,6 +8579,54 @@ func (r ListRolloutDevicesResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListRolloutDevicesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReplayRolloutResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RolloutReplay
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplayRolloutResponse) GetJSON200() *RolloutReplay {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplayRolloutResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplayRolloutResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplayRolloutResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplayRolloutResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplayRolloutResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8037,6 +9559,56 @@ func (c *ClientWithResponses) PublishFirmwareWithBodyWithResponse(ctx context.Co
 	return ParsePublishFirmwareResponse(rsp)
 }
 
+// ListFreezesWithResponse performs a GET /freezes (the `ListFreezes` operationId) request.
+//
+// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListFreezesWithResponse(ctx context.Context, params *ListFreezesParams, reqEditors ...RequestEditorFn) (*ListFreezesResponse, error) {
+	rsp, err := c.ListFreezes(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFreezesResponse(rsp)
+}
+
+// CreateFreezeWithBodyWithResponse performs a POST /freezes (the `CreateFreeze` operationId) request,
+// with any type of body and a specified content type.
+//
+// Answers 409 when there is one of this name.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) CreateFreezeWithBodyWithResponse(ctx context.Context, params *CreateFreezeParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateFreezeResponse, error) {
+	rsp, err := c.CreateFreezeWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateFreezeResponse(rsp)
+}
+
+// CreateFreezeWithResponse performs a POST /freezes (the `CreateFreeze` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Answers 409 when there is one of this name.
+func (c *ClientWithResponses) CreateFreezeWithResponse(ctx context.Context, params *CreateFreezeParams, body CreateFreezeJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateFreezeResponse, error) {
+	rsp, err := c.CreateFreeze(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateFreezeResponse(rsp)
+}
+
+// LiftFreezeWithResponse performs a DELETE /freezes/{name} (the `LiftFreeze` operationId) request.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) LiftFreezeWithResponse(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*LiftFreezeResponse, error) {
+	rsp, err := c.LiftFreeze(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseLiftFreezeResponse(rsp)
+}
+
 // GetHealthWithResponse performs a GET /health (the `GetHealth` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -8114,6 +9686,56 @@ func (c *ClientWithResponses) GetOverviewWithResponse(ctx context.Context, reqEd
 		return nil, err
 	}
 	return ParseGetOverviewResponse(rsp)
+}
+
+// ListQuarantineWithResponse performs a GET /quarantine (the `ListQuarantine` operationId) request.
+//
+// Releases that no rollout offers, newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListQuarantineWithResponse(ctx context.Context, params *ListQuarantineParams, reqEditors ...RequestEditorFn) (*ListQuarantineResponse, error) {
+	rsp, err := c.ListQuarantine(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListQuarantineResponse(rsp)
+}
+
+// QuarantineReleaseWithBodyWithResponse performs a POST /quarantine (the `QuarantineRelease` operationId) request,
+// with any type of body and a specified content type.
+//
+// No rollout offers the release from now on, and one that does goes back, whatever its state.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) QuarantineReleaseWithBodyWithResponse(ctx context.Context, params *QuarantineReleaseParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*QuarantineReleaseResponse, error) {
+	rsp, err := c.QuarantineReleaseWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseQuarantineReleaseResponse(rsp)
+}
+
+// QuarantineReleaseWithResponse performs a POST /quarantine (the `QuarantineRelease` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// No rollout offers the release from now on, and one that does goes back, whatever its state.
+func (c *ClientWithResponses) QuarantineReleaseWithResponse(ctx context.Context, params *QuarantineReleaseParams, body QuarantineReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*QuarantineReleaseResponse, error) {
+	rsp, err := c.QuarantineRelease(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseQuarantineReleaseResponse(rsp)
+}
+
+// LiftQuarantineWithResponse performs a DELETE /quarantine/{digest} (the `LiftQuarantine` operationId) request.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) LiftQuarantineWithResponse(ctx context.Context, digest Digest, params *LiftQuarantineParams, reqEditors ...RequestEditorFn) (*LiftQuarantineResponse, error) {
+	rsp, err := c.LiftQuarantine(ctx, digest, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseLiftQuarantineResponse(rsp)
 }
 
 // ListRetrainPoliciesWithResponse performs a GET /retrain-policies (the `ListRetrainPolicies` operationId) request.
@@ -8251,6 +9873,36 @@ func (c *ClientWithResponses) CreateRolloutWithResponse(ctx context.Context, par
 	return ParseCreateRolloutResponse(rsp)
 }
 
+// PreviewRolloutWithBodyWithResponse performs a POST /rollouts/preview (the `PreviewRollout` operationId) request,
+// with any type of body and a specified content type.
+//
+// What a rollout would do if it were started now, and whether it could be: who is in which
+// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) PreviewRolloutWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PreviewRolloutResponse, error) {
+	rsp, err := c.PreviewRolloutWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePreviewRolloutResponse(rsp)
+}
+
+// PreviewRolloutWithResponse performs a POST /rollouts/preview (the `PreviewRollout` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// What a rollout would do if it were started now, and whether it could be: who is in which
+// wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+// stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+func (c *ClientWithResponses) PreviewRolloutWithResponse(ctx context.Context, body PreviewRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*PreviewRolloutResponse, error) {
+	rsp, err := c.PreviewRollout(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePreviewRolloutResponse(rsp)
+}
+
 // GetRolloutWithResponse performs a GET /rollouts/{name} (the `GetRollout` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -8303,7 +9955,7 @@ func (c *ClientWithResponses) PauseRolloutWithResponse(ctx context.Context, name
 
 // PromoteRolloutWithResponse performs a POST /rollouts/{name}/actions/promote (the `PromoteRollout` operationId) request.
 //
-// Passes the current wave by a person's word where a gate is INCONCLUSIVE. A gate that says FAIL cannot be overruled (409).
+// The wave after the one on its way takes all devices that are left. Every gate still has to pass. Answers 409 in the last wave.
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) PromoteRolloutWithResponse(ctx context.Context, name Name, params *PromoteRolloutParams, reqEditors ...RequestEditorFn) (*PromoteRolloutResponse, error) {
@@ -8325,9 +9977,25 @@ func (c *ClientWithResponses) ResumeRolloutWithResponse(ctx context.Context, nam
 	return ParseResumeRolloutResponse(rsp)
 }
 
+// UndoRolloutWithResponse performs a POST /rollouts/{name}/actions/undo (the `UndoRollout` operationId) request.
+//
+// Takes the rollout back, in any state: one that waits its turn ends, one that is under way
+// is aborted, one that was promoted sends its devices back to the release before. Answers
+// 409 where there is nothing to go back to.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) UndoRolloutWithResponse(ctx context.Context, name Name, params *UndoRolloutParams, reqEditors ...RequestEditorFn) (*UndoRolloutResponse, error) {
+	rsp, err := c.UndoRollout(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUndoRolloutResponse(rsp)
+}
+
 // ListRolloutDecisionsWithResponse performs a GET /rollouts/{name}/decisions (the `ListRolloutDecisions` operationId) request.
 //
-// Why - each decision that changed or held something, with its stored evidence, newest first.
+// Why - each decision that changed or held something, newest first. Its evidence, every
+// device as the planner saw it, is in the answer for one decision.
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) ListRolloutDecisionsWithResponse(ctx context.Context, name Name, params *ListRolloutDecisionsParams, reqEditors ...RequestEditorFn) (*ListRolloutDecisionsResponse, error) {
@@ -8336,6 +10004,17 @@ func (c *ClientWithResponses) ListRolloutDecisionsWithResponse(ctx context.Conte
 		return nil, err
 	}
 	return ParseListRolloutDecisionsResponse(rsp)
+}
+
+// GetRolloutDecisionWithResponse performs a GET /rollouts/{name}/decisions/{id} (the `GetRolloutDecision` operationId) request.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) GetRolloutDecisionWithResponse(ctx context.Context, name Name, id ID, reqEditors ...RequestEditorFn) (*GetRolloutDecisionResponse, error) {
+	rsp, err := c.GetRolloutDecision(ctx, name, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRolloutDecisionResponse(rsp)
 }
 
 // ListRolloutDevicesWithResponse performs a GET /rollouts/{name}/devices (the `ListRolloutDevices` operationId) request.
@@ -8349,6 +10028,36 @@ func (c *ClientWithResponses) ListRolloutDevicesWithResponse(ctx context.Context
 		return nil, err
 	}
 	return ParseListRolloutDevicesResponse(rsp)
+}
+
+// ReplayRolloutWithBodyWithResponse performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request,
+// with any type of body and a specified content type.
+//
+// What another policy would have decided on the stored evidence. After the first decision
+// that tells devices something else, the record no longer says what devices would have
+// done: the answer goes on only as far as the evidence supports, and says so.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ReplayRolloutWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplayRolloutResponse, error) {
+	rsp, err := c.ReplayRolloutWithBody(ctx, name, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplayRolloutResponse(rsp)
+}
+
+// ReplayRolloutWithResponse performs a POST /rollouts/{name}/replay (the `ReplayRollout` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// What another policy would have decided on the stored evidence. After the first decision
+// that tells devices something else, the record no longer says what devices would have
+// done: the answer goes on only as far as the evidence supports, and says so.
+func (c *ClientWithResponses) ReplayRolloutWithResponse(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplayRolloutResponse, error) {
+	rsp, err := c.ReplayRollout(ctx, name, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplayRolloutResponse(rsp)
 }
 
 // QuerySeriesWithResponse performs a GET /series (the `QuerySeries` operationId) request.
@@ -9125,6 +10834,101 @@ func ParsePublishFirmwareResponse(rsp *http.Response) (*PublishFirmwareResponse,
 	return response, nil
 }
 
+// ParseListFreezesResponse parses an HTTP response from a ListFreezesWithResponse call
+func ParseListFreezesResponse(rsp *http.Response) (*ListFreezesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFreezesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FreezeList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateFreezeResponse parses an HTTP response from a CreateFreezeWithResponse call
+func ParseCreateFreezeResponse(rsp *http.Response) (*CreateFreezeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateFreezeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Freeze
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseLiftFreezeResponse parses an HTTP response from a LiftFreezeWithResponse call
+func ParseLiftFreezeResponse(rsp *http.Response) (*LiftFreezeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &LiftFreezeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetHealthResponse parses an HTTP response from a GetHealthWithResponse call
 func ParseGetHealthResponse(rsp *http.Response) (*GetHealthResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9350,6 +11154,101 @@ func ParseGetOverviewResponse(rsp *http.Response) (*GetOverviewResponse, error) 
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListQuarantineResponse parses an HTTP response from a ListQuarantineWithResponse call
+func ParseListQuarantineResponse(rsp *http.Response) (*ListQuarantineResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListQuarantineResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest QuarantineList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseQuarantineReleaseResponse parses an HTTP response from a QuarantineReleaseWithResponse call
+func ParseQuarantineReleaseResponse(rsp *http.Response) (*QuarantineReleaseResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &QuarantineReleaseResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Quarantine
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseLiftQuarantineResponse parses an HTTP response from a LiftQuarantineWithResponse call
+func ParseLiftQuarantineResponse(rsp *http.Response) (*LiftQuarantineResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &LiftQuarantineResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -9627,6 +11526,39 @@ func ParseCreateRolloutResponse(rsp *http.Response) (*CreateRolloutResponse, err
 	return response, nil
 }
 
+// ParsePreviewRolloutResponse parses an HTTP response from a PreviewRolloutWithResponse call
+func ParsePreviewRolloutResponse(rsp *http.Response) (*PreviewRolloutResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PreviewRolloutResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RolloutPreview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetRolloutResponse parses an HTTP response from a GetRolloutWithResponse call
 func ParseGetRolloutResponse(rsp *http.Response) (*GetRolloutResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9825,6 +11757,39 @@ func ParseResumeRolloutResponse(rsp *http.Response) (*ResumeRolloutResponse, err
 	return response, nil
 }
 
+// ParseUndoRolloutResponse parses an HTTP response from a UndoRolloutWithResponse call
+func ParseUndoRolloutResponse(rsp *http.Response) (*UndoRolloutResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UndoRolloutResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Rollout
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRolloutDecisionsResponse parses an HTTP response from a ListRolloutDecisionsWithResponse call
 func ParseListRolloutDecisionsResponse(rsp *http.Response) (*ListRolloutDecisionsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9858,6 +11823,39 @@ func ParseListRolloutDecisionsResponse(rsp *http.Response) (*ListRolloutDecision
 	return response, nil
 }
 
+// ParseGetRolloutDecisionResponse parses an HTTP response from a GetRolloutDecisionWithResponse call
+func ParseGetRolloutDecisionResponse(rsp *http.Response) (*GetRolloutDecisionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRolloutDecisionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RolloutDecision
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRolloutDevicesResponse parses an HTTP response from a ListRolloutDevicesWithResponse call
 func ParseListRolloutDevicesResponse(rsp *http.Response) (*ListRolloutDevicesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9874,6 +11872,39 @@ func ParseListRolloutDevicesResponse(rsp *http.Response) (*ListRolloutDevicesRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest RolloutDeviceList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReplayRolloutResponse parses an HTTP response from a ReplayRolloutWithResponse call
+func ParseReplayRolloutResponse(rsp *http.Response) (*ReplayRolloutResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplayRolloutResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RolloutReplay
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

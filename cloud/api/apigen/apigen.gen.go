@@ -67,6 +67,15 @@ type ServerInterface interface {
 	// (POST /firmware)
 	PublishFirmware(ctx echo.Context, params PublishFirmwareParams) error
 
+	// (GET /freezes)
+	ListFreezes(ctx echo.Context, params ListFreezesParams) error
+
+	// (POST /freezes)
+	CreateFreeze(ctx echo.Context, params CreateFreezeParams) error
+
+	// (DELETE /freezes/{name})
+	LiftFreeze(ctx echo.Context, name Name, params LiftFreezeParams) error
+
 	// (GET /health)
 	GetHealth(ctx echo.Context) error
 
@@ -87,6 +96,15 @@ type ServerInterface interface {
 
 	// (GET /overview)
 	GetOverview(ctx echo.Context) error
+
+	// (GET /quarantine)
+	ListQuarantine(ctx echo.Context, params ListQuarantineParams) error
+
+	// (POST /quarantine)
+	QuarantineRelease(ctx echo.Context, params QuarantineReleaseParams) error
+
+	// (DELETE /quarantine/{digest})
+	LiftQuarantine(ctx echo.Context, digest Digest, params LiftQuarantineParams) error
 
 	// (GET /retrain-policies)
 	ListRetrainPolicies(ctx echo.Context, params ListRetrainPoliciesParams) error
@@ -112,6 +130,9 @@ type ServerInterface interface {
 	// (POST /rollouts)
 	CreateRollout(ctx echo.Context, params CreateRolloutParams) error
 
+	// (POST /rollouts/preview)
+	PreviewRollout(ctx echo.Context) error
+
 	// (GET /rollouts/{name})
 	GetRollout(ctx echo.Context, name Name) error
 
@@ -130,11 +151,20 @@ type ServerInterface interface {
 	// (POST /rollouts/{name}/actions/resume)
 	ResumeRollout(ctx echo.Context, name Name, params ResumeRolloutParams) error
 
+	// (POST /rollouts/{name}/actions/undo)
+	UndoRollout(ctx echo.Context, name Name, params UndoRolloutParams) error
+
 	// (GET /rollouts/{name}/decisions)
 	ListRolloutDecisions(ctx echo.Context, name Name, params ListRolloutDecisionsParams) error
 
+	// (GET /rollouts/{name}/decisions/{id})
+	GetRolloutDecision(ctx echo.Context, name Name, id ID) error
+
 	// (GET /rollouts/{name}/devices)
 	ListRolloutDevices(ctx echo.Context, name Name, params ListRolloutDevicesParams) error
+
+	// (POST /rollouts/{name}/replay)
+	ReplayRollout(ctx echo.Context, name Name) error
 
 	// (GET /series)
 	QuerySeries(ctx echo.Context, params QuerySeriesParams) error
@@ -699,6 +729,105 @@ func (w *ServerInterfaceWrapper) PublishFirmware(ctx echo.Context) error {
 	return err
 }
 
+// ListFreezes converts echo context to params.
+func (w *ServerInterfaceWrapper) ListFreezes(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFreezesParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListFreezes(ctx, params)
+	return err
+}
+
+// CreateFreeze converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateFreeze(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateFreezeParams
+	// ------------- Required query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateFreeze(ctx, params)
+	return err
+}
+
+// LiftFreeze converts echo context to params.
+func (w *ServerInterfaceWrapper) LiftFreeze(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params LiftFreezeParams
+	// ------------- Required query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.LiftFreeze(ctx, name, params)
+	return err
+}
+
 // GetHealth converts echo context to params.
 func (w *ServerInterfaceWrapper) GetHealth(ctx echo.Context) error {
 	var err error
@@ -835,6 +964,105 @@ func (w *ServerInterfaceWrapper) GetOverview(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetOverview(ctx)
+	return err
+}
+
+// ListQuarantine converts echo context to params.
+func (w *ServerInterfaceWrapper) ListQuarantine(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListQuarantineParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListQuarantine(ctx, params)
+	return err
+}
+
+// QuarantineRelease converts echo context to params.
+func (w *ServerInterfaceWrapper) QuarantineRelease(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params QuarantineReleaseParams
+	// ------------- Required query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.QuarantineRelease(ctx, params)
+	return err
+}
+
+// LiftQuarantine converts echo context to params.
+func (w *ServerInterfaceWrapper) LiftQuarantine(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "digest" -------------
+	var digest Digest
+
+	err = runtime.BindStyledParameterWithOptions("simple", "digest", ctx.Param("digest"), &digest, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter digest: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params LiftQuarantineParams
+	// ------------- Required query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.LiftQuarantine(ctx, digest, params)
 	return err
 }
 
@@ -1065,6 +1293,15 @@ func (w *ServerInterfaceWrapper) CreateRollout(ctx echo.Context) error {
 	return err
 }
 
+// PreviewRollout converts echo context to params.
+func (w *ServerInterfaceWrapper) PreviewRollout(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PreviewRollout(ctx)
+	return err
+}
+
 // GetRollout converts echo context to params.
 func (w *ServerInterfaceWrapper) GetRollout(ctx echo.Context) error {
 	var err error
@@ -1241,6 +1478,38 @@ func (w *ServerInterfaceWrapper) ResumeRollout(ctx echo.Context) error {
 	return err
 }
 
+// UndoRollout converts echo context to params.
+func (w *ServerInterfaceWrapper) UndoRollout(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UndoRolloutParams
+	// ------------- Required query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UndoRollout(ctx, name, params)
+	return err
+}
+
 // ListRolloutDecisions converts echo context to params.
 func (w *ServerInterfaceWrapper) ListRolloutDecisions(ctx echo.Context) error {
 	var err error
@@ -1273,6 +1542,30 @@ func (w *ServerInterfaceWrapper) ListRolloutDecisions(ctx echo.Context) error {
 	return err
 }
 
+// GetRolloutDecision converts echo context to params.
+func (w *ServerInterfaceWrapper) GetRolloutDecision(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetRolloutDecision(ctx, name, id)
+	return err
+}
+
 // ListRolloutDevices converts echo context to params.
 func (w *ServerInterfaceWrapper) ListRolloutDevices(ctx echo.Context) error {
 	var err error
@@ -1302,6 +1595,22 @@ func (w *ServerInterfaceWrapper) ListRolloutDevices(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListRolloutDevices(ctx, name, params)
+	return err
+}
+
+// ReplayRollout converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplayRollout(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplayRollout(ctx, name)
 	return err
 }
 
@@ -1742,14 +2051,24 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.PUT(options.BaseURL+"/rollout-policies/:name", wrapper.ApplyRolloutPolicy, options.OperationMiddlewares["applyRolloutPolicy"]...)
 	router.GET(options.BaseURL+"/rollouts", wrapper.ListRollouts, options.OperationMiddlewares["listRollouts"]...)
 	router.POST(options.BaseURL+"/rollouts", wrapper.CreateRollout, options.OperationMiddlewares["createRollout"]...)
+	router.POST(options.BaseURL+"/rollouts/preview", wrapper.PreviewRollout, options.OperationMiddlewares["previewRollout"]...)
 	router.GET(options.BaseURL+"/rollouts/:name", wrapper.GetRollout, options.OperationMiddlewares["getRollout"]...)
 	router.GET(options.BaseURL+"/rollouts/:name/devices", wrapper.ListRolloutDevices, options.OperationMiddlewares["listRolloutDevices"]...)
 	router.GET(options.BaseURL+"/rollouts/:name/decisions", wrapper.ListRolloutDecisions, options.OperationMiddlewares["listRolloutDecisions"]...)
+	router.GET(options.BaseURL+"/rollouts/:name/decisions/:id", wrapper.GetRolloutDecision, options.OperationMiddlewares["getRolloutDecision"]...)
+	router.POST(options.BaseURL+"/rollouts/:name/replay", wrapper.ReplayRollout, options.OperationMiddlewares["replayRollout"]...)
 	router.POST(options.BaseURL+"/rollouts/:name/actions/pause", wrapper.PauseRollout, options.OperationMiddlewares["pauseRollout"]...)
 	router.POST(options.BaseURL+"/rollouts/:name/actions/resume", wrapper.ResumeRollout, options.OperationMiddlewares["resumeRollout"]...)
 	router.POST(options.BaseURL+"/rollouts/:name/actions/abort", wrapper.AbortRollout, options.OperationMiddlewares["abortRollout"]...)
 	router.POST(options.BaseURL+"/rollouts/:name/actions/promote", wrapper.PromoteRollout, options.OperationMiddlewares["promoteRollout"]...)
 	router.POST(options.BaseURL+"/rollouts/:name/actions/approve", wrapper.ApproveRollout, options.OperationMiddlewares["approveRollout"]...)
+	router.POST(options.BaseURL+"/rollouts/:name/actions/undo", wrapper.UndoRollout, options.OperationMiddlewares["undoRollout"]...)
+	router.GET(options.BaseURL+"/freezes", wrapper.ListFreezes, options.OperationMiddlewares["listFreezes"]...)
+	router.POST(options.BaseURL+"/freezes", wrapper.CreateFreeze, options.OperationMiddlewares["createFreeze"]...)
+	router.DELETE(options.BaseURL+"/freezes/:name", wrapper.LiftFreeze, options.OperationMiddlewares["liftFreeze"]...)
+	router.GET(options.BaseURL+"/quarantine", wrapper.ListQuarantine, options.OperationMiddlewares["listQuarantine"]...)
+	router.POST(options.BaseURL+"/quarantine", wrapper.QuarantineRelease, options.OperationMiddlewares["quarantineRelease"]...)
+	router.DELETE(options.BaseURL+"/quarantine/:digest", wrapper.LiftQuarantine, options.OperationMiddlewares["liftQuarantine"]...)
 	router.GET(options.BaseURL+"/audit/events", wrapper.ListAuditEvents, options.OperationMiddlewares["listAuditEvents"]...)
 	router.GET(options.BaseURL+"/audit/events/:index", wrapper.GetAuditEvent, options.OperationMiddlewares["getAuditEvent"]...)
 	router.GET(options.BaseURL+"/audit/events/:index/proof", wrapper.GetAuditProof, options.OperationMiddlewares["getAuditProof"]...)
@@ -2387,6 +2706,119 @@ func (response PublishFirmwaredefaultApplicationProblemPlusJSONResponse) VisitPu
 	return err
 }
 
+type ListFreezesRequestObject struct {
+	Params ListFreezesParams
+}
+
+type ListFreezesResponseObject interface {
+	VisitListFreezesResponse(w http.ResponseWriter) error
+}
+
+type ListFreezes200JSONResponse FreezeList
+
+func (response ListFreezes200JSONResponse) VisitListFreezesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFreezesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListFreezesdefaultApplicationProblemPlusJSONResponse) VisitListFreezesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFreezeRequestObject struct {
+	Params CreateFreezeParams
+	Body   *CreateFreezeJSONRequestBody
+}
+
+type CreateFreezeResponseObject interface {
+	VisitCreateFreezeResponse(w http.ResponseWriter) error
+}
+
+type CreateFreeze201JSONResponse Freeze
+
+func (response CreateFreeze201JSONResponse) VisitCreateFreezeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFreezedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateFreezedefaultApplicationProblemPlusJSONResponse) VisitCreateFreezeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftFreezeRequestObject struct {
+	Name   Name `json:"name"`
+	Params LiftFreezeParams
+}
+
+type LiftFreezeResponseObject interface {
+	VisitLiftFreezeResponse(w http.ResponseWriter) error
+}
+
+type LiftFreeze204Response struct {
+}
+
+func (response LiftFreeze204Response) VisitLiftFreezeResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type LiftFreezedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response LiftFreezedefaultApplicationProblemPlusJSONResponse) VisitLiftFreezeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetHealthRequestObject struct {
 }
 
@@ -2664,6 +3096,119 @@ type GetOverviewdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetOverviewdefaultApplicationProblemPlusJSONResponse) VisitGetOverviewResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantineRequestObject struct {
+	Params ListQuarantineParams
+}
+
+type ListQuarantineResponseObject interface {
+	VisitListQuarantineResponse(w http.ResponseWriter) error
+}
+
+type ListQuarantine200JSONResponse QuarantineList
+
+func (response ListQuarantine200JSONResponse) VisitListQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantinedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListQuarantinedefaultApplicationProblemPlusJSONResponse) VisitListQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type QuarantineReleaseRequestObject struct {
+	Params QuarantineReleaseParams
+	Body   *QuarantineReleaseJSONRequestBody
+}
+
+type QuarantineReleaseResponseObject interface {
+	VisitQuarantineReleaseResponse(w http.ResponseWriter) error
+}
+
+type QuarantineRelease201JSONResponse Quarantine
+
+func (response QuarantineRelease201JSONResponse) VisitQuarantineReleaseResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type QuarantineReleasedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response QuarantineReleasedefaultApplicationProblemPlusJSONResponse) VisitQuarantineReleaseResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantineRequestObject struct {
+	Digest Digest `json:"digest"`
+	Params LiftQuarantineParams
+}
+
+type LiftQuarantineResponseObject interface {
+	VisitLiftQuarantineResponse(w http.ResponseWriter) error
+}
+
+type LiftQuarantine204Response struct {
+}
+
+func (response LiftQuarantine204Response) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type LiftQuarantinedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response LiftQuarantinedefaultApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2992,6 +3537,45 @@ func (response CreateRolloutdefaultApplicationProblemPlusJSONResponse) VisitCrea
 	return err
 }
 
+type PreviewRolloutRequestObject struct {
+	Body *PreviewRolloutJSONRequestBody
+}
+
+type PreviewRolloutResponseObject interface {
+	VisitPreviewRolloutResponse(w http.ResponseWriter) error
+}
+
+type PreviewRollout200JSONResponse RolloutPreview
+
+func (response PreviewRollout200JSONResponse) VisitPreviewRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewRolloutdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PreviewRolloutdefaultApplicationProblemPlusJSONResponse) VisitPreviewRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetRolloutRequestObject struct {
 	Name Name `json:"name"`
 }
@@ -3231,6 +3815,46 @@ func (response ResumeRolloutdefaultApplicationProblemPlusJSONResponse) VisitResu
 	return err
 }
 
+type UndoRolloutRequestObject struct {
+	Name   Name `json:"name"`
+	Params UndoRolloutParams
+}
+
+type UndoRolloutResponseObject interface {
+	VisitUndoRolloutResponse(w http.ResponseWriter) error
+}
+
+type UndoRollout200JSONResponse Rollout
+
+func (response UndoRollout200JSONResponse) VisitUndoRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndoRolloutdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response UndoRolloutdefaultApplicationProblemPlusJSONResponse) VisitUndoRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRolloutDecisionsRequestObject struct {
 	Name   Name `json:"name"`
 	Params ListRolloutDecisionsParams
@@ -3271,6 +3895,46 @@ func (response ListRolloutDecisionsdefaultApplicationProblemPlusJSONResponse) Vi
 	return err
 }
 
+type GetRolloutDecisionRequestObject struct {
+	Name Name `json:"name"`
+	ID   ID   `json:"id"`
+}
+
+type GetRolloutDecisionResponseObject interface {
+	VisitGetRolloutDecisionResponse(w http.ResponseWriter) error
+}
+
+type GetRolloutDecision200JSONResponse RolloutDecision
+
+func (response GetRolloutDecision200JSONResponse) VisitGetRolloutDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRolloutDecisiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRolloutDecisiondefaultApplicationProblemPlusJSONResponse) VisitGetRolloutDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRolloutDevicesRequestObject struct {
 	Name   Name `json:"name"`
 	Params ListRolloutDevicesParams
@@ -3300,6 +3964,46 @@ type ListRolloutDevicesdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListRolloutDevicesdefaultApplicationProblemPlusJSONResponse) VisitListRolloutDevicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayRolloutRequestObject struct {
+	Name Name `json:"name"`
+	Body *ReplayRolloutJSONRequestBody
+}
+
+type ReplayRolloutResponseObject interface {
+	VisitReplayRolloutResponse(w http.ResponseWriter) error
+}
+
+type ReplayRollout200JSONResponse RolloutReplay
+
+func (response ReplayRollout200JSONResponse) VisitReplayRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayRolloutdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplayRolloutdefaultApplicationProblemPlusJSONResponse) VisitReplayRolloutResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3917,6 +4621,15 @@ type StrictServerInterface interface {
 	// (POST /firmware)
 	PublishFirmware(ctx context.Context, request PublishFirmwareRequestObject) (PublishFirmwareResponseObject, error)
 
+	// (GET /freezes)
+	ListFreezes(ctx context.Context, request ListFreezesRequestObject) (ListFreezesResponseObject, error)
+
+	// (POST /freezes)
+	CreateFreeze(ctx context.Context, request CreateFreezeRequestObject) (CreateFreezeResponseObject, error)
+
+	// (DELETE /freezes/{name})
+	LiftFreeze(ctx context.Context, request LiftFreezeRequestObject) (LiftFreezeResponseObject, error)
+
 	// (GET /health)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
 
@@ -3937,6 +4650,15 @@ type StrictServerInterface interface {
 
 	// (GET /overview)
 	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
+
+	// (GET /quarantine)
+	ListQuarantine(ctx context.Context, request ListQuarantineRequestObject) (ListQuarantineResponseObject, error)
+
+	// (POST /quarantine)
+	QuarantineRelease(ctx context.Context, request QuarantineReleaseRequestObject) (QuarantineReleaseResponseObject, error)
+
+	// (DELETE /quarantine/{digest})
+	LiftQuarantine(ctx context.Context, request LiftQuarantineRequestObject) (LiftQuarantineResponseObject, error)
 
 	// (GET /retrain-policies)
 	ListRetrainPolicies(ctx context.Context, request ListRetrainPoliciesRequestObject) (ListRetrainPoliciesResponseObject, error)
@@ -3962,6 +4684,9 @@ type StrictServerInterface interface {
 	// (POST /rollouts)
 	CreateRollout(ctx context.Context, request CreateRolloutRequestObject) (CreateRolloutResponseObject, error)
 
+	// (POST /rollouts/preview)
+	PreviewRollout(ctx context.Context, request PreviewRolloutRequestObject) (PreviewRolloutResponseObject, error)
+
 	// (GET /rollouts/{name})
 	GetRollout(ctx context.Context, request GetRolloutRequestObject) (GetRolloutResponseObject, error)
 
@@ -3980,11 +4705,20 @@ type StrictServerInterface interface {
 	// (POST /rollouts/{name}/actions/resume)
 	ResumeRollout(ctx context.Context, request ResumeRolloutRequestObject) (ResumeRolloutResponseObject, error)
 
+	// (POST /rollouts/{name}/actions/undo)
+	UndoRollout(ctx context.Context, request UndoRolloutRequestObject) (UndoRolloutResponseObject, error)
+
 	// (GET /rollouts/{name}/decisions)
 	ListRolloutDecisions(ctx context.Context, request ListRolloutDecisionsRequestObject) (ListRolloutDecisionsResponseObject, error)
 
+	// (GET /rollouts/{name}/decisions/{id})
+	GetRolloutDecision(ctx context.Context, request GetRolloutDecisionRequestObject) (GetRolloutDecisionResponseObject, error)
+
 	// (GET /rollouts/{name}/devices)
 	ListRolloutDevices(ctx context.Context, request ListRolloutDevicesRequestObject) (ListRolloutDevicesResponseObject, error)
+
+	// (POST /rollouts/{name}/replay)
+	ReplayRollout(ctx context.Context, request ReplayRolloutRequestObject) (ReplayRolloutResponseObject, error)
 
 	// (GET /series)
 	QuerySeries(ctx context.Context, request QuerySeriesRequestObject) (QuerySeriesResponseObject, error)
@@ -4522,6 +5256,105 @@ func (sh *strictHandler) PublishFirmware(ctx echo.Context, params PublishFirmwar
 	return nil
 }
 
+// ListFreezes operation middleware
+func (sh *strictHandler) ListFreezes(ctx echo.Context, params ListFreezesParams) error {
+	var request ListFreezesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFreezes(ctx.Request().Context(), request.(ListFreezesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFreezes")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListFreezesResponseObject); ok {
+		return validResponse.VisitListFreezesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateFreeze operation middleware
+func (sh *strictHandler) CreateFreeze(ctx echo.Context, params CreateFreezeParams) error {
+	var request CreateFreezeRequestObject
+
+	request.Params = params
+
+	var body CreateFreezeJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateFreeze(ctx.Request().Context(), request.(CreateFreezeRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateFreeze")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateFreezeResponseObject); ok {
+		return validResponse.VisitCreateFreezeResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// LiftFreeze operation middleware
+func (sh *strictHandler) LiftFreeze(ctx echo.Context, name Name, params LiftFreezeParams) error {
+	var request LiftFreezeRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.LiftFreeze(ctx.Request().Context(), request.(LiftFreezeRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "LiftFreeze")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(LiftFreezeResponseObject); ok {
+		return validResponse.VisitLiftFreezeResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // GetHealth operation middleware
 func (sh *strictHandler) GetHealth(ctx echo.Context) error {
 	var request GetHealthRequestObject
@@ -4690,6 +5523,105 @@ func (sh *strictHandler) GetOverview(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(GetOverviewResponseObject); ok {
 		return validResponse.VisitGetOverviewResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListQuarantine operation middleware
+func (sh *strictHandler) ListQuarantine(ctx echo.Context, params ListQuarantineParams) error {
+	var request ListQuarantineRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListQuarantine(ctx.Request().Context(), request.(ListQuarantineRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListQuarantine")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListQuarantineResponseObject); ok {
+		return validResponse.VisitListQuarantineResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// QuarantineRelease operation middleware
+func (sh *strictHandler) QuarantineRelease(ctx echo.Context, params QuarantineReleaseParams) error {
+	var request QuarantineReleaseRequestObject
+
+	request.Params = params
+
+	var body QuarantineReleaseJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.QuarantineRelease(ctx.Request().Context(), request.(QuarantineReleaseRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "QuarantineRelease")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(QuarantineReleaseResponseObject); ok {
+		return validResponse.VisitQuarantineReleaseResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// LiftQuarantine operation middleware
+func (sh *strictHandler) LiftQuarantine(ctx echo.Context, digest Digest, params LiftQuarantineParams) error {
+	var request LiftQuarantineRequestObject
+
+	request.Digest = digest
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.LiftQuarantine(ctx.Request().Context(), request.(LiftQuarantineRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "LiftQuarantine")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(LiftQuarantineResponseObject); ok {
+		return validResponse.VisitLiftQuarantineResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -4967,6 +5899,52 @@ func (sh *strictHandler) CreateRollout(ctx echo.Context, params CreateRolloutPar
 	return nil
 }
 
+// PreviewRollout operation middleware
+func (sh *strictHandler) PreviewRollout(ctx echo.Context) error {
+	var request PreviewRolloutRequestObject
+
+	var body PreviewRolloutJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.PreviewRollout(ctx.Request().Context(), request.(PreviewRolloutRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PreviewRollout")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(PreviewRolloutResponseObject); ok {
+		return validResponse.VisitPreviewRolloutResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // GetRollout operation middleware
 func (sh *strictHandler) GetRollout(ctx echo.Context, name Name) error {
 	var request GetRolloutRequestObject
@@ -5122,6 +6100,32 @@ func (sh *strictHandler) ResumeRollout(ctx echo.Context, name Name, params Resum
 	return nil
 }
 
+// UndoRollout operation middleware
+func (sh *strictHandler) UndoRollout(ctx echo.Context, name Name, params UndoRolloutParams) error {
+	var request UndoRolloutRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.UndoRollout(ctx.Request().Context(), request.(UndoRolloutRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UndoRollout")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(UndoRolloutResponseObject); ok {
+		return validResponse.VisitUndoRolloutResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListRolloutDecisions operation middleware
 func (sh *strictHandler) ListRolloutDecisions(ctx echo.Context, name Name, params ListRolloutDecisionsParams) error {
 	var request ListRolloutDecisionsRequestObject
@@ -5148,6 +6152,32 @@ func (sh *strictHandler) ListRolloutDecisions(ctx echo.Context, name Name, param
 	return nil
 }
 
+// GetRolloutDecision operation middleware
+func (sh *strictHandler) GetRolloutDecision(ctx echo.Context, name Name, id ID) error {
+	var request GetRolloutDecisionRequestObject
+
+	request.Name = name
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRolloutDecision(ctx.Request().Context(), request.(GetRolloutDecisionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRolloutDecision")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetRolloutDecisionResponseObject); ok {
+		return validResponse.VisitGetRolloutDecisionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListRolloutDevices operation middleware
 func (sh *strictHandler) ListRolloutDevices(ctx echo.Context, name Name, params ListRolloutDevicesParams) error {
 	var request ListRolloutDevicesRequestObject
@@ -5168,6 +6198,54 @@ func (sh *strictHandler) ListRolloutDevices(ctx echo.Context, name Name, params 
 		return err
 	} else if validResponse, ok := response.(ListRolloutDevicesResponseObject); ok {
 		return validResponse.VisitListRolloutDevicesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReplayRollout operation middleware
+func (sh *strictHandler) ReplayRollout(ctx echo.Context, name Name) error {
+	var request ReplayRolloutRequestObject
+
+	request.Name = name
+
+	var body ReplayRolloutJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayRollout(ctx.Request().Context(), request.(ReplayRolloutRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayRollout")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplayRolloutResponseObject); ok {
+		return validResponse.VisitReplayRolloutResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

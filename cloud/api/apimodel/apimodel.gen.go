@@ -129,7 +129,11 @@ func (e GateComparison) Valid() bool {
 
 // Defines values for GateName.
 const (
+	GateNameApproval  GateName = "approval"
+	GateNameDrift     GateName = "drift"
+	GateNameExpr      GateName = "expr"
 	GateNameLatency   GateName = "latency"
+	GateNameMemory    GateName = "memory"
 	GateNameNonFinite GateName = "non-finite"
 	GateNameOutput    GateName = "output"
 	GateNameShadow    GateName = "shadow"
@@ -139,7 +143,15 @@ const (
 // Valid indicates whether the value is a known member of the GateName enum.
 func (e GateName) Valid() bool {
 	switch e {
+	case GateNameApproval:
+		return true
+	case GateNameDrift:
+		return true
+	case GateNameExpr:
+		return true
 	case GateNameLatency:
+		return true
+	case GateNameMemory:
 		return true
 	case GateNameNonFinite:
 		return true
@@ -517,6 +529,39 @@ func (e WaveState) Valid() bool {
 	}
 }
 
+// Defines values for WindowDays.
+const (
+	WindowDaysFri WindowDays = "fri"
+	WindowDaysMon WindowDays = "mon"
+	WindowDaysSat WindowDays = "sat"
+	WindowDaysSun WindowDays = "sun"
+	WindowDaysThu WindowDays = "thu"
+	WindowDaysTue WindowDays = "tue"
+	WindowDaysWed WindowDays = "wed"
+)
+
+// Valid indicates whether the value is a known member of the WindowDays enum.
+func (e WindowDays) Valid() bool {
+	switch e {
+	case WindowDaysFri:
+		return true
+	case WindowDaysMon:
+		return true
+	case WindowDaysSat:
+		return true
+	case WindowDaysSun:
+		return true
+	case WindowDaysThu:
+		return true
+	case WindowDaysTue:
+		return true
+	case WindowDaysWed:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PublishFirmwareParamsArch.
 const (
 	PublishFirmwareParamsArchAmd64   PublishFirmwareParamsArch = "amd64"
@@ -595,9 +640,12 @@ type APIVersion string
 
 // Approval defines model for Approval.
 type Approval struct {
-	At     time.Time `json:"at"`
-	By     string    `json:"by"`
-	Reason *string   `json:"reason,omitempty"`
+	At time.Time `json:"at"`
+	By string    `json:"by"`
+
+	// Gate It answers the wave's approval gate; else it lets the wave begin
+	Gate   *bool   `json:"gate,omitempty"`
+	Reason *string `json:"reason,omitempty"`
 }
 
 // AuditEvent defines model for AuditEvent.
@@ -928,6 +976,46 @@ type FitSpec struct {
 	Variance *float64 `json:"variance,omitempty"`
 }
 
+// Freeze defines model for Freeze.
+type Freeze struct {
+	// Active Whether it holds now
+	Active bool   `json:"active"`
+	By     string `json:"by"`
+
+	// Devices Devices that it matches now
+	Devices int64      `json:"devices"`
+	From    *time.Time `json:"from,omitempty"`
+	Name    string     `json:"name"`
+	Reason  string     `json:"reason"`
+
+	// Selector Empty is every device
+	Selector string `json:"selector"`
+
+	// Until Absent is until it is lifted
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// FreezeCreate defines model for FreezeCreate.
+type FreezeCreate struct {
+	// From Absent is now
+	From *time.Time `json:"from,omitempty"`
+
+	// Name For people, e.g. "stocktaking"
+	Name string `json:"name"`
+
+	// Selector Devices it is for; absent is all
+	Selector *string `json:"selector,omitempty"`
+
+	// Until Absent is until it is lifted
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// FreezeList defines model for FreezeList.
+type FreezeList struct {
+	Items      []Freeze `json:"items"`
+	NextCursor *string  `json:"nextCursor,omitempty"`
+}
+
 // Gate One check with its numbers
 type Gate struct {
 	// At When it was last evaluated
@@ -935,6 +1023,15 @@ type Gate struct {
 
 	// Comparison How value must stand to threshold to pass
 	Comparison *GateComparison `json:"comparison,omitempty"`
+
+	// EHarm The shadow gate's evidence against “flags no more than the margin allows”; FAIL at eLimit
+	EHarm *float64 `json:"eHarm,omitempty"`
+
+	// ELimit What the evidence has to reach
+	ELimit *float64 `json:"eLimit,omitempty"`
+
+	// ESafe Its evidence against “flags more than that”; no PASS below eLimit
+	ESafe *float64 `json:"eSafe,omitempty"`
 
 	// High Upper confidence bound of value
 	High *float64 `json:"high,omitempty"`
@@ -955,6 +1052,9 @@ type Gate struct {
 	Name      string   `json:"name"`
 	Threshold *float64 `json:"threshold,omitempty"`
 
+	// Title What an expression is called; absent for the other gates
+	Title *string `json:"title,omitempty"`
+
 	// Unit Unit of value and threshold; empty for a plain number
 	Unit *string `json:"unit,omitempty"`
 
@@ -973,13 +1073,20 @@ type GateComparison string
 // the same windows, at error alpha, from minN (5) windows on ·
 // non-finite: share of NaN and infinite scores is at most threshold (0) ·
 // latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
-// output: share of windows lost since the offer is at most threshold (0)
+// output: share of windows lost since the offer is at most threshold (0) ·
+// memory: what the release adds to the worst device's resident memory is at most threshold MiB (no default) ·
+// drift: how far the scores lie from those the release was calibrated on, as the worst device's population stability index, is at most threshold (0.25) ·
+// expr: expr says so; may be given several times, with titles ·
+// approval: minN (1) people, never the author, have approved once the other gates of the wave passed
 type GateName string
 
 // GateSpec defines model for GateSpec.
 type GateSpec struct {
 	// Alpha Error the test may make; default 0.01 for shadow. success uses it when given
 	Alpha *float64 `json:"alpha,omitempty"`
+
+	// Expr Of the gate expr: a CEL expression over what devices report; what nobody has reported yet makes it INCONCLUSIVE
+	Expr *string `json:"expr,omitempty"`
 
 	// MinN Fewer counted things than this are INCONCLUSIVE
 	MinN *int64 `json:"minN,omitempty"`
@@ -989,11 +1096,34 @@ type GateSpec struct {
 	// the same windows, at error alpha, from minN (5) windows on ·
 	// non-finite: share of NaN and infinite scores is at most threshold (0) ·
 	// latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
-	// output: share of windows lost since the offer is at most threshold (0)
+	// output: share of windows lost since the offer is at most threshold (0) ·
+	// memory: what the release adds to the worst device's resident memory is at most threshold MiB (no default) ·
+	// drift: how far the scores lie from those the release was calibrated on, as the worst device's population stability index, is at most threshold (0.25) ·
+	// expr: expr says so; may be given several times, with titles ·
+	// approval: minN (1) people, never the author, have approved once the other gates of the wave passed
 	Name GateName `json:"name"`
 
 	// Threshold Absent takes the gate's default
 	Threshold *float64 `json:"threshold,omitempty"`
+
+	// Title Of the gate expr: what people call it; tells several apart
+	Title *string `json:"title,omitempty"`
+}
+
+// Growth Waves that grow, after those that are named: each is factor times as large as the one
+// before, until the whole fleet has been reached. They are written out when the rollout starts.
+type Growth struct {
+	// DeadlineSeconds Of each of them; default 86400
+	DeadlineSeconds *float64 `json:"deadlineSeconds,omitempty"`
+
+	// Factor Above 1
+	Factor float64 `json:"factor"`
+
+	// First Devices of the first of them
+	First int `json:"first"`
+
+	// MaxShare Largest share of the fleet in one wave; absent or 0 sets no limit
+	MaxShare *float64 `json:"maxShare,omitempty"`
 }
 
 // Health defines model for Health.
@@ -1046,6 +1176,14 @@ type LabelsPatch struct {
 
 	// Set Keys and values of letters, digits, "-", "_", "." and "/", at most 63 characters each
 	Set *Labels `json:"set,omitempty"`
+}
+
+// LineCount defines model for LineCount.
+type LineCount struct {
+	Devices int64 `json:"devices"`
+
+	// Line Value of the label line; empty for devices without it
+	Line string `json:"line"`
 }
 
 // Lineage Where a version came from; all absent for an imported model
@@ -1262,6 +1400,59 @@ type PhaseStep struct {
 	State StepState `json:"state"`
 }
 
+// PreviewBudget defines model for PreviewBudget.
+type PreviewBudget struct {
+	Devices int64  `json:"devices"`
+	Group   string `json:"group"`
+	GroupBy string `json:"groupBy"`
+
+	// Limit May be unavailable at once
+	Limit int64 `json:"limit"`
+
+	// Unavailable Are so now: offline, leased or degraded
+	Unavailable int64 `json:"unavailable"`
+}
+
+// PreviewExcluded defines model for PreviewExcluded.
+type PreviewExcluded struct {
+	Devices int64  `json:"devices"`
+	Reason  string `json:"reason"`
+}
+
+// PreviewWave defines model for PreviewWave.
+type PreviewWave struct {
+	Approvals       *int      `json:"approvals,omitempty"`
+	Approvers       *[]string `json:"approvers,omitempty"`
+	DeadlineSeconds *float64  `json:"deadlineSeconds,omitempty"`
+	Devices         int64     `json:"devices"`
+
+	// EndAt Roughly the earliest
+	EndAt *time.Time  `json:"endAt,omitempty"`
+	Lines []LineCount `json:"lines"`
+	Name  string      `json:"name"`
+
+	// Names In the order they are drawn, "SITE/NODE", at most 1000
+	Names       []string `json:"names"`
+	SoakSeconds *float64 `json:"soakSeconds,omitempty"`
+
+	// StartAt Roughly the earliest
+	StartAt *time.Time `json:"startAt,omitempty"`
+}
+
+// PreviewWindow defines model for PreviewWindow.
+type PreviewWindow struct {
+	// ChangeAt When it opens or shuts next; absent for not within a year
+	ChangeAt *time.Time `json:"changeAt,omitempty"`
+	Devices  int64      `json:"devices"`
+
+	// Names Windows of the policy that match these devices; empty when none does, and then they may never activate
+	Names []string `json:"names"`
+	Open  bool     `json:"open"`
+
+	// Zone Time zone of the devices
+	Zone string `json:"zone"`
+}
+
 // Problem defines model for Problem.
 type Problem struct {
 	// Detail What happened this time and what to do
@@ -1279,6 +1470,31 @@ type Problem struct {
 
 	// Type "about:blank", or "urn:swell:problem:NAME" that programs may branch on
 	Type string `json:"type"`
+}
+
+// Quarantine defines model for Quarantine.
+type Quarantine struct {
+	At time.Time `json:"at"`
+	By string    `json:"by"`
+
+	// Digest "sha256:" and 64 lower-case hex digits
+	Digest Digest `json:"digest"`
+	Reason string `json:"reason"`
+
+	// Release Release id, e.g. "pump-anomaly-7"; the digest where the hub does not hold the release
+	Release string `json:"release"`
+}
+
+// QuarantineCreate defines model for QuarantineCreate.
+type QuarantineCreate struct {
+	// Release Release id, e.g. "pump-anomaly-7", or the digest of its manifest
+	Release string `json:"release"`
+}
+
+// QuarantineList defines model for QuarantineList.
+type QuarantineList struct {
+	Items      []Quarantine `json:"items"`
+	NextCursor *string      `json:"nextCursor,omitempty"`
 }
 
 // ReleaseFile defines model for ReleaseFile.
@@ -1306,6 +1522,31 @@ type ReleaseRef struct {
 
 	// Name Family
 	Name string `json:"name"`
+}
+
+// ReplayStep defines model for ReplayStep.
+type ReplayStep struct {
+	At    time.Time `json:"at"`
+	Gates []Gate    `json:"gates"`
+
+	// ID Of the decision on record
+	ID string `json:"id"`
+
+	// Offered Devices that had been offered the release by then
+	Offered int `json:"offered"`
+
+	// Recorded queued (another rollout of the fleet is active) · waiting (for an approval) · running ·
+	// held (a gate has no verdict yet, or nothing may be touched now; goes on by itself) ·
+	// paused (by a person) · rolling-back · and the ends: promoted, aborted (by a person),
+	// failed (a gate said FAIL), superseded
+	Recorded RolloutState `json:"recorded"`
+
+	// Replayed queued (another rollout of the fleet is active) · waiting (for an approval) · running ·
+	// held (a gate has no verdict yet, or nothing may be touched now; goes on by itself) ·
+	// paused (by a person) · rolling-back · and the ends: promoted, aborted (by a person),
+	// failed (a gate said FAIL), superseded
+	Replayed RolloutState `json:"replayed"`
+	Summary  string       `json:"summary"`
 }
 
 // RetrainGates Limits that a candidate has to keep to be released
@@ -1446,11 +1687,17 @@ type RolloutDecision struct {
 	Assigned *[]string `json:"assigned,omitempty"`
 	At       time.Time `json:"at"`
 
-	// Evidence The planner's inputs as stored, enough to decide again
+	// Coalesced Decisions since the one before that are not kept for themselves; this one's evidence holds what they changed
+	Coalesced *int `json:"coalesced,omitempty"`
+
+	// Evidence The planner's inputs, enough to decide again; only in the answer for one decision
 	Evidence *map[string]interface{} `json:"evidence,omitempty"`
 	Gates    []Gate                  `json:"gates"`
-	ID       string                  `json:"id"`
-	Reasons  *[]string               `json:"reasons,omitempty"`
+
+	// GatesWave Wave that the gates are about, where that is another one
+	GatesWave *int      `json:"gatesWave,omitempty"`
+	ID        string    `json:"id"`
+	Reasons   *[]string `json:"reasons,omitempty"`
 
 	// Revoked Devices that were called back
 	Revoked *[]string `json:"revoked,omitempty"`
@@ -1564,6 +1811,10 @@ type RolloutPolicySpec struct {
 	// GraceSeconds Silence allowed past a lease or a deadline; default 60
 	GraceSeconds *float64 `json:"graceSeconds,omitempty"`
 
+	// Growth Waves that grow, after those that are named: each is factor times as large as the one
+	// before, until the whole fleet has been reached. They are written out when the rollout starts.
+	Growth *Growth `json:"growth,omitempty"`
+
 	// LeaseSeconds Length of a permission to activate; default 600
 	LeaseSeconds *float64 `json:"leaseSeconds,omitempty"`
 
@@ -1598,8 +1849,13 @@ type RolloutPolicySpec struct {
 	StaleSeconds *float64 `json:"staleSeconds,omitempty"`
 
 	// Stratify Labels whose combinations every wave samples evenly; default line, hardware and product
-	Stratify *[]string  `json:"stratify,omitempty"`
-	Waves    []WaveSpec `json:"waves"`
+	Stratify *[]string `json:"stratify,omitempty"`
+
+	// Waves At least one unless growth is given
+	Waves []WaveSpec `json:"waves"`
+
+	// Windows Absent lets every device activate at any time
+	Windows *[]Window `json:"windows,omitempty"`
 }
 
 // RolloutPolicyStatus defines model for RolloutPolicyStatus.
@@ -1608,6 +1864,70 @@ type RolloutPolicyStatus struct {
 
 	// Devices Devices the selector matches now
 	Devices *int64 `json:"devices,omitempty"`
+}
+
+// RolloutPreview defines model for RolloutPreview.
+type RolloutPreview struct {
+	// Budgets Every group of every budget
+	Budgets []PreviewBudget `json:"budgets"`
+
+	// Devices Devices that can take part
+	Devices int64 `json:"devices"`
+
+	// Excluded Why devices of the fleet cannot take part
+	Excluded []PreviewExcluded `json:"excluded"`
+
+	// FinishAt Roughly the earliest end, when every gate passes at once and every device is there
+	FinishAt *time.Time `json:"finishAt,omitempty"`
+
+	// Message Whether it would start at once or wait for what
+	Message    string            `json:"message"`
+	Policy     *string           `json:"policy,omitempty"`
+	PolicySpec RolloutPolicySpec `json:"policySpec"`
+
+	// Refusals Why it would not be started; empty when it would
+	Refusals   []string    `json:"refusals"`
+	Release    ReleaseRef  `json:"release"`
+	RollbackTo *ReleaseRef `json:"rollbackTo,omitempty"`
+
+	// State queued (another rollout of the fleet is active) · waiting (for an approval) · running ·
+	// held (a gate has no verdict yet, or nothing may be touched now; goes on by itself) ·
+	// paused (by a person) · rolling-back · and the ends: promoted, aborted (by a person),
+	// failed (a gate said FAIL), superseded
+	State RolloutState  `json:"state"`
+	Waves []PreviewWave `json:"waves"`
+
+	// Windows Groups of devices by when they may activate; empty without windows
+	Windows []PreviewWindow `json:"windows"`
+}
+
+// RolloutPreviewRequest A release under a stored policy, or under one that is not stored yet; exactly one of the two is given.
+type RolloutPreviewRequest struct {
+	Policy     *string            `json:"policy,omitempty"`
+	PolicySpec *RolloutPolicySpec `json:"policySpec,omitempty"`
+
+	// Release Release id, e.g. "pump-anomaly-7"
+	Release string `json:"release"`
+}
+
+// RolloutReplay defines model for RolloutReplay.
+type RolloutReplay struct {
+	Diverged *ReplayStep `json:"diverged,omitempty"`
+	Policy   *string     `json:"policy,omitempty"`
+	Rollout  string      `json:"rollout"`
+
+	// Same Decisions that are alike
+	Same  int          `json:"same"`
+	Steps []ReplayStep `json:"steps"`
+
+	// Verdict A sentence, e.g. "would have stopped on 2026-11-12 22:14 after 4 devices: the shadow gate says FAIL"
+	Verdict string `json:"verdict"`
+}
+
+// RolloutReplayRequest A stored policy, or one that is not stored; exactly one of the two is given.
+type RolloutReplayRequest struct {
+	Policy     *string            `json:"policy,omitempty"`
+	PolicySpec *RolloutPolicySpec `json:"policySpec,omitempty"`
 }
 
 // RolloutSpec defines model for RolloutSpec.
@@ -1628,8 +1948,10 @@ type RolloutState string
 
 // RolloutStatus defines model for RolloutStatus.
 type RolloutStatus struct {
-	Conditions []Condition   `json:"conditions"`
-	Counts     RolloutCounts `json:"counts"`
+	// Budgets Every group of every budget as it is now; absent after the end and in lists
+	Budgets    *[]PreviewBudget `json:"budgets,omitempty"`
+	Conditions []Condition      `json:"conditions"`
+	Counts     RolloutCounts    `json:"counts"`
 
 	// CurrentWave Index into waves; absent before the first and after the last
 	CurrentWave *int       `json:"currentWave,omitempty"`
@@ -1648,9 +1970,12 @@ type RolloutStatus struct {
 	State RolloutState `json:"state"`
 
 	// WakeAt When the planner looks again at the latest
-	WakeAt      *time.Time `json:"wakeAt,omitempty"`
-	Waves       []Wave     `json:"waves"`
-	WindowsLost *int64     `json:"windowsLost,omitempty"`
+	WakeAt *time.Time `json:"wakeAt,omitempty"`
+	Waves  []Wave     `json:"waves"`
+
+	// Windows When its devices may activate; absent without windows, after the end and in lists
+	Windows     *[]PreviewWindow `json:"windows,omitempty"`
+	WindowsLost *int64           `json:"windowsLost,omitempty"`
 
 	// WindowsScored In its devices since it started
 	WindowsScored *int64 `json:"windowsScored,omitempty"`
@@ -1974,17 +2299,20 @@ type Version struct {
 
 // Wave defines model for Wave.
 type Wave struct {
-	Approvals       *[]Approval   `json:"approvals,omitempty"`
-	ApprovalsNeeded *int          `json:"approvalsNeeded,omitempty"`
-	Counts          RolloutCounts `json:"counts"`
-	DeadlineAt      *time.Time    `json:"deadlineAt,omitempty"`
-	EndedAt         *time.Time    `json:"endedAt,omitempty"`
-	Gates           []Gate        `json:"gates"`
-	Name            string        `json:"name"`
-	SoakSeconds     *float64      `json:"soakSeconds,omitempty"`
-	SoakUntil       *time.Time    `json:"soakUntil,omitempty"`
-	StartedAt       *time.Time    `json:"startedAt,omitempty"`
-	State           WaveState     `json:"state"`
+	Approvals       *[]Approval `json:"approvals,omitempty"`
+	ApprovalsNeeded *int        `json:"approvalsNeeded,omitempty"`
+
+	// Approvers Only these people count; absent counts everybody but the author
+	Approvers   *[]string     `json:"approvers,omitempty"`
+	Counts      RolloutCounts `json:"counts"`
+	DeadlineAt  *time.Time    `json:"deadlineAt,omitempty"`
+	EndedAt     *time.Time    `json:"endedAt,omitempty"`
+	Gates       []Gate        `json:"gates"`
+	Name        string        `json:"name"`
+	SoakSeconds *float64      `json:"soakSeconds,omitempty"`
+	SoakUntil   *time.Time    `json:"soakUntil,omitempty"`
+	StartedAt   *time.Time    `json:"startedAt,omitempty"`
+	State       WaveState     `json:"state"`
 }
 
 // WaveSpec At most one of devices and share says how large the wave is; with neither it draws all
@@ -1992,6 +2320,9 @@ type Wave struct {
 type WaveSpec struct {
 	// Approvals People who must approve before the wave starts; default 0
 	Approvals *int `json:"approvals,omitempty"`
+
+	// Approvers Only these people count, as the audit log names them, e.g. "user:ana"; absent counts everybody but the author
+	Approvers *[]string `json:"approvers,omitempty"`
 
 	// DeadlineSeconds How long unreachable devices are waited for
 	DeadlineSeconds *float64 `json:"deadlineSeconds,omitempty"`
@@ -2010,6 +2341,44 @@ type WaveSpec struct {
 
 // WaveState defines model for WaveState.
 type WaveState string
+
+// Window When devices may activate. A device that some windows match may while one of them is
+// open; in a policy with windows, a device that none matches may never.
+type Window struct {
+	// Also Dates it opens as well
+	Also *[]string `json:"also,omitempty"`
+
+	// Days Absent is every day
+	Days *[]WindowDays `json:"days,omitempty"`
+
+	// EveryDays Length of the cycle in days
+	EveryDays *int `json:"everyDays,omitempty"`
+
+	// Except Dates it stays shut, e.g. "2026-12-24"
+	Except *[]string `json:"except,omitempty"`
+
+	// From Local time it opens, e.g. "22:00"
+	From *string `json:"from,omitempty"`
+	Name string  `json:"name"`
+
+	// On Days of the cycle it opens on, from 0
+	On *[]int `json:"on,omitempty"`
+
+	// Selector Devices it is for; absent is all
+	Selector *string `json:"selector,omitempty"`
+
+	// Start First day of a shift cycle, e.g. "2026-11-02"
+	Start *string `json:"start,omitempty"`
+
+	// To Local time it closes; earlier than from means on the day after
+	To *string `json:"to,omitempty"`
+
+	// Zone IANA time zone, e.g. "Europe/Berlin"; absent reads the label "zone" of each device, else UTC
+	Zone *string `json:"zone,omitempty"`
+}
+
+// WindowDays defines model for Window.Days.
+type WindowDays string
 
 // Counter defines model for Counter.
 type Counter = int64
@@ -2171,6 +2540,32 @@ type PublishFirmwareParams struct {
 // PublishFirmwareParamsArch defines parameters for PublishFirmware.
 type PublishFirmwareParamsArch string
 
+// ListFreezesParams defines parameters for ListFreezes.
+type ListFreezesParams struct {
+	// Cursor nextCursor of the page before
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateFreezeParams defines parameters for CreateFreeze.
+type CreateFreezeParams struct {
+	// Reason Why, for the audit log
+	Reason RequiredReason `form:"reason" json:"reason"`
+
+	// DryRun Check and answer, store nothing
+	DryRun         *DryRun         `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// LiftFreezeParams defines parameters for LiftFreeze.
+type LiftFreezeParams struct {
+	// Reason Why, for the audit log
+	Reason RequiredReason `form:"reason" json:"reason"`
+
+	// DryRun Check and answer, store nothing
+	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+}
+
 // ListModelsParams defines parameters for ListModels.
 type ListModelsParams struct {
 	// Cursor nextCursor of the page before
@@ -2183,6 +2578,32 @@ type ListModelVersionsParams struct {
 	// Cursor nextCursor of the page before
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListQuarantineParams defines parameters for ListQuarantine.
+type ListQuarantineParams struct {
+	// Cursor nextCursor of the page before
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// QuarantineReleaseParams defines parameters for QuarantineRelease.
+type QuarantineReleaseParams struct {
+	// Reason Why, for the audit log
+	Reason RequiredReason `form:"reason" json:"reason"`
+
+	// DryRun Check and answer, store nothing
+	DryRun         *DryRun         `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// LiftQuarantineParams defines parameters for LiftQuarantine.
+type LiftQuarantineParams struct {
+	// Reason Why, for the audit log
+	Reason RequiredReason `form:"reason" json:"reason"`
+
+	// DryRun Check and answer, store nothing
+	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
 // ListRetrainPoliciesParams defines parameters for ListRetrainPolicies.
@@ -2277,6 +2698,15 @@ type PromoteRolloutParams struct {
 
 // ResumeRolloutParams defines parameters for ResumeRollout.
 type ResumeRolloutParams struct {
+	// Reason Why, for the audit log
+	Reason RequiredReason `form:"reason" json:"reason"`
+
+	// DryRun Check and answer, store nothing
+	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+}
+
+// UndoRolloutParams defines parameters for UndoRollout.
+type UndoRolloutParams struct {
 	// Reason Why, for the audit log
 	Reason RequiredReason `form:"reason" json:"reason"`
 
@@ -2379,6 +2809,12 @@ type PatchDeviceLabelsJSONRequestBody = LabelsPatch
 // CreateEnrollmentTokenJSONRequestBody defines body for CreateEnrollmentToken for application/json ContentType.
 type CreateEnrollmentTokenJSONRequestBody = EnrollmentTokenCreate
 
+// CreateFreezeJSONRequestBody defines body for CreateFreeze for application/json ContentType.
+type CreateFreezeJSONRequestBody = FreezeCreate
+
+// QuarantineReleaseJSONRequestBody defines body for QuarantineRelease for application/json ContentType.
+type QuarantineReleaseJSONRequestBody = QuarantineCreate
+
 // ApplyRetrainPolicyJSONRequestBody defines body for ApplyRetrainPolicy for application/json ContentType.
 type ApplyRetrainPolicyJSONRequestBody = RetrainPolicy
 
@@ -2387,6 +2823,12 @@ type ApplyRolloutPolicyJSONRequestBody = RolloutPolicy
 
 // CreateRolloutJSONRequestBody defines body for CreateRollout for application/json ContentType.
 type CreateRolloutJSONRequestBody = RolloutCreate
+
+// PreviewRolloutJSONRequestBody defines body for PreviewRollout for application/json ContentType.
+type PreviewRolloutJSONRequestBody = RolloutPreviewRequest
+
+// ReplayRolloutJSONRequestBody defines body for ReplayRollout for application/json ContentType.
+type ReplayRolloutJSONRequestBody = RolloutReplayRequest
 
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest

@@ -206,15 +206,15 @@ function series(q) {
 const gate = (g) => ({ at: nowIso(), ...g });
 /** @returns {S["Gate"][]} */
 const wave1Gates = () => [
-  gate({ name: "success", verdict: "PASS", value: 0, comparison: "<=", threshold: 0.34, low: 0, high: 0.29, n: 3, nUnit: "devices", message: "0 of 3 failed; at 80 % confidence at most 42 % would." }),
-  gate({ name: "shadow", verdict: "PASS", value: 3.4, comparison: "<=", threshold: 100, n: 5_412, nUnit: "windows", message: "The challenger flags 1.04 × the champion; not worse than 1.5 × is shown (e-value 214 for it)." }),
+  gate({ name: "success", verdict: "PASS", value: 1, comparison: ">=", threshold: 0.95, low: 0.37, high: 1, n: 3, nUnit: "devices", message: "3 of 3 devices that ended are done, 0 failed, 0 on their way" }),
+  gate({ name: "shadow", verdict: "PASS", value: 1.04, comparison: "<=", threshold: 1.5, eHarm: 0.31, eSafe: 214, eLimit: 100, n: 5_412, nUnit: "windows", message: "The challenger flags 1.04 × the champion; not worse than 1.5 × is shown (e-value 214 for it)." }),
   gate({ name: "latency", verdict: "PASS", value: 0.31, comparison: "<=", threshold: 2, unit: "ms", n: 5_412, nUnit: "windows", message: "p99 over all devices." }),
   gate({ name: "non-finite", verdict: "PASS", value: 0, comparison: "<=", threshold: 0, n: 5_412, nUnit: "windows", message: "No score was NaN or infinite." }),
 ];
 /** @returns {S["Gate"][]} */
 const wave2Gates = () => [
-  gate({ name: "success", verdict: "INCONCLUSIVE", value: 0.11, comparison: "<=", threshold: 0.2, low: 0, high: 0.43, n: 9, nUnit: "devices", message: "1 of 9 rolled back; 2 more devices must finish before this can be shown." }),
-  gate({ name: "shadow", verdict: "INCONCLUSIVE", value: 12.6, comparison: "<=", threshold: 100, n: 2_871, nUnit: "windows", message: "No sign of harm; not worse than 1.5 × is not shown yet (e-value 31 of 100)." }),
+  gate({ name: "success", verdict: "INCONCLUSIVE", value: 0.89, comparison: ">=", threshold: 0.95, low: 0.57, high: 1, n: 9, nUnit: "devices", message: "1 of 9 rolled back; 2 more devices must finish before this can be shown." }),
+  gate({ name: "shadow", verdict: "INCONCLUSIVE", value: 1.06, comparison: "<=", threshold: 1.5, eHarm: 0.42, eSafe: 31, eLimit: 100, n: 2_871, nUnit: "windows", message: "No sign of harm; not worse than 1.5 × is not shown yet (e-value 31 of 100)." }),
   gate({ name: "latency", verdict: "PASS", value: 0.34, comparison: "<=", threshold: 2, unit: "ms", n: 2_871, nUnit: "windows", message: "p99 over all devices." }),
   gate({ name: "non-finite", verdict: "PASS", value: 0, comparison: "<=", threshold: 0, n: 2_871, nUnit: "windows", message: "No score was NaN or infinite." }),
   gate({ name: "approval", verdict: "INCONCLUSIVE", comparison: ">=", threshold: 1, n: 0, nUnit: "people", message: "Wave 3 needs one approval by somebody else than the author." }),
@@ -222,9 +222,19 @@ const wave2Gates = () => [
 /** @returns {S["Gate"][]} */
 const badGates = () => [
   gate({ name: "success", verdict: "PASS", value: 0, comparison: "<=", threshold: 0.34, n: 3, nUnit: "devices", message: "0 of 3 failed to install." }),
-  gate({ name: "shadow", verdict: "FAIL", value: 412, comparison: "<=", threshold: 100, n: 1_980, nUnit: "windows", message: "3 of 3 canaries flag 1.9 × the champion; that is harm at α = 1 %." }),
+  gate({ name: "shadow", verdict: "FAIL", value: 1.93, comparison: "<=", threshold: 1.5, eHarm: 412, eSafe: 0.02, eLimit: 100, n: 1_980, nUnit: "windows", message: "3 of 3 canaries flag 1.9 × the champion; that is harm at α = 1 %." }),
   gate({ name: "latency", verdict: "PASS", value: 0.29, comparison: "<=", threshold: 2, unit: "ms", n: 1_980, nUnit: "windows", message: "p99 over all devices." }),
 ];
+
+/** The same gates earlier on: the nearer t is to 1, the nearer they are to where they stand. @param {S["Gate"][]} gates @param {number} t @param {number} at @returns {S["Gate"][]} */
+const earlier = (gates, t, at) =>
+  gates.map((g) => ({
+    ...g,
+    at: iso(at),
+    verdict: /** @type {const} */ ("INCONCLUSIVE"),
+    value: t < 0.15 || g.value === undefined ? undefined : g.name === "shadow" ? 1 + (g.value - 1) * (0.4 + 0.6 * t) + 0.06 * Math.sin(t * 9) : g.value,
+    ...(g.eHarm === undefined ? {} : { eHarm: g.eHarm ** (t ** 1.4), eSafe: (g.eSafe ?? 1) ** (t ** 1.2) }),
+  }));
 
 /** @param {D[]} ds @returns {S["RolloutCounts"]} */
 function counts(ds) {
@@ -242,9 +252,75 @@ const policySpec = {
     { name: "all", share: 1, soakSeconds: 120, deadlineSeconds: 86400, approvals: 1 },
   ],
   budgets: [{ groupBy: "line", maxUnavailable: 2, minAvailable: 4 }],
-  gates: [{ name: "success", threshold: 0.2 }, { name: "shadow", threshold: 1.5, alpha: 0.01 }, { name: "latency", threshold: 2 }],
+  windows: [{ name: "night", zone: "Europe/Berlin", from: "22:00", to: "06:00" }],
+  gates: [{ name: "success" }, { name: "shadow", threshold: 1.5, alpha: 0.01 }, { name: "latency", threshold: 2 }, { name: "expr", title: "bearing stays cool", expr: "metrics.bearing_c.max < 85.0" }],
   leaseSeconds: 60,
 };
+/** @type {Map<string, S["RolloutPolicy"]>} */
+const policies = new Map();
+/** @param {string} name @param {S["RolloutPolicySpec"]} spec */
+const keep = (name, spec) => {
+  const version = String(Number(policies.get(name)?.metadata.resourceVersion ?? 0) + 1);
+  const p = /** @type {S["RolloutPolicy"]} */ ({ apiVersion: "swell/v1", kind: "RolloutPolicy", metadata: { name, resourceVersion: version, createdAt: iso(-40 * 24 * HOUR), updatedAt: nowIso() }, spec, status: { devices: N, conditions: [] } });
+  policies.set(name, p);
+  return p;
+};
+keep("pumps", policySpec);
+keep("strict", { ...policySpec, gates: [{ name: "success", threshold: 1 }, { name: "shadow", threshold: 1.2, alpha: 0.05 }], waves: [{ name: "one", devices: 1, soakSeconds: 600 }], growth: { first: 2, factor: 2 } });
+
+// ---------------------------------------------------------- standing orders
+/** @type {S["Freeze"][]} */
+const freezes = [];
+/** @type {S["Quarantine"][]} */
+const banned = [{ release: "pump-anomaly-5", digest: release(5).digest, by: "user:ana", reason: "flags 1.9 × the champion", at: iso(-49 * HOUR) }];
+
+/** @returns {S["PreviewBudget"][]} */
+const budgets = () => lines.map((group) => ({ groupBy: "line", group, devices: fleet.filter((d) => d.line === group).length, limit: 2, unavailable: group === "l2" ? 2 : group === "l3" ? 1 : 0 }));
+/** @returns {S["PreviewWindow"][]} */
+const windows = () => [{ names: ["night"], zone: "Europe/Berlin", devices: N, open: false, changeAt: iso(3.2 * HOUR) }];
+
+/** @param {string} id @param {string | undefined} policy @param {S["RolloutPolicySpec"]} spec @returns {S["RolloutPreview"]} */
+function preview(id, policy, spec) {
+  const counter = Number(id.split("-").pop());
+  const line = /^[^,]*line=([^,]+)/.exec(spec.selector)?.[1];
+  if (line && !lines.includes(line)) return { ...preview(id, policy, { ...spec, selector: "" }), waves: [], devices: 0, finishAt: undefined, refusals: [`policy "${policy ?? "unnamed"}" can never finish: the fleet selector "${spec.selector}" matches no device; the label line has: ${lines.join(", ")}`] };
+  const refusals = banned.some((q) => q.digest === release(counter).digest) ? [`${id} is in quarantine: flags 1.9 × the champion (user:ana)`] : [];
+  let left = fleet.filter((d) => deviceState(d) !== "retired").sort((a, b) => sha(a.node).compare(sha(b.node)));
+  const all = left.length;
+  const waves = [...spec.waves];
+  if (spec.growth) for (let n = spec.growth.first, i = 2, sum = waves.length; sum < all; sum += n, n = Math.round(n * spec.growth.factor), i++) waves.push({ name: `grow-${i}`, devices: n });
+  let at = 0;
+  return {
+    release: release(counter),
+    policy,
+    policySpec: spec,
+    state: "queued",
+    message: "It waits for rollout r-7, which is running.",
+    devices: all,
+    waves: waves.map((w) => {
+      const n = Math.min(left.length, w.devices ?? (w.share ? Math.max(1, Math.ceil(w.share * all) - (all - left.length)) : left.length));
+      const drawn = left.slice(0, n);
+      left = left.slice(n);
+      const start = at;
+      at += 12 * MIN;
+      return { name: w.name, devices: n, lines: lines.map((l) => ({ line: l, devices: drawn.filter((d) => d.line === l).length })).filter((l) => l.devices > 0), names: drawn.map((d) => `${d.site}/${d.node}`), approvals: w.approvals, soakSeconds: 120, deadlineSeconds: w.deadlineSeconds ?? 86400, startAt: iso(start), endAt: iso(at) };
+    }),
+    budgets: budgets(),
+    windows: spec.windows?.length ? windows() : [],
+    excluded: [],
+    refusals,
+    rollbackTo: release(6),
+    finishAt: refusals.length ? undefined : iso(at),
+  };
+}
+
+/** @param {string} name @param {string | undefined} policy @returns {S["RolloutReplay"]} */
+function replay(name, policy) {
+  const all = decisions(name).reverse();
+  if (name !== "r-5") return { rollout: name, policy, verdict: `would have decided the same ${all.length} times`, same: all.length, steps: all.map((d) => ({ id: d.id, at: d.at, recorded: d.state, replayed: d.state, summary: d.summary, offered: 3, gates: d.gates })) };
+  const steps = all.map((d, i) => ({ id: d.id, at: d.at, recorded: d.state, replayed: /** @type {S["RolloutState"]} */ (i >= 2 ? "rolling-back" : d.state), summary: i >= 2 ? "shadow: the challenger flags 1.7 × the champion; e-value for harm 24 of 20" : d.summary, offered: 3, gates: i >= 2 ? badGates().slice(1, 2).map((g) => ({ ...g, eHarm: 24, eLimit: 20, threshold: 1.2 })) : d.gates }));
+  return { rollout: name, policy, verdict: `would have stopped on ${all[2]?.at.slice(0, 16).replace("T", " ")} after 3 devices, 2 decisions earlier: the shadow gate says FAIL`, same: 2, steps: steps.slice(0, 3), diverged: steps[2] };
+}
 
 /** @type {{state: S["RolloutState"], message: string}} */
 const live = { state: "running", message: "wave 2 of 3, “half”: 9 of 9 devices are in their trial or past it; the shadow gate needs about 2 200 windows more." };
@@ -273,6 +349,8 @@ function r7() {
       windowsScored: 15_840 + Math.floor((Date.now() - t0) / 1000) * N,
       windowsLost: 0,
       productionStoppedSeconds: 0,
+      budgets: budgets(),
+      windows: windows(),
       conditions: [],
     },
   };
@@ -337,14 +415,16 @@ const decisions = (name) =>
   name === "r-5"
     ? [
         { id: "d-3", at: iso(-49.95 * HOUR), summary: "Failed wave 1 and called 3 devices back: the shadow gate says FAIL.", reasons: ["3 of 3 canaries flag 1.9 × the champion on the same windows", "e-value 412 > 100 (α = 1 %) over 1 980 windows"], state: "failed", stateBefore: "running", wave: 0, assigned: [], revoked: ["hall-1/pump-01", "hall-1/pump-02", "hall-1/pump-03"], gates: badGates(), snapshotDigest: digest("snap-5"), evidence: { alpha: 0.01, margin: 1.5, windows: 1980, a: 61, b: 30 } },
+        ...[4, 3, 2, 1].map((i) => ({ id: `d-2${i}`, at: iso(-50 * HOUR + i * 0.6 * MIN), summary: `Holds wave 1: the shadow gate has ${i * 400} windows.`, state: /** @type {const} */ ("running"), stateBefore: /** @type {const} */ ("running"), wave: 0, gates: earlier(badGates(), i / 5, -50 * HOUR + i * 0.6 * MIN) })),
         { id: "d-1", at: iso(-50 * HOUR), summary: "Began wave 1: offered to 3 devices drawn by seed 5, one a line.", state: "running", stateBefore: "queued", wave: 0, assigned: ["hall-1/pump-01", "hall-1/pump-02", "hall-1/pump-03"], revoked: [], gates: [], snapshotDigest: digest("snap-5a") },
       ]
     : [
         ...(live.state === "paused" ? [{ id: "d-9", at: nowIso(), summary: "Paused by demo.", state: /** @type {const} */ ("paused"), stateBefore: /** @type {const} */ ("running"), actor: "user:demo", gates: [] }] : []),
         { id: "d-8", at: iso(-1 * MIN), summary: "Holds wave 2: two gates have no verdict yet.", reasons: ["shadow: e-value 31 of the 100 that show “not worse than 1.5 ×”", "success: 9 devices, 2 still soaking"], state: "running", stateBefore: "running", wave: 1, assigned: [], revoked: [], gates: wave2Gates(), snapshotDigest: digest("snap-8"), evidence: { alpha: 0.01, margin: 1.5, windows: 2871, a: 31, b: 29 }, wakeAt: iso(MIN) },
+        ...[6, 5, 4, 3, 2, 1].map((i) => ({ id: `d-7${i}`, at: iso(-8 * MIN + i * MIN), summary: `Holds wave 2: ${i} of 9 devices are past their trial.`, state: /** @type {const} */ ("running"), stateBefore: /** @type {const} */ ("running"), wave: 1, gates: earlier(wave2Gates(), i / 8, -8 * MIN + i * MIN) })),
         { id: "d-7", at: iso(-4 * MIN), summary: "Counts hall-1/pump-08 as failed: it rolled back by itself.", reasons: ["9.1 % of windows flagged, the limit is 5 %", "the wave goes on: 1 of 9 is within the success gate so far"], state: "running", stateBefore: "running", wave: 1, assigned: [], revoked: ["hall-1/pump-08"], gates: [], snapshotDigest: digest("snap-7") },
         { id: "d-6", at: iso(-6 * MIN), summary: "Gave 2 activation leases, one on l1 and one on l2; l3 is at its budget.", reasons: ["l3: 2 of at most 2 devices are disturbed (pump-11 offline, pump-06 leased)"], state: "running", stateBefore: "running", wave: 1, assigned: ["hall-1/pump-04", "hall-1/pump-05"], revoked: [], gates: [], snapshotDigest: digest("snap-6"), evidence: { budgets: { l1: [1, 2], l2: [1, 2], l3: [2, 2] } } },
-        { id: "d-5", at: iso(-8.2 * MIN), summary: "Passed wave 1 and began wave 2: every gate says PASS.", state: "running", stateBefore: "running", wave: 1, assigned: fleet.filter((d) => d.wave === 1).slice(0, 50).map((d) => `${d.site}/${d.node}`), revoked: [], gates: wave1Gates(), snapshotDigest: digest("snap-5x") },
+        { id: "d-5", at: iso(-8.2 * MIN), summary: "Passed wave 1 and began wave 2: every gate says PASS.", state: "running", stateBefore: "running", wave: 1, gatesWave: 0, assigned: fleet.filter((d) => d.wave === 1).slice(0, 50).map((d) => `${d.site}/${d.node}`), revoked: [], gates: wave1Gates(), snapshotDigest: digest("snap-5x") },
         { id: "d-1", at: iso(-11 * MIN), summary: "Began wave 1: offered to 3 devices drawn by seed 7, one a line.", state: "running", stateBefore: "queued", wave: 0, assigned: ["hall-1/pump-01", "hall-1/pump-02", "hall-1/pump-03"], revoked: [], gates: [], snapshotDigest: digest("snap-1") },
       ];
 
@@ -610,10 +690,11 @@ setInterval(() => {
 }, Number(arg("pace", "4000"))).unref();
 
 class Problem extends Error {
-  /** @param {number} status @param {string} detail */
-  constructor(status, detail) {
+  /** @param {number} status @param {string} detail @param {S["FieldError"][]} [fields] */
+  constructor(status, detail, fields) {
     super(detail);
     this.status = status;
+    this.fields = fields;
   }
 }
 /** @template T @param {T[]} items @param {URLSearchParams} q @returns {{items: T[], nextCursor?: string}} */
@@ -645,9 +726,69 @@ const routes = [
   ["GET", /^\/rollouts\/([^/]+)$/, ([name]) => rollouts().find((r) => r.metadata.name === name) ?? missing(`rollout ${name}`)],
   ["GET", /^\/rollouts\/([^/]+)\/devices$/, ([name], q) => page(rolloutDevices(name ?? ""), q)],
   ["GET", /^\/rollouts\/([^/]+)\/decisions$/, ([name], q) => page(decisions(name ?? ""), q)],
+  ["POST", /^\/rollouts\/preview$/, (_, __, body) => preview(body.release, body.policy, body.policySpec ?? policies.get(body.policy)?.spec ?? missing(`policy ${body.policy}`))],
+  ["POST", /^\/rollouts\/([^/]+)\/replay$/, ([name], _, body) => replay(name ?? "", body.policy)],
+  ["GET", /^\/rollouts\/([^/]+)\/decisions\/([^/]+)$/, ([name, id]) => {
+    const d = decisions(name ?? "").find((x) => x.id === id) ?? missing(`decision ${id}`);
+    return { ...d, snapshotDigest: digest(`${name} ${id}`), evidence: d.evidence ?? { snapshot: { devices: d.assigned ?? [] } } };
+  }],
+  ["POST", /^\/rollouts\/r-6\/actions\/undo$/, (_, q) => {
+    const r = /** @type {S["Rollout"]} */ (rollouts().find((x) => x.metadata.name === "r-6"));
+    const after = { ...r, status: { ...r.status, state: /** @type {const} */ ("rolling-back"), message: `${q.get("dryRun") ? "undone by demo" : `undone by demo: “${q.get("reason")}”`}; devices return to pump-anomaly-4.`, rollbackTo: release(4) } };
+    if (q.get("dryRun") !== "true") throw new Problem(409, "r-7 is under way: end it first");
+    return after;
+  }],
+  ["GET", /^\/rollout-policies$/, (_, q) => page([...policies.values()], q)],
+  ["GET", /^\/rollout-policies\/([^/]+)$/, ([name]) => policies.get(name ?? "") ?? missing(`policy ${name}`)],
+  ["PUT", /^\/rollout-policies\/([^/]+)$/, ([name = ""], q, body) => {
+    const known = Object.keys(policySpec).concat("growth", "shadowSeconds", "stratify", "retries", "seed", "soakSeconds");
+    const odd = Object.keys(body.spec).find((k) => !known.includes(k));
+    if (odd) throw new Problem(400, `property "${odd}" is unsupported; there are: ${known.sort().join(", ")}`, [{ field: `spec.${odd}`, message: `unknown; there are: ${known.join(", ")}` }]);
+    if (!body.spec.waves?.length && !body.spec.growth) throw new Problem(400, "spec: 0 waves: want 1 to 100", [{ field: "spec.waves", message: "0 waves: want 1 to 100" }]);
+    if (q.get("dryRun") === "true") return { ...body, status: { devices: N, conditions: [] } };
+    log.push({ at: nowIso(), actor: "user:demo", action: "rollout-policy.apply", subject: `RolloutPolicy/${name}`, reason: q.get("reason") ?? "", outcome: "ok" });
+    emit({ kind: "RolloutPolicy", name });
+    return keep(name, body.spec);
+  }],
+  ["GET", /^\/freezes$/, (_, q) => page(freezes, q)],
+  ["POST", /^\/freezes$/, (_, q, body) => {
+    const selector = body.selector ?? "";
+    const key = /^!?([a-z]+)/.exec(selector)?.[1];
+    if (key && !["site", "node", "line", "class", "state", "release", "hardware"].includes(key)) throw new Problem(400, `no device has the label "${key}"; there are: class, hardware, line, node, release, site, state`);
+    if (freezes.some((f) => f.name === body.name)) throw new Problem(409, `cannot freeze ${body.name}: there is a freeze of this name: lift it first`);
+    const f = { name: body.name, selector, from: nowIso(), until: body.until, by: "user:demo", reason: q.get("reason") ?? "", active: true, devices: fleet.filter((d) => matches(d, selector)).length };
+    freezes.push(f);
+    log.push({ at: nowIso(), actor: "user:demo", action: "freeze.start", subject: `Freeze/${body.name}`, reason: q.get("reason") ?? "", outcome: "ok" });
+    emit({ kind: "Freeze", name: body.name });
+    return f;
+  }],
+  ["DELETE", /^\/freezes\/([^/]+)$/, ([name]) => {
+    const i = freezes.findIndex((f) => f.name === name);
+    if (i < 0) missing(`freeze ${name}`);
+    freezes.splice(i, 1);
+    emit({ kind: "Freeze", name: name ?? "" });
+  }],
+  ["GET", /^\/quarantine$/, (_, q) => page(banned, q)],
+  ["POST", /^\/quarantine$/, (_, q, body) => {
+    const counter = [4, 5, 6, 7].find((c) => release(c).digest === body.release || release(c).id === body.release) ?? missing(`release ${body.release}`);
+    const b = { release: release(counter).id, digest: release(counter).digest, by: "user:demo", reason: q.get("reason") ?? "", at: nowIso() };
+    banned.unshift(b);
+    emit({ kind: "Quarantine", name: b.release });
+    return b;
+  }],
+  ["DELETE", /^\/quarantine\/(.+)$/, ([digest]) => {
+    const i = banned.findIndex((b) => b.digest === digest);
+    if (i < 0) missing("such quarantine");
+    emit({ kind: "Quarantine", name: banned.splice(i, 1)[0]?.release ?? "" });
+  }],
   ["POST", /^\/rollouts\/r-7\/actions\/(pause|resume|abort|approve|promote)$/, ([verb], q) => {
     const reason = q.get("reason");
     if (!reason) throw new Problem(400, "give a reason");
+    if (q.get("dryRun") === "true") {
+      const r = r7();
+      const state = /** @type {S["RolloutState"]} */ (verb === "pause" ? "paused" : verb === "resume" ? "running" : verb === "abort" ? "rolling-back" : r.status.state);
+      return { ...r, status: { ...r.status, state, message: verb === "abort" ? "aborted by user:demo; devices return to pump-anomaly-6." : verb === "pause" ? "paused by user:demo." : r.status.message } };
+    }
     if (verb === "approve" || verb === "promote") throw new Problem(403, "whoever started a rollout cannot approve it");
     live.state = verb === "pause" ? "paused" : verb === "resume" ? "running" : "aborted";
     live.message = verb === "pause" ? `paused by demo in wave 2 of 3: “${reason}”.` : verb === "resume" ? "wave 2 of 3 goes on." : `aborted by demo: “${reason}”; devices return to pump-anomaly-6.`;
@@ -734,12 +875,12 @@ const server = createServer((req, res) => {
       }
       for (const [method, pattern, f] of routes) {
         const m = method === req.method ? pattern.exec(decodeURIComponent(path)) : null;
-        if (m) return answer(method === "POST" && path === "/training-runs" ? 201 : 200, f(m.slice(1), url.searchParams, body));
+        if (m) return answer(method === "DELETE" ? 204 : method === "POST" && /^\/(training-runs|freezes|quarantine)$/.test(path) ? 201 : 200, f(m.slice(1), url.searchParams, body));
       }
       missing(`path ${path}`);
     } catch (e) {
       const status = e instanceof Problem ? e.status : 500;
-      answer(status, /** @type {S["Problem"]} */ ({ type: "about:blank", title: status === 500 ? "broken fixture" : "refused", status, detail: e instanceof Error ? e.message : String(e) }));
+      answer(status, /** @type {S["Problem"]} */ ({ type: "about:blank", title: status === 500 ? "broken fixture" : "refused", status, detail: e instanceof Error ? e.message : String(e), fields: e instanceof Problem ? e.fields : undefined }));
     }
   });
 });

@@ -59,6 +59,8 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
     if (m.type() !== "error" && m.type() !== "warning") return;
     // Chromium reports the 401 that tells the console to ask for a login.
     if (at === "login" && m.location().url.endsWith("/api/v1/session")) return;
+    // And the 400 by which the hub says what is wrong with a policy that is being written.
+    if (at === "policy-wrong" && m.location().url.endsWith("dryRun=true")) return;
     found("errors", `${m.text()} ${m.location().url}`);
   });
 
@@ -99,12 +101,14 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
   const first = {
     device: (await api("/devices?limit=1000"))?.items,
     rollout: (await api("/rollouts?limit=100"))?.items,
+    policy: (await api("/rollout-policies?limit=100"))?.items?.[0],
     model: (await api("/models?limit=1"))?.items?.[0],
     run: (await api("/training-runs?limit=100"))?.items,
     event: (await api("/audit/events?limit=1"))?.items?.[0],
   };
   const device = first.device?.find((/** @type {any} */ d) => d.status.connected && d.status.phase) ?? first.device?.find((/** @type {any} */ d) => d.status.connected) ?? first.device?.[0];
   const failed = first.rollout?.find((/** @type {any} */ r) => r.status.state === "failed");
+  const over = first.rollout?.find((/** @type {any} */ r) => r.status.endedAt);
   const refused = first.run?.find((/** @type {any} */ r) => r.status.state === "refused");
   const version = first.model ? (await api(`/models/${first.model.metadata.name}/versions?limit=1`))?.items?.[0] : undefined;
 
@@ -125,6 +129,40 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
         await page.getByText("Why: the decisions").scrollIntoViewIfNeeded();
       },
     ],
+    [
+      "rollout-replay",
+      (failed ?? over) && `/rollouts/${(failed ?? over).metadata.name}`,
+      async () => {
+        await page.getByRole("button", { name: "Replay" }).click();
+        await page.getByText(/decisions alike/).waitFor();
+        await page.getByText("With another policy").scrollIntoViewIfNeeded();
+      },
+    ],
+    [
+      "rollout-start",
+      version && first.policy && `/rollouts/new?release=${version.spec.release.id}&policy=${first.policy.metadata.name}`,
+      async () => void (await page.getByRole("heading", { name: "Disruption budget" }).waitFor()),
+    ],
+    ["policies", "/policies"],
+    ["policy", first.policy && `/policies/${first.policy.metadata.name}`],
+    [
+      "policy-wrong",
+      first.policy && `/policies/${first.policy.metadata.name}`,
+      async () => {
+        const text = page.getByLabel("Policy document");
+        await text.fill((await text.inputValue()).replace("spec:", "spec:\n  wvaes: []"));
+        await page.getByText("The hub would refuse it.").waitFor();
+      },
+    ],
+    [
+      "freeze",
+      "/policies",
+      async () => {
+        await page.getByRole("button", { name: "Freeze" }).click();
+        await page.getByLabel("Name").fill("stocktaking");
+        await page.waitForFunction(() => getComputedStyle(/** @type {Element} */ (document.querySelector("[role=dialog]"))).opacity === "1");
+      },
+    ],
     ["rollout-failed", failed && `/rollouts/${failed.metadata.name}`],
     [
       "rollout-reason",
@@ -132,6 +170,7 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
       async () => {
         await page.getByRole("button", { name: "Abort" }).click();
         await page.getByLabel(/Reason/).waitFor();
+        await page.getByText("Asking the hub…").waitFor({ state: "detached" });
         await page.waitForFunction(() => getComputedStyle(/** @type {Element} */ (document.querySelector("[role=dialog]"))).opacity === "1");
       },
     ],

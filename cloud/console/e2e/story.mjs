@@ -94,6 +94,74 @@ try {
     await page.locator("[role=row] a").first().click();
     await page.getByText(/Computed here: the entry is number/).waitFor();
   });
+  await step("a rollout is looked at before it is started", async () => {
+    await page.goto(`${base}/rollouts`);
+    await page.getByRole("link", { name: "Start a rollout" }).click();
+    await page.getByLabel("Release").selectOption("pump-anomaly-6");
+    await page.getByLabel("Policy").selectOption("pumps");
+    await page.getByText(/pump-anomaly-6 would reach 24 devices in 3 waves/).waitFor();
+    await page.getByText("It waits for rollout r-7").waitFor();
+    await page.getByLabel("Release").selectOption("pump-anomaly-5");
+    await page.getByText("The hub would refuse to start pump-anomaly-5").waitFor();
+    await page.getByRole("alert").getByText("is in quarantine").waitFor();
+  });
+  await step("what is promoted can be taken back, after a look at what would follow", async () => {
+    await page.goto(`${base}/rollouts/r-6`);
+    await page.getByRole("button", { name: "Undo" }).click();
+    await page.getByText("24 devices that run it or have it on trial return to pump-anomaly-4.").waitFor();
+    await page.getByLabel(/Reason/).fill("the pumps are loud");
+    await page.getByRole("button", { name: "Undo rollout" }).click();
+    await page.getByText("r-7 is under way: end it first").waitFor();
+  });
+  await step("another policy is asked what it would have done", async () => {
+    await page.goto(`${base}/rollouts/r-5`);
+    await page.getByLabel("Policy to replay with").selectOption("strict");
+    await page.getByRole("button", { name: "Replay" }).click();
+    await page.getByText(/Under strict it would have stopped on .* after 3 devices/).waitFor();
+  });
+  await step("a freeze shows over every page, in every tab, until it is lifted", async () => {
+    await page.goto(`${base}/policies`);
+    await page.getByRole("button", { name: "Freeze" }).click();
+    await page.getByLabel("Name").fill("stocktaking");
+    await page.getByLabel(/selector/).fill("lien=l1");
+    await page.getByLabel(/Reason/).fill("we count");
+    await page.getByRole("button", { name: "Freeze devices" }).click();
+    await page.getByText('no device has the label "lien"').waitFor();
+    await page.getByLabel(/selector/).fill("line=l1");
+    await page.getByRole("button", { name: "Freeze devices" }).click();
+    await page.getByText("Frozen: stocktaking").waitFor();
+    await second.getByText("Frozen: stocktaking").waitFor();
+    await page.getByRole("button", { name: "Lift" }).click();
+    await page.getByLabel(/Reason/).fill("counted");
+    await page.getByRole("button", { name: "Lift freeze" }).click();
+    await second.getByText("Frozen: stocktaking").waitFor({ state: "detached" });
+  });
+  await step("a policy is written with the hub's word on it, and stored", async () => {
+    await page.goto(`${base}/policies/strict`);
+    const text = page.getByLabel("Policy document");
+    const good = await text.inputValue();
+    await text.fill(good.replace("spec:", "spec:\n  wvaes: []"));
+    await page.getByText("spec.wvaes").waitFor();
+    await text.fill(good.replace("waves:", "retries: 3\n  waves:"));
+    await page.getByText("The hub would take it.").waitFor();
+    await page.getByText(/What pump-anomaly-7 would do under it now/).waitFor();
+    await page.getByRole("button", { name: "Store" }).click();
+    await page.getByLabel(/Reason/).fill("try harder");
+    await page.getByRole("button", { name: "Store policy" }).click();
+    await page.getByText("Store policy").waitFor({ state: "detached" });
+    await page.waitForFunction(() => /retries: 3/.test(/** @type {HTMLTextAreaElement | null} */ (document.querySelector("textarea"))?.value ?? ""));
+  });
+  await step("a release goes into quarantine and out again", async () => {
+    await page.goto(`${base}/models/pump-anomaly/7`);
+    await page.getByRole("button", { name: "Quarantine" }).click();
+    await page.getByLabel(/Reason/).fill("learned from a broken sensor");
+    await page.getByRole("button", { name: "Quarantine release" }).click();
+    await page.getByText("In quarantine: no rollout offers it.").waitFor();
+    await page.getByRole("button", { name: "Lift" }).click();
+    await page.getByLabel(/Reason/).fill("it was fine");
+    await page.getByRole("button", { name: "Lift quarantine" }).click();
+    await page.getByText("It is not in quarantine.").waitFor();
+  });
   await step("when the first tab closes the second takes the stream over", async () => {
     await page.close();
     await changes(second);

@@ -60,6 +60,29 @@ export const rolloutDevices = (name: string) =>
     queryKey: ["RolloutDevice", name],
     queryFn: () => all((cursor) => ask(client.GET("/rollouts/{name}/devices", { params: { path: { name }, query: { cursor, limit: PAGE } } })), MOST_DEVICES),
   });
+/** One decision with its evidence; it never changes. */
+export const rolloutDecision = (name: string, id: string) =>
+  queryOptions({
+    queryKey: ["Decision", name, id],
+    staleTime: Infinity,
+    queryFn: () => ask(client.GET("/rollouts/{name}/decisions/{id}", { params: { path: { name, id } } })),
+  });
+/** What a rollout would do now: of a stored policy by its name, or of one that is being written. */
+export const rolloutPreview = (release: string, policy: string | Schemas["RolloutPolicySpec"]) =>
+  queryOptions({
+    queryKey: ["Preview", release, policy],
+    enabled: release !== "" && policy !== "",
+    retry: false,
+    refetchInterval: 15_000,
+    queryFn: () => ask(client.POST("/rollouts/preview", { body: typeof policy === "string" ? { release, policy } : { release, policySpec: policy } })),
+  });
+export const rolloutPolicies = () =>
+  queryOptions({ queryKey: ["RolloutPolicy", "", "list"], queryFn: () => all((cursor) => ask(client.GET("/rollout-policies", { params: { query: { cursor, limit: 500 } } })), 5000) });
+export const rolloutPolicy = (name: string) =>
+  queryOptions({ queryKey: ["RolloutPolicy", name], queryFn: () => ask(client.GET("/rollout-policies/{name}", { params: { path: { name } } })) });
+export const freezes = () =>
+  queryOptions({ queryKey: ["Freeze", ""], refetchInterval: 60_000, queryFn: () => all((cursor) => ask(client.GET("/freezes", { params: { query: { cursor, limit: 500 } } })), 5000) });
+export const quarantine = () => queryOptions({ queryKey: ["Quarantine", ""], queryFn: () => all((cursor) => ask(client.GET("/quarantine", { params: { query: { cursor, limit: 500 } } })), 5000) });
 export const rolloutDecisions = (name: string) =>
   queryOptions({
     queryKey: ["Rollout", name, "decisions"],

@@ -2,9 +2,9 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet } from "@tanstack/react-router";
 import { Suspense, useEffect, useState } from "react";
 import { ask, client } from "../api/client";
-import { overview, stale, version } from "../api/queries";
+import { freezes, overview, stale, version } from "../api/queries";
 import { openStream } from "../api/stream";
-import { count, seconds } from "../lib/format";
+import { absolute, count, many, seconds } from "../lib/format";
 import { severityMarks } from "../parts/marks";
 import { Shape } from "../parts/StateMark";
 import { IconButton } from "../ui/controls";
@@ -17,6 +17,7 @@ const pages = [
   { to: "/", label: "Now" },
   { to: "/fleet", label: "Fleet" },
   { to: "/rollouts", label: "Rollouts" },
+  { to: "/policies", label: "Policies" },
   { to: "/models", label: "Models" },
   { to: "/training", label: "Training" },
   { to: "/audit", label: "Audit" },
@@ -68,6 +69,7 @@ export function Shell() {
       </aside>
       <div className={css.body}>
         <Strip live={live} />
+        <Frozen />
         <main id="content" className={css.content} tabIndex={-1}>
           <Suspense>
             <Outlet />
@@ -107,6 +109,26 @@ function Strip({ live }: { live: boolean }) {
           </>
         )}
       </span>
+    </section>
+  );
+}
+
+/** Over every page while a freeze holds: nothing will move, and that is somebody's wish. */
+function Frozen() {
+  const { data } = useQuery(freezes());
+  const active = (data ?? []).filter((f) => f.active);
+  if (active.length === 0) return null;
+  return (
+    <section className={css.frozen} aria-label="Freezes">
+      <Shape mark={severityMarks.warning} size={14} />
+      <ul>
+        {active.map((f) => (
+          <li key={f.name}>
+            <b>Frozen: {f.name}</b> – {f.selector || "every device"} ({many(f.devices, "device")}), {f.until ? `until ${absolute(f.until).slice(0, 16)}` : "until it is lifted"}: {f.reason} ({f.by})
+          </li>
+        ))}
+      </ul>
+      <Link to="/policies">Freezes</Link>
     </section>
   );
 }

@@ -23,9 +23,18 @@ const fleet = createRoute({
 });
 const device = createRoute({ getParentRoute: () => root, path: "/fleet/$site/$node", component: lazyRouteComponent(() => import("../pages/Device"), "DevicePage") });
 const rollouts = createRoute({ getParentRoute: () => root, path: "/rollouts", component: lazyRouteComponent(() => import("../pages/Rollouts"), "RolloutsPage") });
+const start = createRoute({
+  getParentRoute: () => root,
+  path: "/rollouts/new",
+  validateSearch: (s): { release?: string; policy?: string } => ({ release: text(s.release), policy: text(s.policy) }),
+  component: lazyRouteComponent(() => import("../pages/StartRollout"), "StartRolloutPage"),
+});
 const rollout = createRoute({ getParentRoute: () => root, path: "/rollouts/$name", component: lazyRouteComponent(() => import("../pages/Rollout"), "RolloutPage") });
 const models = createRoute({ getParentRoute: () => root, path: "/models", component: lazyRouteComponent(() => import("../pages/Models"), "ModelsPage") });
 const version = createRoute({ getParentRoute: () => root, path: "/models/$name/$counter", component: lazyRouteComponent(() => import("../pages/ModelVersion"), "ModelVersionPage") });
+const policies = createRoute({ getParentRoute: () => root, path: "/policies", component: lazyRouteComponent(() => import("../pages/Policies"), "PoliciesPage") });
+const newPolicy = createRoute({ getParentRoute: () => root, path: "/policies/new", component: lazyRouteComponent(() => import("../pages/Policy"), "NewPolicyPage") });
+const policy = createRoute({ getParentRoute: () => root, path: "/policies/$name", component: lazyRouteComponent(() => import("../pages/Policy"), "PolicyPage") });
 const training = createRoute({ getParentRoute: () => root, path: "/training", component: lazyRouteComponent(() => import("../pages/Training"), "TrainingPage") });
 const run = createRoute({ getParentRoute: () => root, path: "/training/$name", component: lazyRouteComponent(() => import("../pages/TrainingRun"), "TrainingRunPage") });
 const audit = createRoute({
@@ -37,7 +46,7 @@ const audit = createRoute({
 const proof = createRoute({ getParentRoute: () => root, path: "/audit/$index", component: lazyRouteComponent(() => import("../pages/AuditEvent"), "AuditEventPage") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([now, fleet, device, rollouts, rollout, models, version, training, run, audit, proof]),
+  routeTree: root.addChildren([now, fleet, device, rollouts, start, rollout, policies, newPolicy, policy, models, version, training, run, audit, proof]),
   defaultPreload: "intent",
   scrollRestoration: false,
 });

@@ -1,12 +1,15 @@
-import { useMutation, useQuery } from "@tanstack/react-query";
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { useState } from "react";
+import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
-import { modelVersion } from "../api/queries";
+import { modelVersion, quarantine } from "../api/queries";
 import { absolute, bytes, count, many, num, percent, short } from "../lib/format";
 import { Graph, type Box } from "../parts/Graph";
 import { runMarks, severityMarks, verdictMarks, versionMarks } from "../parts/marks";
 import { Digest, Facts, Failure, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
+import { ReasonDialog, type Action } from "../parts/ReasonDialog";
 import { Shape, StateMark } from "../parts/StateMark";
 import { Button } from "../ui/controls";
 import css from "./pages.module.css";
@@ -20,7 +23,11 @@ export function ModelVersionPage() {
     <Loaded query={query}>
       {(v) => (
         <>
-          <Head title={v.spec.release.id} trail={<><Link to="/models">Models</Link> / </>} sentence={sentence(v)} alarm={versionMarks[v.status.state]?.alarm ?? 0} />
+          <Head title={v.spec.release.id} trail={<><Link to="/models">Models</Link> / </>} sentence={sentence(v)} alarm={versionMarks[v.status.state]?.alarm ?? 0}>
+            <Link to="/rollouts/new" search={{ release: v.spec.release.id }}>
+              Roll out
+            </Link>
+          </Head>
           <div className={css.columns} data-split="2-1">
             <div className={css.stack}>
               <Panel title="Lineage" aside="where it came from and where it went">
@@ -55,6 +62,7 @@ export function ModelVersionPage() {
                   ]}
                 />
               </Panel>
+              <Quarantine release={v.spec.release} />
               <Signatures version={v} />
             </div>
           </div>
@@ -70,6 +78,66 @@ function sentence(v: Version): string {
   const better = f1?.champion !== undefined ? `, F1 ${num(f1.value)} against ${num(f1.champion)} before` : "";
   const mark = versionMarks[v.status.state]?.label ?? v.status.state;
   return `${mark[0]!.toUpperCase()}${mark.slice(1)}; champion on ${many(on, "device")}${better}.`;
+}
+
+/** Whether rollouts may offer it, and the way to change that. */
+function Quarantine({ release }: { release: Schemas["ReleaseRef"] }) {
+  const query = useQuery(quarantine());
+  const queries = useQueryClient();
+  const { role } = useSession();
+  const why = forbidden(role, "approver");
+  const [action, setAction] = useState<Action>();
+  const after = () => Promise.all([queries.invalidateQueries({ queryKey: ["Quarantine"] }), queries.invalidateQueries({ queryKey: ["Rollout"] })]);
+  const put = () =>
+    setAction({
+      title: `Quarantine ${release.id}`,
+      effect: "No rollout offers it from now on. One that does goes back, whatever its state: devices that run it return to the release before.",
+      button: "Quarantine release",
+      danger: true,
+      run: async (reason) => {
+        await ask(client.POST("/quarantine", { params: { query: { reason } }, body: { release: release.digest } }));
+        await after();
+      },
+    });
+  const lift = () =>
+    setAction({
+      title: `Lift the quarantine of ${release.id}`,
+      effect: "It may be rolled out again. Nothing starts by itself.",
+      button: "Lift quarantine",
+      run: async (reason) => {
+        await ask(client.DELETE("/quarantine/{digest}", { params: { path: { digest: release.digest }, query: { reason } } }));
+        await after();
+      },
+    });
+  return (
+    <Loaded query={query}>
+      {(all) => {
+        const q = all.find((x) => x.digest === release.digest);
+        return (
+          <Panel
+            title="Quarantine"
+            aside={
+              <Button disabled={why !== undefined} why={why} onClick={() => why === undefined && (q ? lift() : put())}>
+                {q ? "Lift" : "Quarantine"}
+              </Button>
+            }
+          >
+            {q ? (
+              <>
+                <p className={css.verdict}>
+                  <Shape mark={severityMarks.critical} /> In quarantine: no rollout offers it.
+                </p>
+                <Facts facts={[["Why", q.reason], ["By", q.by], ["Since", <When at={q.at} />]]} />
+              </>
+            ) : (
+              <Nothing>It is not in quarantine.</Nothing>
+            )}
+            <ReasonDialog action={action} onClose={() => setAction(undefined)} />
+          </Panel>
+        );
+      }}
+    </Loaded>
+  );
 }
 
 function LineageGraph({ version: v }: { version: Version }) {

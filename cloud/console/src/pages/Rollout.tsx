@@ -1,15 +1,20 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
-import { useMemo, useState } from "react";
+import { useCallback, useMemo, useState, type ToggleEvent } from "react";
 import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
-import { rollout, rolloutDecisions, rolloutDevices } from "../api/queries";
+import { rollout, rolloutDecision, rolloutDecisions, rolloutDevices } from "../api/queries";
 import { absolute, between, count, many, seconds } from "../lib/format";
+import { gateLines } from "../lib/history";
+import { budgetWords } from "../lib/policy";
 import { ProgressBar } from "../parts/Bar";
+import { GatePlots } from "../parts/GatePlots";
 import { GateTable } from "../parts/GateTable";
 import { HeatGrid } from "../parts/HeatGrid";
 import { rolloutDeviceMarks, rolloutMarks, waveMarks } from "../parts/marks";
 import { Digest, Facts, Head, Loaded, Nothing, Panel, When } from "../parts/page";
+import { BudgetTable, WindowList } from "../parts/PreviewParts";
+import { Replay } from "../parts/Replay";
 import { ReasonDialog, type Action } from "../parts/ReasonDialog";
 import { StateMark } from "../parts/StateMark";
 import { VirtualTable, type Column } from "../parts/VirtualTable";
@@ -42,6 +47,8 @@ export function RolloutPage() {
                 <Panel title={shown ? `Gates of wave ${wave + 1}, ${shown.name}` : "Gates"} flush aside={shown && <StateMark state={shown.state} marks={waveMarks} />}>
                   <GateTable gates={shown?.gates ?? []} caption="Gates with value, threshold, count and verdict" />
                 </Panel>
+                <Timeline name={name} wave={wave} gates={ended(r.status.state) ? undefined : shown?.gates} />
+                {ended(r.status.state) && <Replay name={name} policy={r.spec.policy} />}
                 <Devices name={name} waves={r.status.waves} />
                 <Decisions name={name} />
               </div>
@@ -71,9 +78,14 @@ export function RolloutPage() {
                     ]}
                   />
                 </Panel>
+                {r.status.windows && r.status.windows.length > 0 && (
+                  <Panel title="Maintenance windows">
+                    <WindowList windows={r.status.windows} />
+                  </Panel>
+                )}
                 {r.spec.policySpec?.budgets && r.spec.policySpec.budgets.length > 0 && (
-                  <Panel title="Disruption budget">
-                    <Facts facts={r.spec.policySpec.budgets.map((b) => [`per ${b.groupBy}`, budget(b)])} />
+                  <Panel title="Disruption budget" flush={r.status.budgets !== undefined} aside={r.status.budgets && r.spec.policySpec.budgets.map(budgetWords).join("; ")}>
+                    {r.status.budgets ? <BudgetTable groups={r.status.budgets} narrow /> : <Facts facts={r.spec.policySpec.budgets.map((b) => [`per ${b.groupBy}`, budgetWords(b)])} />}
                   </Panel>
                 )}
               </div>
@@ -85,15 +97,16 @@ export function RolloutPage() {
   );
 }
 
-/** What a disruption budget allows, in words. */
-function budget(b: Schemas["Budget"]): string {
-  const most = [b.maxUnavailable, share(b.maxUnavailableShare)].filter((v) => v !== undefined);
-  const least = [b.minAvailable, share(b.minAvailableShare)].filter((v) => v !== undefined);
-  return [most.length > 0 && `at most ${most.join(" and ")} disturbed`, least.length > 0 && `at least ${least.join(" and ")} available`].filter(Boolean).join(", ");
-}
-
-function share(v?: number): string | undefined {
-  return v === undefined ? undefined : `${+(100 * v).toFixed(1)} %`;
+/** How the gates of a wave moved from decision to decision, and where they are now; gates is undefined after the end. */
+function Timeline({ name, wave, gates }: { name: string; wave: number; gates: Schemas["Gate"][] | undefined }) {
+  const query = useQuery(rolloutDecisions(name));
+  const lines = useMemo(() => gateLines(query.data?.items ?? [], wave, gates ?? []), [query.data, wave, gates]);
+  if (lines.length === 0) return null;
+  return (
+    <Panel title="How the gates moved" aside="from decision to decision; the dashed line is the threshold, or what the evidence has to reach">
+      <GatePlots lines={lines} />
+    </Panel>
+  );
 }
 
 function lastBegun(r: Rollout): number {
@@ -145,19 +158,18 @@ export function waveTime(w: Schemas["Wave"], now: number): string {
   return w.soakSeconds ? `soak ${seconds(w.soakSeconds)}` : "not begun";
 }
 
-type Verb = "pause" | "resume" | "abort" | "promote" | "approve";
+type Verb = "pause" | "resume" | "abort" | "promote" | "approve" | "undo";
 
 /** What may be done in a state; what the hub would refuse anyway is not offered. */
 export function verbs(r: Rollout): Verb[] {
   const s = r.status.state;
-  if (ended(s)) return [];
-  if (s === "rolling-back") return ["abort"];
+  if (s === "promoted") return r.status.rollbackTo ? ["undo"] : [];
+  if (ended(s) || s === "rolling-back") return [];
+  if (s === "queued") return ["abort"];
   const out: Verb[] = [];
-  if (s === "waiting" || r.status.waves.some((w) => w.state === "waiting" && (w.approvalsNeeded ?? 0) > (w.approvals?.length ?? 0) && s !== "queued" && r.status.currentWave === r.status.waves.indexOf(w))) out.push("approve");
-  if (s === "held") {
-    const gates = r.status.currentWave === undefined ? [] : (r.status.waves[r.status.currentWave]?.gates ?? []);
-    if (gates.some((g) => g.verdict === "INCONCLUSIVE") && gates.every((g) => g.verdict !== "FAIL")) out.push("promote");
-  }
+  if (s === "waiting" || r.status.waves.some((w) => w.state === "waiting" && (w.approvalsNeeded ?? 0) > (w.approvals?.length ?? 0) && r.status.currentWave === r.status.waves.indexOf(w))) out.push("approve");
+  // Two waves have to be left: the one on its way, and the next, which would take them all.
+  if (s !== "paused" && r.status.currentWave !== undefined && r.status.currentWave + 2 < r.status.waves.length) out.push("promote");
   out.push(s === "paused" ? "resume" : "pause", "abort");
   return out;
 }
@@ -166,8 +178,9 @@ const wording: Record<Verb, { button: string; effect: string; needs: Schemas["Ro
   pause: { button: "Pause", effect: "Nothing new is assigned. Devices under way finish or roll back by themselves.", needs: "operator" },
   resume: { button: "Resume", effect: "The rollout goes on where it stands.", needs: "operator" },
   abort: { button: "Abort", effect: "The rollout ends. Devices that took the release return to the last promoted one; production goes on meanwhile.", needs: "operator", danger: true },
-  promote: { button: "Promote", effect: "The current wave passes on your word although a gate is inconclusive. A gate that says FAIL cannot be overruled.", needs: "approver" },
+  promote: { button: "Promote", effect: "The wave after this one takes all devices that are left. Every gate still has to pass.", needs: "approver" },
   approve: { button: "Approve", effect: "Your approval is counted for the wave that waits for it.", needs: "approver" },
+  undo: { button: "Undo", effect: "Every device that took the release goes back to the one before, within its budget; production goes on meanwhile.", needs: "operator", danger: true },
 };
 
 function Actions({ rollout: r }: { rollout: Rollout }) {
@@ -175,16 +188,20 @@ function Actions({ rollout: r }: { rollout: Rollout }) {
   const queries = useQueryClient();
   const [action, setAction] = useState<Action>();
   const name = r.metadata.name;
-  const run = async (verb: Verb, reason: string) => {
-    const init = { params: { path: { name }, query: { reason } } };
+  const call = (verb: Verb, reason: string, dryRun: boolean) => {
+    const init = { params: { path: { name }, query: { reason, ...(dryRun ? { dryRun } : {}) } } };
     const calls = {
       pause: () => client.POST("/rollouts/{name}/actions/pause", init),
       resume: () => client.POST("/rollouts/{name}/actions/resume", init),
       abort: () => client.POST("/rollouts/{name}/actions/abort", init),
       promote: () => client.POST("/rollouts/{name}/actions/promote", init),
       approve: () => client.POST("/rollouts/{name}/actions/approve", init),
+      undo: () => client.POST("/rollouts/{name}/actions/undo", init),
     };
-    const after = await ask<Rollout>(calls[verb]());
+    return ask<Rollout>(calls[verb]());
+  };
+  const run = async (verb: Verb, reason: string) => {
+    const after = await call(verb, reason, false);
     queries.setQueryData(rollout(name).queryKey, after);
     await queries.invalidateQueries({ queryKey: ["Rollout"] });
   };
@@ -199,7 +216,7 @@ function Actions({ rollout: r }: { rollout: Rollout }) {
             tone={v === "approve" ? "main" : "quiet"}
             disabled={why !== undefined}
             why={why}
-            onClick={() => why === undefined && setAction({ title: `${w.button} ${name}`, effect: w.effect, button: `${w.button} rollout`, danger: w.danger, run: (reason) => run(v, reason) })}
+            onClick={() => why === undefined && setAction({ title: `${w.button} ${name}`, effect: w.effect, button: `${w.button} rollout`, danger: w.danger, follows: () => call(v, "what would follow", true).then((after) => follows(r, after)), run: (reason) => run(v, reason) })}
           >
             {w.button}
           </Button>
@@ -208,6 +225,22 @@ function Actions({ rollout: r }: { rollout: Rollout }) {
       <ReasonDialog action={action} onClose={() => setAction(undefined)} />
     </>
   );
+}
+
+/** What a trial run of an action says would become of a rollout. */
+export function follows(before: Rollout, after: Rollout): string[] {
+  const mark = (s: Schemas["RolloutState"]) => rolloutMarks[s]?.label ?? s;
+  const out = [before.status.state === after.status.state ? `It stays “${mark(after.status.state)}”: ${after.status.message}` : `It would be “${mark(after.status.state)}”: ${after.status.message}`];
+  const { done, inFlight } = before.status.counts;
+  if (after.status.state === "rolling-back" && done + inFlight > 0)
+    out.push(after.status.rollbackTo ? `${many(done + inFlight, "device")} that run it or have it on trial return to ${after.status.rollbackTo.id}.` : `${many(inFlight, "device")} drop their trial; there is no release before to return to.`);
+  after.status.waves.forEach((w, i) => {
+    const old = before.status.waves[i];
+    const given = (w.approvals?.length ?? 0) - (old?.approvals?.length ?? 0);
+    if (given > 0) out.push(`Wave ${i + 1} would have ${w.approvals?.length} of ${many(w.approvalsNeeded ?? 0, "approval")}.`);
+  });
+  if (after.status.waves.length < before.status.waves.length) out.push(`${many(after.status.waves.length, "wave")} instead of ${before.status.waves.length}.`);
+  return out;
 }
 
 type RD = Schemas["RolloutDevice"];
@@ -299,26 +332,7 @@ function Decisions({ name }: { name: string }) {
                       </ul>
                     )}
                   </div>
-                  <details>
-                    <summary>Evidence</summary>
-                    <Facts
-                      wide
-                      facts={[
-                        ["By", d.actor ?? "the planner"],
-                        ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
-                        ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
-                        ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
-                        ["Snapshot", <Digest of={d.snapshotDigest} />],
-                        ["Looks again", d.wakeAt && absolute(d.wakeAt)],
-                      ]}
-                    />
-                    {d.gates.length > 0 && <GateTable gates={d.gates} caption={`Gates as they stood at ${absolute(d.at)}`} />}
-                    {d.evidence && (
-                      <pre className={css.evidence} tabIndex={0}>
-                        {JSON.stringify({ ...d.evidence, assigned: d.assigned, revoked: d.revoked }, null, 2)}
-                      </pre>
-                    )}
-                  </details>
+                  <Evidence name={name} decision={d} />
                 </li>
               ))}
             </ol>
@@ -327,4 +341,58 @@ function Decisions({ name }: { name: string }) {
       </Loaded>
     </Panel>
   );
+}
+
+/** What a decision rested on, read when somebody opens it. */
+function Evidence({ name, decision: d }: { name: string; decision: Schemas["RolloutDecision"] }) {
+  const [open, setOpen] = useState(false);
+  const toggle = useCallback((e: ToggleEvent<HTMLDetailsElement>) => setOpen(e.currentTarget.open), []);
+  return (
+    <details onToggle={toggle}>
+      <summary>Evidence</summary>
+      {open && (
+        <>
+          <Facts
+            wide
+            facts={[
+              ["By", d.actor ?? "the planner"],
+              ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
+              ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
+              ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
+              ["Looks again", d.wakeAt && absolute(d.wakeAt)],
+            ]}
+          />
+          {d.gates.length > 0 && <GateTable gates={d.gates} caption={`Gates as they stood at ${absolute(d.at)}`} />}
+          <Stored name={name} id={d.id} />
+        </>
+      )}
+    </details>
+  );
+}
+
+function Stored({ name, id }: { name: string; id: string }) {
+  const query = useQuery(rolloutDecision(name, id));
+  return (
+    <Loaded query={query}>
+      {(d) =>
+        d.evidence ? (
+          <>
+            <Facts facts={[["Snapshot", <Digest of={d.snapshotDigest} />]]} />
+            <pre className={css.evidence} tabIndex={0}>
+              {excerpt(JSON.stringify({ assigned: d.assigned, revoked: d.revoked, ...d.evidence }, null, 2))}
+            </pre>
+          </>
+        ) : (
+          <Nothing>The hub that decided this did not keep what it rested on.</Nothing>
+        )
+      }
+    </Loaded>
+  );
+}
+
+// A browser lays out a megabyte of text in a blink and a hundred of them never.
+const MOST = 1_000_000;
+
+function excerpt(text: string): string {
+  return text.length <= MOST ? text : `${text.slice(0, MOST)}\n… ${count(text.length - MOST)} more characters: “swellctl rollout why -o json” has all of them`;
 }

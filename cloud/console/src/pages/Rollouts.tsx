@@ -36,8 +36,10 @@ export function RolloutsPage() {
         const { text, alarm } = sentence(all);
         return (
           <>
-            <Head title="Rollouts" sentence={text} alarm={alarm} />
-            <Panel flush>{all.length === 0 ? <Nothing>None yet. A blessed night proposes one, or “swellctl rollout start” does.</Nothing> : <VirtualTable label="Rollouts" rows={all} columns={columns} rowKey={(r) => r.metadata.name} />}</Panel>
+            <Head title="Rollouts" sentence={text} alarm={alarm}>
+              <Link to="/rollouts/new">Start a rollout</Link>
+            </Head>
+            <Panel flush>{all.length === 0 ? <Nothing>None yet. A blessed night proposes one, or a person starts one.</Nothing> : <VirtualTable label="Rollouts" rows={all} columns={columns} rowKey={(r) => r.metadata.name} />}</Panel>
           </>
         );
       }}

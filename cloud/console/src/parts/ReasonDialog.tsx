@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import { Button, Dialog, TextArea } from "../ui/controls";
 import { Failure } from "./page";
 import css from "./parts.module.css";
@@ -10,6 +10,8 @@ export interface Action {
   effect: string;
   button: string;
   danger?: boolean;
+  /** Asks the hub what would follow, without doing it; sentences. */
+  follows?: () => Promise<string[]>;
   run: (reason: string) => Promise<unknown>;
 }
 
@@ -42,6 +44,7 @@ function Form({ action, onClose }: { action: Action; onClose: () => void }) {
       }}
     >
       <p>{action.effect}</p>
+      {action.follows && <Follows ask={action.follows} />}
       <TextArea label="Reason, for the audit log" value={reason} onChange={setReason} maxLength={500} placeholder="What made you decide this?" />
       {error !== undefined && <Failure error={error} />}
       <div className={css.formActions}>
@@ -51,5 +54,25 @@ function Form({ action, onClose }: { action: Action; onClose: () => void }) {
         </Button>
       </div>
     </form>
+  );
+}
+
+/** What the hub says would follow, from a trial run. */
+function Follows({ ask }: { ask: () => Promise<string[]> }) {
+  const [said, setSaid] = useState<string[]>();
+  const [error, setError] = useState<unknown>();
+  useEffect(() => {
+    let gone = false;
+    ask().then(
+      (s) => gone || setSaid(s),
+      (e: unknown) => gone || setError(e),
+    );
+    return () => void (gone = true);
+  }, [ask]);
+  return (
+    <div className={css.follows} aria-live="polite">
+      <b>What would follow</b>
+      {error !== undefined ? <Failure error={error} /> : said ? <ul>{said.map((s) => <li key={s}>{s}</li>)}</ul> : <p>Asking the hub…</p>}
+    </div>
   );
 }

@@ -5,6 +5,7 @@ import {
   Autocomplete,
   Button as KitButton,
   Modal,
+  NativeSelect,
   PasswordInput,
   SegmentedControl,
   Textarea,
@@ -54,10 +55,11 @@ function Tip(p: { text: ReactNode; children: ReactNode }) {
   );
 }
 
-export function TextField(p: { label: string; value: string; onChange: (v: string) => void; placeholder?: string; autoComplete?: string; autoFocus?: boolean; error?: string; hideLabel?: boolean; width?: number }) {
+export function TextField(p: { type?: "datetime-local"; label: string; value: string; onChange: (v: string) => void; placeholder?: string; autoComplete?: string; autoFocus?: boolean; error?: string; hideLabel?: boolean; width?: number }) {
   return (
     <TextInput
       size="xs"
+      type={p.type}
       w={p.width}
       label={p.hideLabel ? undefined : p.label}
       aria-label={p.hideLabel ? p.label : undefined}
@@ -96,8 +98,18 @@ export function SuggestField(p: { label: string; value: string; onChange: (v: st
   );
 }
 
+/** A choice of one of many. */
+export function SelectField(p: { label: string; value: string; onChange: (v: string) => void; options: { value: string; label: string }[]; width?: number; hideLabel?: boolean }) {
+  return <NativeSelect size="xs" w={p.width} label={p.hideLabel ? undefined : p.label} aria-label={p.hideLabel ? p.label : undefined} value={p.value} onChange={(e) => p.onChange(e.currentTarget.value)} data={p.options} />;
+}
+
 export function TextArea(p: { label: string; value: string; onChange: (v: string) => void; placeholder?: string; rows?: number; maxLength?: number }) {
   return <Textarea size="xs" label={p.label} value={p.value} onChange={(e) => p.onChange(e.currentTarget.value)} placeholder={p.placeholder} rows={p.rows ?? 3} maxLength={p.maxLength} data-autofocus />;
+}
+
+/** A text to be edited as it is written, in a font of equal widths. */
+export function CodeArea(p: { label: string; value: string; onChange: (v: string) => void; readOnly?: boolean; rows?: number }) {
+  return <Textarea size="xs" aria-label={p.label} value={p.value} onChange={(e) => p.onChange(e.currentTarget.value)} readOnly={p.readOnly} rows={p.rows ?? 24} resize="vertical" spellCheck={false} autoComplete="off" styles={{ input: { font: "12px/1.55 var(--mono)", tabSize: 2 } }} />;
 }
 
 /** A choice between few things that are all shown. */
@@ -111,7 +123,7 @@ export function Segmented<T extends string>(p: { label: string; value: T; onChan
  */
 export function Dialog(p: { title: string; open: boolean; onClose: () => void; children: ReactNode }) {
   return (
-    <Modal opened={p.open} onClose={p.onClose} title={p.title} size={460} centered lockScroll={false} transitionProps={{ duration: 100 }} closeButtonProps={{ "aria-label": "Close" }} styles={{ title: { fontWeight: 600, fontSize: 15 } }}>
+    <Modal opened={p.open} onClose={p.onClose} title={p.title} size={480} centered lockScroll={false} transitionProps={{ duration: 100 }} closeButtonProps={{ "aria-label": "Close" }} styles={{ title: { fontWeight: 600, fontSize: 15 } }}>
       {p.children}
     </Modal>
   );

@@ -502,6 +502,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/rollouts/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * @description What a rollout would do if it were started now, and whether it could be: who is in which
+         *     wave, what the budgets allow, when windows open, roughly when it would end. Nothing is
+         *     stored. What would be refused at the start stands in `refusals`; the answer is 200 then too.
+         */
+        post: operations["previewRollout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/rollouts/{name}": {
         parameters: {
             query?: never;
@@ -548,10 +569,55 @@ export interface paths {
             };
             cookie?: never;
         };
-        /** @description Why - each decision that changed or held something, with its stored evidence, newest first. */
+        /**
+         * @description Why - each decision that changed or held something, newest first. Its evidence, every
+         *     device as the planner saw it, is in the answer for one decision.
+         */
         get: operations["listRolloutDecisions"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/rollouts/{name}/decisions/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                id: components["parameters"]["Id"];
+            };
+            cookie?: never;
+        };
+        get: operations["getRolloutDecision"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/rollouts/{name}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * @description What another policy would have decided on the stored evidence. After the first decision
+         *     that tells devices something else, the record no longer says what devices would have
+         *     done: the answer goes on only as far as the evidence supports, and says so.
+         */
+        post: operations["replayRollout"];
         delete?: never;
         options?: never;
         head?: never;
@@ -625,7 +691,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** @description Passes the current wave by a person's word where a gate is INCONCLUSIVE. A gate that says FAIL cannot be overruled (409). */
+        /** @description The wave after the one on its way takes all devices that are left. Every gate still has to pass. Answers 409 in the last wave. */
         post: operations["promoteRollout"];
         delete?: never;
         options?: never;
@@ -647,6 +713,102 @@ export interface paths {
         /** @description One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403). */
         post: operations["approveRollout"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/rollouts/{name}/actions/undo": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * @description Takes the rollout back, in any state: one that waits its turn ends, one that is under way
+         *     is aborted, one that was promoted sends its devices back to the release before. Answers
+         *     409 where there is nothing to go back to.
+         */
+        post: operations["undoRollout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/freezes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open. */
+        get: operations["listFreezes"];
+        put?: never;
+        /** @description Answers 409 when there is one of this name. */
+        post: operations["createFreeze"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/freezes/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete: operations["liftFreeze"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/quarantine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description Releases that no rollout offers, newest first. */
+        get: operations["listQuarantine"];
+        put?: never;
+        /** @description No rollout offers the release from now on, and one that does goes back, whatever its state. */
+        post: operations["quarantineRelease"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/quarantine/{digest}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Digest of the manifest, "sha256:…" */
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete: operations["liftQuarantine"];
         options?: never;
         head?: never;
         patch?: never;
@@ -853,6 +1015,8 @@ export interface components {
         Gate: {
             /** @description e.g. "success", "shadow", "latency", "approval", "flag-share" */
             name: string;
+            /** @description What an expression is called; absent for the other gates */
+            title?: string;
             verdict: components["schemas"]["Verdict"];
             /**
              * Format: double
@@ -885,6 +1049,21 @@ export interface components {
              * @description Upper confidence bound of value
              */
             high?: number;
+            /**
+             * Format: double
+             * @description The shadow gate's evidence against “flags no more than the margin allows”; FAIL at eLimit
+             */
+            eHarm?: number;
+            /**
+             * Format: double
+             * @description Its evidence against “flags more than that”; no PASS below eLimit
+             */
+            eSafe?: number;
+            /**
+             * Format: double
+             * @description What the evidence has to reach
+             */
+            eLimit?: number;
             /** @description A sentence for people */
             message: string;
             /**
@@ -1680,6 +1859,58 @@ export interface components {
             deadlineSeconds?: number;
             /** @description People who must approve before the wave starts; default 0 */
             approvals?: number;
+            /** @description Only these people count, as the audit log names them, e.g. "user:ana"; absent counts everybody but the author */
+            approvers?: string[];
+        };
+        /**
+         * @description Waves that grow, after those that are named: each is factor times as large as the one
+         *     before, until the whole fleet has been reached. They are written out when the rollout starts.
+         */
+        Growth: {
+            /** @description Devices of the first of them */
+            first: number;
+            /**
+             * Format: double
+             * @description Above 1
+             */
+            factor: number;
+            /**
+             * Format: double
+             * @description Largest share of the fleet in one wave; absent or 0 sets no limit
+             */
+            maxShare?: number;
+            /**
+             * Format: double
+             * @description Of each of them; default 86400
+             */
+            deadlineSeconds?: number;
+        };
+        /**
+         * @description When devices may activate. A device that some windows match may while one of them is
+         *     open; in a policy with windows, a device that none matches may never.
+         */
+        Window: {
+            name: string;
+            /** @description Devices it is for; absent is all */
+            selector?: string;
+            /** @description IANA time zone, e.g. "Europe/Berlin"; absent reads the label "zone" of each device, else UTC */
+            zone?: string;
+            /** @description Absent is every day */
+            days?: ("mon" | "tue" | "wed" | "thu" | "fri" | "sat" | "sun")[];
+            /** @description Local time it opens, e.g. "22:00" */
+            from?: string;
+            /** @description Local time it closes; earlier than from means on the day after */
+            to?: string;
+            /** @description First day of a shift cycle, e.g. "2026-11-02" */
+            start?: string;
+            /** @description Length of the cycle in days */
+            everyDays?: number;
+            /** @description Days of the cycle it opens on, from 0 */
+            on?: number[];
+            /** @description Dates it stays shut, e.g. "2026-12-24" */
+            except?: string[];
+            /** @description Dates it opens as well */
+            also?: string[];
         };
         /**
          * @description How many devices of a group may be disturbed at once; offline, leased and degraded ones
@@ -1713,6 +1944,10 @@ export interface components {
              * @description Error the test may make; default 0.01 for shadow. success uses it when given
              */
             alpha?: number;
+            /** @description Of the gate expr: a CEL expression over what devices report; what nobody has reported yet makes it INCONCLUSIVE */
+            expr?: string;
+            /** @description Of the gate expr: what people call it; tells several apart */
+            title?: string;
         };
         /**
          * @description success: share of started devices that are done is at least threshold (0.95) ·
@@ -1720,14 +1955,22 @@ export interface components {
          *     the same windows, at error alpha, from minN (5) windows on ·
          *     non-finite: share of NaN and infinite scores is at most threshold (0) ·
          *     latency: the worst device's p99 of one inference is at most threshold ms (no default) ·
-         *     output: share of windows lost since the offer is at most threshold (0)
+         *     output: share of windows lost since the offer is at most threshold (0) ·
+         *     memory: what the release adds to the worst device's resident memory is at most threshold MiB (no default) ·
+         *     drift: how far the scores lie from those the release was calibrated on, as the worst device's population stability index, is at most threshold (0.25) ·
+         *     expr: expr says so; may be given several times, with titles ·
+         *     approval: minN (1) people, never the author, have approved once the other gates of the wave passed
          * @enum {string}
          */
-        GateName: "success" | "shadow" | "non-finite" | "latency" | "output";
+        GateName: "success" | "shadow" | "non-finite" | "latency" | "output" | "memory" | "drift" | "expr" | "approval";
         RolloutPolicySpec: {
             /** @description The fleet */
             selector: string;
+            /** @description At least one unless growth is given */
             waves: components["schemas"]["WaveSpec"][];
+            growth?: components["schemas"]["Growth"];
+            /** @description Absent lets every device activate at any time */
+            windows?: components["schemas"]["Window"][];
             budgets?: components["schemas"]["Budget"][];
             /** @description Absent takes success, shadow, non-finite and output */
             gates?: components["schemas"]["GateSpec"][];
@@ -1873,6 +2116,8 @@ export interface components {
             /** Format: date-time */
             deadlineAt?: string;
             approvalsNeeded?: number;
+            /** @description Only these people count; absent counts everybody but the author */
+            approvers?: string[];
             approvals?: components["schemas"]["Approval"][];
             gates: components["schemas"]["Gate"][];
         };
@@ -1881,6 +2126,8 @@ export interface components {
             /** Format: date-time */
             at: string;
             reason?: string;
+            /** @description It answers the wave's approval gate; else it lets the wave begin */
+            gate?: boolean;
         };
         RolloutSpec: {
             release: components["schemas"]["ReleaseRef"];
@@ -1917,6 +2164,10 @@ export interface components {
             windowsLost?: number;
             /** Format: double */
             productionStoppedSeconds?: number;
+            /** @description Every group of every budget as it is now; absent after the end and in lists */
+            budgets?: components["schemas"]["PreviewBudget"][];
+            /** @description When its devices may activate; absent without windows, after the end and in lists */
+            windows?: components["schemas"]["PreviewWindow"][];
             conditions: components["schemas"]["Condition"][];
         };
         Rollout: {
@@ -1935,6 +2186,191 @@ export interface components {
             /** @description Release id, e.g. "pump-anomaly-7" */
             release: string;
             policy: string;
+        };
+        /** @description A release under a stored policy, or under one that is not stored yet; exactly one of the two is given. */
+        RolloutPreviewRequest: {
+            /** @description Release id, e.g. "pump-anomaly-7" */
+            release: string;
+            policy?: string;
+            policySpec?: components["schemas"]["RolloutPolicySpec"];
+        };
+        RolloutPreview: {
+            release: components["schemas"]["ReleaseRef"];
+            policy?: string;
+            policySpec: components["schemas"]["RolloutPolicySpec"];
+            state: components["schemas"]["RolloutState"];
+            /** @description Whether it would start at once or wait for what */
+            message: string;
+            /**
+             * Format: int64
+             * @description Devices that can take part
+             */
+            devices: number;
+            waves: components["schemas"]["PreviewWave"][];
+            /** @description Every group of every budget */
+            budgets: components["schemas"]["PreviewBudget"][];
+            /** @description Groups of devices by when they may activate; empty without windows */
+            windows: components["schemas"]["PreviewWindow"][];
+            /** @description Why devices of the fleet cannot take part */
+            excluded: components["schemas"]["PreviewExcluded"][];
+            /** @description Why it would not be started; empty when it would */
+            refusals: string[];
+            rollbackTo?: components["schemas"]["ReleaseRef"];
+            /**
+             * Format: date-time
+             * @description Roughly the earliest end, when every gate passes at once and every device is there
+             */
+            finishAt?: string;
+        };
+        PreviewWave: {
+            name: string;
+            /** Format: int64 */
+            devices: number;
+            lines: components["schemas"]["LineCount"][];
+            /** @description In the order they are drawn, "SITE/NODE", at most 1000 */
+            names: string[];
+            approvals?: number;
+            approvers?: string[];
+            /** Format: double */
+            soakSeconds?: number;
+            /** Format: double */
+            deadlineSeconds?: number;
+            /**
+             * Format: date-time
+             * @description Roughly the earliest
+             */
+            startAt?: string;
+            /**
+             * Format: date-time
+             * @description Roughly the earliest
+             */
+            endAt?: string;
+        };
+        LineCount: {
+            /** @description Value of the label line; empty for devices without it */
+            line: string;
+            /** Format: int64 */
+            devices: number;
+        };
+        PreviewBudget: {
+            groupBy: string;
+            group: string;
+            /** Format: int64 */
+            devices: number;
+            /**
+             * Format: int64
+             * @description May be unavailable at once
+             */
+            limit: number;
+            /**
+             * Format: int64
+             * @description Are so now: offline, leased or degraded
+             */
+            unavailable: number;
+        };
+        PreviewWindow: {
+            /** @description Windows of the policy that match these devices; empty when none does, and then they may never activate */
+            names: string[];
+            /** @description Time zone of the devices */
+            zone: string;
+            /** Format: int64 */
+            devices: number;
+            open: boolean;
+            /**
+             * Format: date-time
+             * @description When it opens or shuts next; absent for not within a year
+             */
+            changeAt?: string;
+        };
+        PreviewExcluded: {
+            reason: string;
+            /** Format: int64 */
+            devices: number;
+        };
+        /** @description A stored policy, or one that is not stored; exactly one of the two is given. */
+        RolloutReplayRequest: {
+            policy?: string;
+            policySpec?: components["schemas"]["RolloutPolicySpec"];
+        };
+        RolloutReplay: {
+            rollout: string;
+            policy?: string;
+            /** @description A sentence, e.g. "would have stopped on 2026-11-12 22:14 after 4 devices: the shadow gate says FAIL" */
+            verdict: string;
+            /** @description Decisions that are alike */
+            same: number;
+            steps: components["schemas"]["ReplayStep"][];
+            diverged?: components["schemas"]["ReplayStep"];
+        };
+        ReplayStep: {
+            /** @description Of the decision on record */
+            id: string;
+            /** Format: date-time */
+            at: string;
+            recorded: components["schemas"]["RolloutState"];
+            replayed: components["schemas"]["RolloutState"];
+            summary: string;
+            /** @description Devices that had been offered the release by then */
+            offered: number;
+            gates: components["schemas"]["Gate"][];
+        };
+        FreezeCreate: {
+            /** @description For people, e.g. "stocktaking" */
+            name: string;
+            /** @description Devices it is for; absent is all */
+            selector?: string;
+            /**
+             * Format: date-time
+             * @description Absent is now
+             */
+            from?: string;
+            /**
+             * Format: date-time
+             * @description Absent is until it is lifted
+             */
+            until?: string;
+        };
+        Freeze: {
+            name: string;
+            /** @description Empty is every device */
+            selector: string;
+            /** Format: date-time */
+            from?: string;
+            /**
+             * Format: date-time
+             * @description Absent is until it is lifted
+             */
+            until?: string;
+            by: string;
+            reason: string;
+            /** @description Whether it holds now */
+            active: boolean;
+            /**
+             * Format: int64
+             * @description Devices that it matches now
+             */
+            devices: number;
+        };
+        FreezeList: {
+            items: components["schemas"]["Freeze"][];
+            nextCursor?: string;
+        };
+        QuarantineCreate: {
+            /** @description Release id, e.g. "pump-anomaly-7", or the digest of its manifest */
+            release: string;
+        };
+        Quarantine: {
+            /** @description Release id, e.g. "pump-anomaly-7"; the digest where the hub does not hold the release */
+            release: string;
+            digest: components["schemas"]["Digest"];
+            by: string;
+            reason: string;
+            /** Format: date-time */
+            at: string;
+        };
+        QuarantineList: {
+            items: components["schemas"]["Quarantine"][];
+            nextCursor?: string;
         };
         RolloutDevice: {
             /** @description "SITE/NODE" */
@@ -1979,6 +2415,10 @@ export interface components {
             state: components["schemas"]["RolloutState"];
             stateBefore?: components["schemas"]["RolloutState"];
             wave?: number;
+            /** @description Wave that the gates are about, where that is another one */
+            gatesWave?: number;
+            /** @description Decisions since the one before that are not kept for themselves; this one's evidence holds what they changed */
+            coalesced?: number;
             /** @description Person whose action led to it; absent for the planner's own */
             actor?: string;
             /** @description Devices that got the release offered or leased */
@@ -1987,7 +2427,7 @@ export interface components {
             revoked?: string[];
             gates: components["schemas"]["Gate"][];
             snapshotDigest?: components["schemas"]["Digest"];
-            /** @description The planner's inputs as stored, enough to decide again */
+            /** @description The planner's inputs, enough to decide again; only in the answer for one decision */
             evidence?: {
                 [key: string]: unknown;
             };
@@ -3244,6 +3684,31 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    previewRollout: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutPreviewRequest"];
+            };
+        };
+        responses: {
+            /** @description What would be */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RolloutPreview"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     getRollout: {
         parameters: {
             query?: never;
@@ -3316,6 +3781,57 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RolloutDecisionList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getRolloutDecision: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                id: components["parameters"]["Id"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The decision with its evidence, enough to decide again */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RolloutDecision"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    replayRollout: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutReplayRequest"];
+            };
+        };
+        responses: {
+            /** @description What would have been */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RolloutReplay"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3457,6 +3973,201 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Rollout"];
                 };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    undoRollout: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit log */
+                reason: components["parameters"]["RequiredReason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The rollout */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listFreezes: {
+        parameters: {
+            query?: {
+                /** @description nextCursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+                limit?: components["parameters"]["Limit"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All freezes that have not ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FreezeList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    createFreeze: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit log */
+                reason: components["parameters"]["RequiredReason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
+            };
+            header?: {
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FreezeCreate"];
+            };
+        };
+        responses: {
+            /** @description The freeze */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Freeze"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    liftFreeze: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit log */
+                reason: components["parameters"]["RequiredReason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Lifted */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listQuarantine: {
+        parameters: {
+            query?: {
+                /** @description nextCursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+                limit?: components["parameters"]["Limit"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All releases in quarantine */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuarantineList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    quarantineRelease: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit log */
+                reason: components["parameters"]["RequiredReason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
+            };
+            header?: {
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["QuarantineCreate"];
+            };
+        };
+        responses: {
+            /** @description What is in quarantine */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Quarantine"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    liftQuarantine: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit log */
+                reason: components["parameters"]["RequiredReason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
+            };
+            header?: never;
+            path: {
+                /** @description Digest of the manifest, "sha256:…" */
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Lifted */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             default: components["responses"]["Problem"];
         };
