@@ -137,7 +137,7 @@ func (e Evidence) take(manifest artifact.Digest, epoch string, s *twin.Shadow) E
 // bets are the shares of the largest possible stake that the e-processes play
 // side by side. Each is a test martingale under its null hypothesis, and so is
 // their mean; fixed stakes make the value independent of the order of windows.
-var bets = [...]float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4}
+var bets = [...]float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4, 15. / 16}
 
 // eValues returns the e-values against two hypotheses about the mean score:
 // harm against "at most m", safe against "at least m". Each may be compared
@@ -178,8 +178,13 @@ func (e Evidence) eValues(m float64) (harm, safe float64) {
 	for i, f := range bets {
 		excess[i] += float64(none) * math.Log(1+f/(1-m)*m)
 	}
-	return meanExp(h[:]), meanExp(s[:])
+	return kept(h[:]), kept(s[:])
 }
+
+// kept returns an e-value half of which was never staked. The gate asks two
+// questions, and at the margin itself both answers are wrong: so each may be
+// wrong with half of the error that the gate as a whole may make.
+func kept(x []float64) float64 { return 0.5 + meanExp(x)/2 }
 
 // meanExp returns the mean of exp(x), at most math.MaxFloat64.
 func meanExp(x []float64) float64 {
