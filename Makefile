@@ -123,6 +123,10 @@ bench-backtest: build ## F1, FAR and MAR of the devices' verdicts on the public 
 bench-gates: build ## False alarms and time to stop of the shadow gate, beside what others do; draws docs/plots/gates.svg
 	@$(BIN)/swell-sim gates --plot docs/plots/gates.svg | .ci/figures
 
+.PHONY: sim
+sim: build ## 200 seeds of a night on which everything goes wrong, 1000 virtual devices each; ends with 1 when a property broke
+	@$(BIN)/swell-sim explore --seeds 200 | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages

@@ -118,8 +118,12 @@ func (c *Checker) leases(granted map[*Seat]bool, at time.Time) {
 				continue
 			}
 			seen = append(seen, g)
-			n, fresh := 0, 0
+			n, fresh, size := 0, 0, 0
 			for _, o := range g.seats {
+				if o.Known.SeenAt.IsZero() {
+					continue // the hub does not know that there is such a device
+				}
+				size++
 				switch {
 				case granted[o]:
 					n, fresh = n+1, fresh+1
@@ -127,8 +131,8 @@ func (c *Checker) leases(granted map[*Seat]bool, at time.Time) {
 					n++
 				}
 			}
-			if n > g.limit {
-				c.Fault("%s=%s has %d devices away, leased or in flight with %d new leases, allowed are %d", c.Policy.Budgets[i].GroupBy, g.name, n, fresh, g.limit)
+			if allowed := limit(c.Policy.Budgets[i], size); n > allowed {
+				c.Fault("%s=%s has %d devices away, leased or in flight with %d new leases, allowed are %d", c.Policy.Budgets[i].GroupBy, g.name, n, fresh, allowed)
 			}
 		}
 	}
