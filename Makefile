@@ -119,6 +119,10 @@ bench-ingest: ## Values per CPU-second from MQTT to durable and queryable, besid
 bench-backtest: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
 	@simulator/backtest/skab.sh $(BIN)/swell-sim | .ci/figures
 
+.PHONY: bench-rollout
+bench-rollout: ## Cost of a rollout's decision over 1 000 to 1 000 000 devices, whole and after one report
+	@SWELL_BENCH=1 go test -v -count=1 -timeout 20m -run '^TestRolloutFigures$$' ./cloud/rollout 2>&1 | .ci/figures
+
 .PHONY: bench-gates
 bench-gates: build ## False alarms and time to stop of the shadow gate, beside what others do; draws docs/plots/gates.svg
 	@$(BIN)/swell-sim gates --plot docs/plots/gates.svg | .ci/figures

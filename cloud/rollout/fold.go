@@ -42,9 +42,11 @@ func Fold(d Device, r twin.Reported, at time.Time) Device {
 			d.Evidence = d.Evidence.take(t.Manifest, fmt.Sprintf("%s/%d/%d", r.Boot, t.Try, t.Attempts), t.Shadow)
 		}
 	}
-	d.Program = Program{}
+	d.Program = nil
 	if f := r.Firmware; f != nil {
-		d.Program = Program{Champion: champion(f.Running), Trial: trial(f.Trial)}
+		if p := (Program{Champion: champion(f.Running), Trial: trial(f.Trial)}); p != (Program{}) {
+			d.Program = &p
+		}
 	}
 	d.WindowsScored, d.WindowsLost, d.StoppedMs = r.Stream.WindowsScored, r.Stream.WindowsLost, r.Stream.StoppedMs
 	return d

@@ -213,8 +213,9 @@ type Device struct {
 	Trial    Trial    `json:"trial"`    // zero: no trial
 	Evidence Evidence `json:"evidence"`
 	// Program is what Champion and Trial are, of the device's own program. A
-	// firmware rollout sees it in their place: see For.
-	Program Program `json:"program,omitzero"`
+	// firmware rollout sees it in their place: see For. nil: nothing is known,
+	// or it came by a package.
+	Program *Program `json:"program,omitempty"`
 	// WindowsScored and WindowsLost are the device's own counters.
 	WindowsScored uint64 `json:"windows_scored"`
 	WindowsLost   uint64 `json:"windows_lost"`
@@ -242,7 +243,10 @@ type Program struct {
 // program, as its champion.
 func (d Device) For(kind artifact.Kind) Device {
 	if kind == artifact.Firmware {
-		d.Champion, d.Trial, d.Evidence = d.Program.Champion, d.Program.Trial, Evidence{}
+		d.Champion, d.Trial, d.Evidence = Champion{}, Trial{}, Evidence{}
+		if p := d.Program; p != nil {
+			d.Champion, d.Trial = p.Champion, p.Trial
+		}
 	}
 	return d
 }

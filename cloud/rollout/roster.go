@@ -46,8 +46,6 @@ type Roster struct {
 	hindered map[hindrance]int // devices that wait, by what they wait for
 
 	names  []map[string]*group // by budget: its groups by the label's value
-	groups []*group
-	pairs  map[[2]int32]int32 // of a cell and a further group: the cell of both
 	cells  []cell
 	queues []*queue
 	queue  map[place]int32 // index in queues
@@ -88,15 +86,36 @@ type hindrance struct {
 type group struct {
 	name        string
 	budget      int
-	index       int32
 	size        int
 	unavailable int
 	blocked     [2][]int32 // queues that wait for it, by what a device of theirs costs
 	eased       bool       // listed in Roster.eased
 }
 
-// cell is a combination of groups, one for each budget.
-type cell struct{ groups []*group }
+// cell is a combination of groups, one for each budget or for the first few of
+// them, with the ways to the combinations that have one group more.
+type cell struct {
+	groups []*group
+	few    []further
+	next   map[string]int32 // more than those few
+}
+
+type further struct {
+	name string // of the group
+	cell int32
+}
+
+// fewGroups is how many names are looked through one by one.
+const fewGroups = 4
+
+func (c *cell) seen(name string) (next int32, ok bool) {
+	for i := range c.few {
+		if c.few[i].name == name {
+			return c.few[i].cell, true
+		}
+	}
+	return 0, false
+}
 
 // place tells queues apart.
 type place struct {
@@ -123,7 +142,7 @@ func newRoster(r Rollout, s Snapshot, lent bool) *Roster {
 	n := len(s.Devices)
 	f := &Roster{
 		u: newRules(r, s.Orders), lent: lent, sorted: true, devices: make([]*Device, 0, n), status: make([]status, 0, n),
-		loose: make([]int32, 0, n), hindered: map[hindrance]int{}, pairs: map[[2]int32]int32{}, queue: map[place]int32{},
+		loose: make([]int32, 0, n), hindered: map[hindrance]int{}, queue: map[place]int32{},
 		waves: []*wave{{}}, cells: []cell{{}},
 	}
 	f.metrics = slices.ContainsFunc(f.u.p.Gates, func(g Gate) bool { return g.Name == GateExpr })
@@ -213,7 +232,8 @@ func (f *Roster) Put(d Device) {
 		*old = d
 		f.loosen(i)
 	default:
-		f.index.add(f.append(&d), f.hash)
+		n := d // d itself stays on the stack
+		f.index.add(f.append(&n), f.hash)
 	}
 }
 
@@ -479,29 +499,36 @@ func (f *Roster) cell(d *Device) int32 {
 	var c int32 // the cell without groups
 	for b := range f.names {
 		name := d.Labels[f.u.p.Budgets[b].GroupBy]
-		g := f.names[b][name]
-		if g == nil {
-			g = &group{name: name, budget: b, index: int32(len(f.groups))}
-			f.groups = append(f.groups, g)
-			f.names[b][name] = g
-			if b == 0 {
-				f.cells = append(f.cells, cell{[]*group{g}})
-				g.index = int32(len(f.cells)) - 1
-			}
-		}
-		if b == 0 {
-			c = g.index
+		if next, ok := f.cells[c].seen(name); ok {
+			c = next
 			continue
 		}
-		next, ok := f.pairs[[2]int32{c, g.index}]
-		if !ok {
-			next = int32(len(f.cells))
-			f.cells = append(f.cells, cell{append(slices.Clip(f.cells[c].groups), g)})
-			f.pairs[[2]int32{c, g.index}] = next
-		}
-		c = next
+		c = f.further(c, b, name)
 	}
 	return c
+}
+
+// further returns the cell of those of c that are in a group of a budget, too.
+func (f *Roster) further(c int32, b int, name string) int32 {
+	if next, ok := f.cells[c].next[name]; ok {
+		return next
+	}
+	g := f.names[b][name]
+	if g == nil {
+		g = &group{name: name, budget: b}
+		f.names[b][name] = g
+	}
+	next := int32(len(f.cells))
+	f.cells = append(f.cells, cell{groups: append(slices.Clip(f.cells[c].groups), g)})
+	switch from := &f.cells[c]; {
+	case len(from.few) < fewGroups:
+		from.few = append(from.few, further{name, next})
+	case from.next == nil:
+		from.next = map[string]int32{name: next}
+	default:
+		from.next[name] = next
+	}
+	return next
 }
 
 // join puts a device into the queue for a lease.

@@ -80,9 +80,14 @@ func (u *rules) status(d *Device, now time.Time) (s status) {
 		}
 	case OfferRelease:
 		s.set(ready, t.Phase == twin.PhaseReady && u.own(d))
-		s.set(due, s.cause == toRetry && t.Try == rec.Try && k.reached(u.retryAt(d, rec.Try)))
 		leased := !k.reached(rec.LeaseUntil)
 		s.set(revocable, leased && !rec.Revoked && s.cause.state() != DeviceSoaking && s.cause != done)
+		if s.cause == toRetry && t.Try == rec.Try && k.reached(u.retryAt(d, rec.Try)) {
+			s.why = u.frozen(d, k)
+			s.set(due, s.why == "")
+			s.set(hindered, s.why != "")
+			break
+		}
 		if !s.is(ready) || s.cause != shadowing || t.Try != rec.Try {
 			break
 		}

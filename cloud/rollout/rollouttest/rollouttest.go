@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/rollout/calendar"
+	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -65,6 +67,10 @@ func Check(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 		devices[dev.ID] = dev
 	}
 	after := d.Rollout
+	changes := map[topic.ID]rollout.Record{}
+	for _, c := range d.Changes {
+		changes[c.Device] = c.Record
+	}
 
 	offered := map[artifact.Digest]bool{}
 	for i, c := range d.Changes {
@@ -139,7 +145,10 @@ func Check(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 			}
 		}
 	}
-	bad = append(bad, budgets(before, s, d, now)...)
+	bad = append(bad, budgets(before, s, changes, now)...)
+	bad = append(bad, orders(before, s, d, changes, now)...)
+	bad = append(bad, draws(before, s, d, now)...)
+	bad = append(bad, counted(s, d, changes, now)...)
 
 	again := rollout.Decide(after, rollout.Apply(s, d), now)
 	if again.Changed {
@@ -149,15 +158,16 @@ func Check(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 }
 
 // budgets checks that no group that gets a new lease is over its budget then.
-func budgets(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now time.Time) []string {
+func budgets(before rollout.Rollout, s rollout.Snapshot, changes map[topic.ID]rollout.Record, now time.Time) []string {
 	var bad []string
 	given := map[topic.ID]bool{}
-	for _, c := range d.Changes {
-		for _, dev := range s.Devices {
-			if dev.ID == c.Device && c.Record.Lease > dev.Record.Lease {
-				given[c.Device] = true
-			}
+	for _, dev := range s.Devices {
+		if rec, ok := changes[dev.ID]; ok && rec.Lease > dev.Record.Lease {
+			given[dev.ID] = true
 		}
+	}
+	if len(given) == 0 {
+		return nil
 	}
 	stale := 180.0
 	if before.Policy.StaleS > 0 {
@@ -196,6 +206,190 @@ func budgets(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now
 				bad = append(bad, fmt.Sprintf("%s=%s has %d of %d devices unavailable after %d new leases, allowed are %.0f", b.GroupBy, name, n, size[name], leases[name], limit))
 			}
 		}
+	}
+	return bad
+}
+
+// orders checks that nobody is touched outside the windows, within a freeze, by
+// a quarantined release, or sent back below a floor.
+func orders(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, changes map[topic.ID]rollout.Record, now time.Time) []string {
+	var bad []string
+	fault := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
+	after := d.Rollout
+	banned := map[artifact.Digest]bool{}
+	for _, q := range s.Orders.Quarantined {
+		banned[q.Manifest] = true
+	}
+	if banned[after.Release.Manifest] && after.State != rollout.RollingBack && after.State != rollout.Superseded && (!after.State.Final() || after.State == rollout.Promoted) {
+		fault("the release is quarantined and the rollout is %s", after.State)
+	}
+	for i := range s.Devices {
+		dev := &s.Devices[i]
+		rec, ok := changes[dev.ID]
+		if !ok {
+			continue
+		}
+		a, l := after.Documents(rec)
+		if a != nil && banned[a.Manifest] {
+			fault("offers %s a quarantined release", dev.ID)
+		}
+		if rec.Offer == rollout.OfferRollback && after.Previous.Counter < dev.Floor {
+			fault("sends %s back to counter %d below its floor %d", dev.ID, after.Previous.Counter, dev.Floor)
+		}
+		leased := l != nil && rec.Offer == rollout.OfferRelease && rec.Lease > dev.Record.Lease
+		offered := rec.Offer == rollout.OfferRelease && (dev.Record.Offer != rollout.OfferRelease || rec.Try > dev.Record.Try)
+		if !leased && !offered {
+			continue
+		}
+		for _, f := range s.Orders.Freezes {
+			if sel, err := selector.Parse(f.Selector); err == nil && !sel.Match(dev.Look) {
+				continue
+			}
+			if over := !f.Until.IsZero() && !now.Before(f.Until); !over && !now.Before(f.From) {
+				fault("touches %s within the freeze %q", dev.ID, f.Name)
+			} else if leased && !over && l.ExpiresAt.After(f.From) {
+				fault("the lease of %s reaches into the freeze %q", dev.ID, f.Name)
+			}
+		}
+		if leased && len(before.Policy.Windows) > 0 && !(open(before.Policy, dev, now) && open(before.Policy, dev, l.ExpiresAt.Add(-time.Millisecond))) {
+			fault("lets %s activate outside its windows", dev.ID)
+		}
+	}
+	return bad
+}
+
+// open says whether one of the device's windows is open at t.
+func open(p rollout.Policy, dev *rollout.Device, t time.Time) bool {
+	for _, w := range p.Windows {
+		if sel, err := selector.Parse(w.Selector); err != nil || !sel.Match(dev.Look) {
+			continue
+		}
+		zone := w.Zone
+		if zone == "" {
+			zone = dev.Labels["zone"]
+		}
+		if zone == "" {
+			zone = "UTC"
+		}
+		c, err := calendar.New(calendar.Spec{
+			Zone: zone, Days: w.Days, From: w.From, To: w.To, Start: w.Start, EveryDays: w.EveryDays, On: w.On, Except: w.Except, Also: w.Also,
+		})
+		if err == nil && c.Open(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// draws checks that a wave that begins is a stratified sample of those that
+// could be in it: there is one share of which the part that every stratum of
+// the first label gave is within one device.
+func draws(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now time.Time) []string {
+	after := d.Rollout
+	drawn := map[topic.ID]int{}
+	for _, c := range d.Changes {
+		if c.Kind == rollout.ChangeOffer && c.Record.OfferedAt.Equal(now) {
+			drawn[c.Device] = c.Record.Wave
+		}
+	}
+	label := "line"
+	if len(before.Policy.Stratify) > 0 {
+		label = before.Policy.Stratify[0]
+	}
+	var bad []string
+	for i, w := range after.Waves {
+		if w.Size == 0 || !w.Started.Equal(now) || i < len(before.Waves) && !before.Waves[i].Started.IsZero() || i >= len(after.Policy.Waves) {
+			continue
+		}
+		sel, err := selector.Parse(after.Policy.Waves[i].Selector)
+		size, gave := map[string]int{}, map[string]int{}
+		for k := range s.Devices {
+			dev := &s.Devices[k]
+			if drawn[dev.ID] == i+1 {
+				gave[dev.Labels[label]]++
+			}
+			able := dev.Record.Wave == 0 && dev.Record.Offer == rollout.OfferNone && (drawn[dev.ID] == 0 || drawn[dev.ID] > i) &&
+				after.Stand(*dev, now).State == rollout.DevicePending
+			for _, f := range s.Orders.Freezes {
+				fsel, ferr := selector.Parse(f.Selector)
+				if (ferr != nil || fsel.Match(dev.Look)) && !now.Before(f.From) && (f.Until.IsZero() || now.Before(f.Until)) {
+					able = false
+				}
+			}
+			if able && err == nil && sel.Match(dev.Look) {
+				size[dev.Labels[label]]++
+			}
+		}
+		from, to := 0.0, math.Inf(1)
+		for name, n := range gave {
+			if n > size[name] {
+				bad = append(bad, fmt.Sprintf("wave %d has %d devices of %s=%s, where %d could be drawn", i+1, n, label, name, size[name]))
+			}
+		}
+		for name, n := range size {
+			from = max(from, float64(gave[name]-1)/float64(n))
+			to = min(to, float64(gave[name]+1)/float64(n))
+		}
+		if from > to+1e-9 {
+			bad = append(bad, fmt.Sprintf("wave %d is no stratified sample: %v of %v by %s", i+1, gave, size, label))
+		}
+	}
+	return bad
+}
+
+// counted checks the decision's counters against a count of the devices one by
+// one, and that one which said nothing for too long counts as a failure.
+func counted(s rollout.Snapshot, d rollout.Decision, changes map[topic.ID]rollout.Record, now time.Time) []string {
+	var bad []string
+	var c rollout.Counts
+	r := d.Rollout
+	patience := 660.0 // of a lease and its grace
+	if l, g := r.Policy.LeaseS, r.Policy.GraceS; l > 0 || g > 0 {
+		patience = 0
+		for _, v := range [][2]float64{{l, 600}, {g, 60}} {
+			if patience += v[0]; v[0] == 0 {
+				patience += v[1]
+			}
+		}
+	}
+	for _, dev := range s.Devices {
+		if rec, ok := changes[dev.ID]; ok {
+			dev.Record = rec
+		}
+		c.Devices++
+		state := r.Stand(dev, now).State
+		switch state {
+		case rollout.DevicePending:
+			c.Pending++
+		case rollout.DeviceUnreachable:
+			c.Unreachable++
+		case rollout.DeviceDone:
+			c.Done++
+		case rollout.DeviceSilent, rollout.DeviceFailed, rollout.DeviceRolledBack:
+			c.Failed++
+		case rollout.DeviceReturned:
+			c.Returned++
+		case rollout.DeviceKept:
+			c.Kept++
+		case rollout.DeviceExcluded:
+			c.Excluded++
+		default:
+			c.InFlight++
+		}
+		begun := dev.Trial.Rollout == r.Name && dev.Trial.Manifest == r.Release.Manifest && dev.Trial.Mode == twin.ModeTrial &&
+			dev.Trial.Try >= dev.Record.Try && !dev.Trial.Phase.Final()
+		if dev.Record.Offer == rollout.OfferRelease && begun && now.Sub(dev.SeenAt).Seconds() > patience+1 &&
+			state != rollout.DeviceSilent && state != rollout.DeviceFailed {
+			bad = append(bad, fmt.Sprintf("%s has begun and said nothing for %s, and is %s", dev.ID, now.Sub(dev.SeenAt), state))
+		}
+	}
+	for _, q := range s.Orders.Quarantined {
+		if r.Previous != nil && q.Manifest == r.Previous.Manifest {
+			return bad // where a device stands without the standing orders differs
+		}
+	}
+	if c != d.Counts {
+		bad = append(bad, fmt.Sprintf("counts %+v, and one by one they are %+v", d.Counts, c))
 	}
 	return bad
 }
