@@ -474,6 +474,10 @@ func (d *decider) rollBack() {
 	case left == 0:
 		d.r.State, d.r.Ended = d.r.End, d.now
 		d.because("no device runs the release or has it on trial")
+	case left == away && !d.risky():
+		// The next rollout need not wait for them.
+		d.r.State, d.r.Ended = d.r.End, d.now
+		d.because("%d devices out of reach have the release on trial, and none of them runs it or may activate it; they drop it as soon as they are heard of", left)
 	case !d.now.Before(end):
 		d.r.State, d.r.Ended = d.r.End, d.now
 		d.because("%d devices are not back by %s, %d of them out of reach; they are called back as soon as they are heard of", left, clock(end), away)
@@ -481,6 +485,18 @@ func (d *decider) rollBack() {
 		d.because("%d devices are on their way back, %d of them out of reach", left, away)
 		d.wakeAt(end)
 	}
+}
+
+// risky says whether a device that is not back runs the release, by all that is
+// known of it, or may yet activate it.
+func (d *decider) risky() bool {
+	k := &instant{now: d.now}
+	for i := range d.f.status {
+		if dev := d.f.devices[i]; d.f.status[i].is(touched) && (d.u.runs(dev) || d.u.leased(dev, k)) {
+			return true
+		}
+	}
+	return false
 }
 
 // rollBackRest goes on calling back what comes into reach after the end.
