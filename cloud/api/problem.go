@@ -151,7 +151,7 @@ func asProblem(err error) problem {
 		return problem{status: http.StatusConflict, name: "changed", detail: err.Error() + ": read it again and repeat your change"}
 	case is(ErrInvalid):
 		return invalid(err.Error())
-	case is(rollout.ErrOwnApproval):
+	case is(rollout.ErrOwnApproval, rollout.ErrNotApprover):
 		return problem{status: http.StatusForbidden, name: "role", detail: err.Error()}
 	case is(auth.ErrLastAdmin, enroll.ErrTokenUsed, rollout.ErrNotNow):
 		return conflict(err.Error())
