@@ -77,8 +77,7 @@ func (p parties) Preview(ctx context.Context, q Proposal) (rollout.Rollout, roll
 	if err != nil {
 		return rollout.Rollout{}, rollout.Preview{}, err
 	}
-	v, err := p.plan.Propose(ctx, prop, true)
-	return v.Rollout, rollout.Preview{}, err
+	return p.plan.Preview(ctx, prop)
 }
 
 // world is a server over a real store, with one token a role.

@@ -219,3 +219,40 @@ func TestAFreezeHoldsOffersAndLeasesUntilItIsLifted(t *testing.T) {
 		t.Fatalf("r-2 is %s, %d of 6 run 2", state(t, d, "r-2"), p.running(2))
 	}
 }
+
+func TestAPreviewSaysWhoIsInWhichWaveAndWhatForbidsIt(t *testing.T) {
+	p, s := newPlant(6), &dispatch.Memory{}
+	d := p.hub(t, s, "a")
+	q := proposal("r-2", 2)
+	r, out, err := d.Preview(t.Context(), q)
+	if err != nil || len(out.Refusals) != 0 || len(out.Waves) != 2 || len(out.Waves[0].Devices) != 2 || len(out.Waves[1].Devices) != 4 || r.State != rollout.Running {
+		t.Fatalf("%s: %+v, %v", r.State, out, err)
+	}
+	if v := propose(t, d, q); v.Rollout.Seed != r.Seed {
+		t.Fatal("another seed than previewed")
+	}
+	if _, err := d.RunOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, dev := range out.Waves[0].Devices {
+		if p.docs[dev.Device].Model == nil {
+			t.Errorf("%s was to be a canary", dev.Device)
+		}
+	}
+	bad := proposal("r-3", 3)
+	bad.Policy.Waves[0].Selector = "line=L9"
+	if err := d.Quarantine(t.Context(), rollout.Quarantine{Manifest: rollouttest.Release(3).Manifest, Release: "pump-anomaly-3", By: "user:bob", Reason: "misses cavitation"}); err != nil {
+		t.Fatal(err)
+	}
+	r, out, err = d.Preview(t.Context(), bad)
+	said := strings.Join(out.Refusals, "\n")
+	if err != nil || !strings.Contains(said, "there are L1, L2, L3") || !strings.Contains(said, "user:bob put it into quarantine") || !out.Finish.IsZero() {
+		t.Fatalf("%q, %v", said, err)
+	}
+	if r.State != rollout.Queued || !strings.Contains(r.Reason, "r-2") {
+		t.Fatalf("%s: %s", r.State, r.Reason)
+	}
+	if _, err := d.Propose(t.Context(), bad, false); !errors.Is(err, dispatch.ErrQuarantined) {
+		t.Fatal(err)
+	}
+}

@@ -41,6 +41,12 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 	if err != nil {
 		return View{}, err
 	}
+	if err := refused(r, s); err != nil {
+		return View{}, err
+	}
+	if err := rollout.Validate(r, s.Devices); err != nil {
+		return View{}, err
+	}
 	if dry {
 		dec := rollout.Decide(admitted.Rollout, s, d.now())
 		return View{Rollout: dec.Rollout, Devices: rollout.Apply(s, dec).Devices, At: d.now(), Wake: dec.Wake}, nil
@@ -65,8 +71,32 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 	return d.View(ctx, p.Name)
 }
 
+// Preview says what a proposal would do: who is in which wave, what budgets
+// allow, when windows open, and why it would be refused. The rollout is as it
+// would be started, or queued; nothing is stored.
+func (d *Dispatcher) Preview(ctx context.Context, p Proposal) (rollout.Rollout, rollout.Preview, error) {
+	r, s, admitted, err := d.draft(ctx, p)
+	if err != nil {
+		return r, rollout.Preview{}, err
+	}
+	out := r.Preview(s, d.now())
+	if err := refused(r, s); err != nil {
+		out.Refusals = append(out.Refusals, err.Error())
+		out.Finish = time.Time{}
+	}
+	return admitted.Rollout, out, nil
+}
+
+// refused says why a standing order forbids to start a rollout.
+func refused(r rollout.Rollout, s rollout.Snapshot) error {
+	if q, ok := banned(s.Orders, r.Release.Manifest); ok {
+		return fmt.Errorf("cannot start a rollout of %s-%d: %s put it into quarantine on %s: %s: %w", r.Release.Name, r.Release.Counter, q.By, clock(q.At), q.Reason, ErrQuarantined)
+	}
+	return nil
+}
+
 // draft makes the rollout that a proposal asks for, with the fleet as it would
-// see it, or says why it cannot be.
+// see it and how it would join the others.
 func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, s rollout.Snapshot, a rollout.Admission, err error) {
 	if p.Author == "" || p.Reason == "" {
 		return r, s, a, errors.New("cannot start a rollout: say who asks and why")
@@ -90,13 +120,7 @@ func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, 
 	if s, err = d.fleetNow(ctx, Loaded{Rollout: r}); err != nil {
 		return r, s, a, err
 	}
-	if q, ok := banned(s.Orders, p.Release.Manifest); ok {
-		return r, s, a, fmt.Errorf("cannot start a rollout of %s-%d: %s put it into quarantine on %s: %s: %w", p.Release.Name, p.Release.Counter, q.By, clock(q.At), q.Reason, ErrQuarantined)
-	}
 	r.Policy = r.Policy.Expand(len(s.Devices))
-	if err := rollout.Validate(r, s.Devices); err != nil {
-		return r, s, a, err
-	}
 	return r, s, rollout.Admit(r, all), nil
 }
 

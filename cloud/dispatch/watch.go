@@ -150,7 +150,7 @@ func weigh(before rollout.Rollout, d rollout.Decision) weight {
 // every doubleFacts, so that a rollout of years keeps some twenty of them more.
 // A change of state or wave is always kept, and so is a person's request.
 const (
-	decisionCost = 16
+	decisionCost = 64
 	freeFacts    = 1 << 19
 	doubleFacts  = 1 << 15
 	sampleEvery  = time.Minute

@@ -504,3 +504,52 @@ func TestEveryChangeIsToldOnce(t *testing.T) {
 		t.Errorf("changes %v, want %v", got, want)
 	}
 }
+
+func TestTheFeedGivesWhatChangedSinceAMarkAndNothingElse(t *testing.T) {
+	w := start(t)
+	w.enrol(t, "p1", "p2", "p3")
+	since := func(mark uint64) (names []string, next uint64) {
+		t.Helper()
+		changed, next, ok := w.Since(mark)
+		if !ok {
+			t.Fatalf("mark %d is not known", mark)
+		}
+		for _, d := range changed {
+			now, err := w.Get(d.ID)
+			if err != nil || now.Report.Doc.Seq != d.Report.Doc.Seq || now.Retired() != d.Retired() {
+				t.Fatalf("%s is given as it was: %v", d.ID, err)
+			}
+			names = append(names, d.ID.Node)
+		}
+		return names, next
+	}
+	_, mark, ok := w.Since(0)
+	if ok {
+		t.Fatal("mark 0 is answered, and nothing was ever read")
+	}
+	if names, next := since(mark); names != nil || next != mark {
+		t.Fatalf("%v changed while nothing happened", names)
+	}
+	for _, node := range []string{"p1", "p3", "p1"} { // p1 twice: it is given once
+		seq := w.clock().Unix()
+		w.pass(time.Second)
+		if err := w.report(t, healthy(node, uint64(seq))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, next := since(mark)
+	if slices.Sort(names); !slices.Equal(names, []string{"p1", "p3"}) {
+		t.Fatalf("%v changed", names)
+	}
+	if _, err := w.Retire(t.Context(), id("p2"), "ada", "scrapped"); err != nil {
+		t.Fatal(err)
+	}
+	w.enrol(t, "p4")
+	names, last := since(next)
+	if !slices.Contains(names, "p2") || !slices.Contains(names, "p4") {
+		t.Fatalf("%v changed", names)
+	}
+	if _, _, ok := w.Since(last + 1000); ok {
+		t.Fatal("a mark of another process is answered")
+	}
+}

@@ -110,27 +110,11 @@ func (p *planner) Preview(ctx context.Context, q api.Proposal) (rollout.Rollout,
 	if err != nil {
 		return rollout.Rollout{}, rollout.Preview{}, err
 	}
-	v, err := p.Dispatcher.Propose(ctx, prop, true)
-	return firstWave(prop, v, err)
-}
-
-// firstWave is what the first decision says of a rollout.
-func firstWave(prop dispatch.Proposal, v dispatch.View, err error) (rollout.Rollout, rollout.Preview, error) {
-	if err != nil {
-		r := rollout.Rollout{Name: prop.Name, Fleet: prop.Fleet, Release: prop.Release, Policy: prop.Policy}
-		return r, rollout.Preview{Refusals: []string{err.Error()}}, nil
+	r, out, err := p.Dispatcher.Preview(ctx, prop)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
-	var out rollout.Preview
-	for i, w := range v.Rollout.Policy.Waves {
-		p := rollout.PreviewWave{Name: w.Name, Approvals: w.Approvals, Approvers: w.Approvers, DeadlineS: w.DeadlineS}
-		for _, d := range v.Devices {
-			if d.Record.Wave == i+1 {
-				p.Devices = append(p.Devices, rollout.PreviewDevice{Device: d.ID, Line: d.Labels["line"]})
-			}
-		}
-		out.Waves = append(out.Waves, p)
-	}
-	return v.Rollout, out, nil
+	return r, out, err
 }
 
 // Propose implements api.Rollouts.
