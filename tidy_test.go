@@ -49,7 +49,7 @@ var rules = []rule{
 	{From: "", To: []string{"simulator"}, Except: []string{"simulator"}, Why: "nothing imports the simulator"},
 
 	{From: "", To: []string{"github.com/labstack/echo/v4"}, Except: []string{"cloud/api"}, Direct: true, Why: "HTTP for people lives in cloud/api"},
-	{From: "", To: []string{"github.com/mochi-mqtt", "github.com/eclipse/paho.mqtt.golang"}, Except: []string{"cloud/broker", "agent/link", "agent/source/mqtt", "simulator"}, Direct: true, Why: "MQTT libraries stay behind the broker and the link"},
+	{From: "", To: []string{"github.com/mochi-mqtt", "github.com/eclipse/paho.mqtt.golang"}, Except: []string{"cloud/broker", "agent/link", "agent/source/mqtt", "agent/interlock", "simulator"}, Direct: true, Why: "MQTT libraries stay behind the broker and the link; an interlock asks the plant's own broker"},
 	{From: "", To: []string{"database/sql", "modernc.org/sqlite", "github.com/jackc/pgx"}, Except: []string{"cloud/store", "cloud/retrain/engine"}, Direct: true, Why: "SQL lives in cloud/store, and in the handle that the workflow engine is given"},
 	{From: "", To: []string{"github.com/dbos-inc"}, Except: []string{"cloud/retrain/engine"}, Direct: true, Why: "the workflow engine can be replaced"},
 	{From: "", To: []string{"github.com/sigstore"}, Except: []string{"cloud/release/signing"}, Direct: true, Why: "cosign is a signer among others"},
@@ -67,6 +67,7 @@ var osAllowed = map[string]string{
 	"agent/actions":          "none of its files are state",
 	"agent":                  "reads the configuration file",
 	"agent/link":             "reads certificates the operator gives",
+	"agent/interlock":        "reads what the plant writes, and certificates the operator gives",
 	"agent/enroll":           "reads the CA file the operator gives",
 	"agent/apply":            "starts the trial child process",
 	"agent/scorer":           "reads /proc/self",

@@ -33,6 +33,7 @@ import (
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/enroll"
 	"github.com/swellfleet/swell/agent/health"
+	"github.com/swellfleet/swell/agent/interlock"
 	"github.com/swellfleet/swell/agent/link"
 	"github.com/swellfleet/swell/agent/pipeline"
 	"github.com/swellfleet/swell/agent/scorer"
@@ -72,7 +73,9 @@ var sources = map[string]func(Source) source.Source{
 type Agent struct {
 	config Config
 	boot   string // random, names this run in reports
-	keys   string // trusted release keys of the configuration, PEM; empty: the hub's
+	// interlocks are the plant's say before a release acts; never nil.
+	interlocks *interlock.Set
+	keys       string // trusted release keys of the configuration, PEM; empty: the hub's
 
 	disk     disk.FS
 	identity *enroll.Identity
@@ -148,6 +151,10 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	a.boot = hex.EncodeToString(b[:])
+	var err error
+	if a.interlocks, err = interlock.New(a.config.Update.interlocks(), a.config.Now); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/swellfleet/swell/agent/actions"
 	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/interlock"
 	"github.com/swellfleet/swell/agent/source"
 	"github.com/swellfleet/swell/agent/source/replay"
 	"github.com/swellfleet/swell/agent/source/synthetic"
@@ -151,6 +152,18 @@ type Update struct {
 	// Interlock is a file that must exist and hold "ok" for a release to be
 	// activated; one that cannot be read forbids. Empty: no interlock.
 	Interlock string `yaml:"interlock"`
+	// Interlocks are further questions to the plant, in a file, behind an HTTP
+	// address or on its MQTT broker. All have to permit before a release is
+	// activated; one that cannot be read forbids. Empty: none.
+	Interlocks []interlock.Predicate `yaml:"interlocks"`
+}
+
+// interlocks are all predicates, with the file of the old form.
+func (u Update) interlocks() []interlock.Predicate {
+	if u.Interlock == "" {
+		return u.Interlocks
+	}
+	return append([]interlock.Predicate{{File: &interlock.File{Path: u.Interlock}}}, u.Interlocks...)
 }
 
 // Load reads and validates a configuration file. Unknown keys are errors.
@@ -230,6 +243,9 @@ func (c Config) Validate() error {
 	var level slog.Level
 	if c.LogLevel != "" && level.UnmarshalText([]byte(strings.ToUpper(c.LogLevel))) != nil {
 		bad("log_level %q: want debug, info, warn or error", c.LogLevel)
+	}
+	if err := interlock.Validate(c.Update.interlocks()); err != nil {
+		bad("update.interlocks: %w", err)
 	}
 	if err := c.Actions.Validate(); err != nil {
 		bad("actions: %w", err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"os/exec"
 	goruntime "runtime"
 	"strings"
@@ -105,7 +104,7 @@ func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
 		StagerConfig: a.staging(artifact.Model, "slots", client),
 		Scorer:       &a.scorer, Pipeline: p, Runtime: runtime.Options{Library: a.config.ONNXRuntime},
 		MemoryReserve: int64(a.config.Update.MemoryMiB) << 20,
-		Interlock:     a.interlock(), Rehearse: a.rehearse(), Now: a.config.Now,
+		Interlock:     a.interlocks.Check, Rehearse: a.rehearse(), Now: a.config.Now,
 	})
 	return &updater{
 		machine: machine, applier: applier, close: func() { applier.Close(); client.CloseIdleConnections() },
@@ -121,24 +120,6 @@ func (a *Agent) staging(k artifact.Kind, folder string, client *http.Client) app
 	return apply.StagerConfig{
 		Disk: a.disk, Roots: a.trusted, Kind: k, Class: a.config.Class, Arch: goruntime.GOARCH, Folder: folder, Log: a.config.Log,
 		Base: strings.TrimSuffix(a.config.Hub.URL, "/"), Client: client, ByteBudget: int64(a.config.Hub.ByteBudgetMiB) << 20,
-	}
-}
-
-// interlock reads the operator's file; one that cannot be read forbids.
-func (a *Agent) interlock() func() error {
-	name := a.config.Update.Interlock
-	if name == "" {
-		return nil
-	}
-	return func() error {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("it cannot be read, which forbids: %w", err)
-		}
-		if s := strings.TrimSpace(string(b)); s != "ok" {
-			return fmt.Errorf("%s says %.60q, not ok", name, s)
-		}
-		return nil
 	}
 }
 

@@ -108,11 +108,9 @@ func firmwarePart(d twin.Desired) twin.Desired {
 
 // mayRestart says why the agent must not be restarted now: the operator's
 // interlock, or a model that a restart would throw back.
-func (a *Agent) mayRestart() error {
-	if closed := a.interlock(); closed != nil {
-		if err := closed(); err != nil {
-			return err
-		}
+func (a *Agent) mayRestart(ctx context.Context) error {
+	if err := a.interlocks.Check(ctx); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	u := a.updater

@@ -153,12 +153,27 @@ func (a *Agent) look() bool {
 			f.WriteError = err
 		}
 	}
+	f.Interlock = a.heldBack()
 	var changed bool
 	a.findings, changed = a.board.Update(health.Evaluate(f))
 	if a.pipeline != nil {
 		a.rec.Champion.add(a.pipeline.Watch(), f.Now)
 	}
 	return changed
+}
+
+// heldBack is why the plant keeps a release from acting that is ready to; nil
+// when none is, or the plant permits. a.mu is held.
+func (a *Agent) heldBack() error {
+	for _, u := range []*updater{a.updater, a.program.updates()} {
+		if u == nil {
+			continue
+		}
+		if s, _ := u.read(); s.Trial != nil && s.Trial.Phase == twin.PhaseReady {
+			return a.interlocks.Last()
+		}
+	}
+	return nil
 }
 
 // builtAt is when the program's source was committed; zero where the program

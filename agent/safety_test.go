@@ -2,15 +2,21 @@ package agent_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/swellfleet/swell/agent"
 	"github.com/swellfleet/swell/agent/agenttest"
 	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/interlock"
 	"github.com/swellfleet/swell/protocol/twin"
 )
 
@@ -135,11 +141,46 @@ func TestInterlockThatCannotBeReadForbids(t *testing.T) {
 	hub.Stock(next)
 	hub.Offer(next, true, func(a *twin.Assignment) { a.Deadline = time.Now().Add(4 * time.Second) })
 	hub.Await(t, "it waits and says why", func(r twin.Reported) bool {
-		return r.Trial != nil && r.Trial.Phase == twin.PhaseReady && strings.Contains(r.Trial.Reason, "cannot be read, which forbids")
+		return r.Trial != nil && r.Trial.Phase == twin.PhaseReady && strings.Contains(r.Trial.Reason, lock+" cannot be read, which forbids")
 	})
 	if r := hub.Phase(t, next, twin.PhaseFailed); r.Trial.Code != twin.CodeDeadline || r.Champion.Counter != 1 {
 		t.Errorf("trial %+v, champion %+v", r.Trial, r.Champion)
 	}
+}
+
+// The plant is asked in several ways; the release acts when all permit.
+func TestReleaseWaitsForThePlantAndThenActs(t *testing.T) {
+	lock := filepath.Join(t.TempDir(), "line")
+	if err := os.WriteFile(lock, []byte("ok"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var open atomic.Bool
+	open.Store(true)
+	plant := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"maintenance":%t}`, open.Load()) }))
+	defer plant.Close()
+	_, hub, press := running(t, &disk.Mem{}, func(c *agent.Config) {
+		c.Update.Interlock = lock // the old form counts, too
+		c.Update.Interlocks = []interlock.Predicate{{
+			Name: "maintenance", HTTP: &interlock.HTTP{URL: plant.URL, Value: interlock.Value{Field: "maintenance", Equals: "true"}},
+		}}
+	})
+	open.Store(false)
+	next := press.Release(agenttest.Order{Counter: 2})
+	hub.Stock(next)
+	hub.Offer(next, true, nil)
+	hub.Await(t, "it waits and says why", func(r twin.Reported) bool {
+		return r.Trial != nil && r.Trial.Phase == twin.PhaseReady && strings.Contains(r.Trial.Reason, `maintenance (`+plant.URL+`) says "false", not true`)
+	})
+	hub.Await(t, "it is a condition of the device", func(r twin.Reported) bool {
+		return slices.ContainsFunc(r.Conditions, func(c twin.Condition) bool {
+			return c.Type == "InterlockClosed" && c.Status && strings.Contains(c.Message, "maintenance (")
+		})
+	})
+	open.Store(true)
+	hub.Phase(t, next, twin.PhaseConfirmed)
+	hub.Await(t, "the condition is over", func(r twin.Reported) bool {
+		return !slices.ContainsFunc(r.Conditions, func(c twin.Condition) bool { return c.Type == "InterlockClosed" })
+	})
 }
 
 func TestFullDiskStopsTheUpdateAndNotTheDevice(t *testing.T) {

@@ -24,11 +24,11 @@ func (a *Applier) shadow(d artifact.Digest, every time.Duration) error {
 	return nil
 }
 
-func (a *Applier) interlock() error {
+func (a *Applier) interlock(ctx context.Context) error {
 	if a.config.Interlock == nil {
 		return nil
 	}
-	if err := a.config.Interlock(); err != nil {
+	if err := a.config.Interlock(ctx); err != nil {
 		return Retry("", fmt.Errorf("interlock: %w", err))
 	}
 	return nil

@@ -41,7 +41,7 @@ type Config struct {
 	MemoryReserve int64
 	// Interlock says why nothing may be activated now; nil function: no
 	// interlock.
-	Interlock func() error
+	Interlock func(ctx context.Context) error
 	// Rehearse loads and tests the model at path in another process first, so
 	// that one which crashes takes nothing with it. nil: not done.
 	Rehearse func(ctx context.Context, slot string) error
@@ -103,7 +103,7 @@ func (a *Applier) perform(ctx context.Context, action update.Action, answer func
 	case update.ActShadow:
 		return r, a.shadow(want.Manifest, time.Duration(action.WindowS*float64(time.Second)))
 	case update.ActInterlock:
-		return r, a.interlock()
+		return r, a.interlock(ctx)
 	case update.ActSwap:
 		return r, a.swap(ctx, want.Manifest)
 	case update.ActResume:

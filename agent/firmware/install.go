@@ -23,7 +23,7 @@ type InstallerConfig struct {
 	Slots              *Slots
 	// Interlock says why the agent may not be restarted now; nil function: it
 	// always may.
-	Interlock func() error
+	Interlock func(ctx context.Context) error
 	// Check runs a program, given by its name on the disk, in a way that shows
 	// whether it can work here, and returns its version. nil: not done.
 	Check func(ctx context.Context, program string) (version string, err error)
@@ -79,7 +79,7 @@ func (n *Installer) perform(ctx context.Context, action update.Action, answer fu
 		return r, n.check(ctx, d)
 	case update.ActInterlock:
 		if n.config.Interlock != nil {
-			if err := n.config.Interlock(); err != nil {
+			if err := n.config.Interlock(ctx); err != nil {
 				return r, apply.Retry("", fmt.Errorf("interlock: %w", err))
 			}
 		}

@@ -34,6 +34,7 @@ type Facts struct {
 	LinkError   error
 	Dropped     uint64 // blocks lost lately
 	WriteError  error  // of the newest write to the disk; nil: it succeeded
+	Interlock   error  // why a release that is ready may not act; nil: none waits
 	// Unsupported says what the hub wants and this agent cannot do; empty: nothing.
 	Unsupported string
 }
@@ -46,6 +47,7 @@ const (
 	CertificateExpiring = "CertificateExpiring"
 	HubUnreachable      = "HubUnreachable"
 	SpoolDropping       = "SpoolDropping"
+	InterlockClosed     = "InterlockClosed"
 	Unsupported         = "Unsupported"
 )
 
@@ -101,6 +103,9 @@ func Evaluate(f Facts) []twin.Condition {
 	}
 	if f.Dropped > 0 {
 		found(SpoolDropping, "Full", "%d blocks of telemetry were dropped: the oldest go first when the spool is full; raise spool.max_mib or mend the connection", f.Dropped)
+	}
+	if f.Interlock != nil {
+		found(InterlockClosed, "Closed", "a release is ready and may not act: interlock: %v", f.Interlock)
 	}
 	if f.Unsupported != "" {
 		found(Unsupported, "Unsupported", "%s", f.Unsupported)

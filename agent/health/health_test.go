@@ -43,6 +43,7 @@ func TestEachFindingHoldsWhenItShould(t *testing.T) {
 		{"the hub away for seconds", func(f *health.Facts) { f.Connected, f.DownSince = false, noon.Add(-10*time.Second) }, ""},
 		{"the hub away for hours", func(f *health.Facts) { f.Connected, f.DownSince = false, noon.Add(-3*time.Hour) }, "HubUnreachable/NoConnection"},
 		{"blocks dropped", func(f *health.Facts) { f.Dropped = 3 }, "SpoolDropping/Full"},
+		{"a release waits for the plant", func(f *health.Facts) { f.Interlock = errors.New("line runs") }, "InterlockClosed/Closed"},
 		{"firmware offered", func(f *health.Facts) { f.Unsupported = "no slots" }, "Unsupported/Unsupported"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
