@@ -70,6 +70,10 @@ type Dispatcher struct {
 	orders  rollout.Orders     //
 	outbox  outgoing           //
 
+	// proposing lets people propose one after the other: how a rollout joins the
+	// others depends on all of them.
+	proposing sync.Mutex
+
 	mu       sync.Mutex // guards what follows, which others read during a look
 	stats    Stats
 	statuses []Status
@@ -256,7 +260,8 @@ func (d *Dispatcher) catchUp(ctx context.Context) error {
 
 // due returns the rollouts to decide about: of each fleet the active one, else
 // the one that waits, else the one that ended last and is still being served.
-// all is sorted newest first.
+// all is sorted newest first. Should two hubs have started one each at the same
+// moment, the older goes first.
 func due(all []rollout.Rollout) []rollout.Rollout {
 	type key struct {
 		fleet string
@@ -277,7 +282,7 @@ func due(all []rollout.Rollout) []rollout.Rollout {
 	for _, r := range all {
 		k := key{r.Fleet, r.Release.Kind}
 		b, ok := best[k]
-		if rank(r) > 0 && (!ok || rank(r) > rank(b) || rank(r) == 1 && rank(b) == 1 && r.Ended.After(b.Ended)) {
+		if rank(r) > 0 && (!ok || rank(r) > rank(b) || rank(r) == rank(b) && (rank(r) == 3 || rank(r) == 1 && r.Ended.After(b.Ended))) {
 			best[k] = r
 		}
 	}

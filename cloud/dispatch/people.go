@@ -37,6 +37,8 @@ type View struct {
 // policy that can never finish is refused with the reason, and so is a release
 // that somebody has put into quarantine.
 func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, error) {
+	d.proposing.Lock()
+	defer d.proposing.Unlock()
 	r, s, admitted, err := d.draft(ctx, p)
 	if err != nil {
 		return View{}, err
@@ -115,11 +117,11 @@ func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, 
 	}
 	r = rollout.Rollout{
 		Name: p.Name, Fleet: p.Fleet, Release: p.Release, Policy: p.Policy, Author: p.Author, Purpose: p.Reason, Seed: p.Seed, Created: d.now(),
-		Previous: rollout.LastPromoted(p.Fleet, p.Release.Kind, all),
 	}
 	if s, err = d.fleetNow(ctx, Loaded{Rollout: r}); err != nil {
 		return r, s, a, err
 	}
+	r.Previous = previous(r, all, s.Orders)
 	r.Policy = r.Policy.Expand(len(s.Devices))
 	return r, s, rollout.Admit(r, all), nil
 }

@@ -57,7 +57,7 @@ func (d *Dispatcher) watch(ctx context.Context, name string) (*watch, error) {
 		return nil, err
 	}
 	if w.rollout.State == rollout.Queued { // nothing of its fleet is active any more
-		w.rollout.Previous = rollout.LastPromoted(l.Rollout.Fleet, l.Rollout.Release.Kind, d.list)
+		w.rollout.Previous = previous(l.Rollout, d.list, d.orders)
 		w.rollout.State, w.rollout.Started, w.rollout.Reason = rollout.Running, d.now(), "started after the one before it ended"
 	}
 	bill, ok := d.bills[name]
@@ -83,6 +83,15 @@ func (d *Dispatcher) watch(ctx context.Context, name string) (*watch, error) {
 	w.roster = rollout.NewRoster(w.rollout, s)
 	d.count(func(s *Stats) { s.Rebuilds++ })
 	return w, nil
+}
+
+// previous returns the release that a rollout's devices go back to: the last one
+// promoted that nobody has put into quarantine since. nil: none.
+func previous(r rollout.Rollout, all []rollout.Rollout, o rollout.Orders) *rollout.Release {
+	return rollout.LastPromoted(r.Fleet, r.Release.Kind, slices.DeleteFunc(slices.Clone(all), func(a rollout.Rollout) bool {
+		_, bad := banned(o, a.Release.Manifest)
+		return bad
+	}))
 }
 
 // order takes in new standing orders.
