@@ -73,7 +73,7 @@ func (t *tally) running(w pipeline.Watch) *twin.Running {
 	return &twin.Running{
 		Name: w.Release.Name, Counter: w.Release.Counter, Manifest: w.Release.Manifest, Model: w.Release.Model,
 		Since: t.Since, Windows: t.Windows, Flagged: t.Flagged, NonFinite: t.NonFinite,
-		LatencyP99Ms: w.LatencyP99Ms, Threshold: w.Threshold,
+		LatencyP99Ms: w.LatencyP99Ms, Threshold: w.Threshold, Drift: w.Drift,
 	}
 }
 

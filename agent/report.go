@@ -197,7 +197,7 @@ func (a *Agent) Reported() twin.Reported {
 	now := a.config.Now()
 	r := twin.Reported{
 		Schema: 1, Site: a.config.Site, Node: a.config.Node, Boot: a.boot, At: now.UTC(),
-		Class: a.config.Class, Labels: a.config.Labels,
+		Class: a.config.Class, Labels: a.config.Labels, Metrics: health.Metrics(),
 		Agent: twin.Agent{
 			Version: a.config.Version, Arch: goruntime.GOARCH, Protocol: protocol.Version,
 			RSSMiB: float64(health.ResidentMemory()) / (1 << 20), CPUs: goruntime.NumCPU(),

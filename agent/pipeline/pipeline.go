@@ -77,6 +77,7 @@ type Watch struct {
 	Flagged      uint64
 	NonFinite    uint64
 	LatencyP99Ms float64
+	Drift        *float64     // as in twin.Running
 	Shadow       *twin.Shadow // nil: no challenger
 	Challenger   scorer.Release
 }
@@ -114,6 +115,7 @@ type seat struct {
 	window   []float32 // reused
 	watch    Watch
 	latency  scorer.Latencies
+	drift    drift
 	score    float32 // of the newest window
 	flag     bool
 }
@@ -363,6 +365,8 @@ func (p *Pipeline) run(s *seat, row uint64) outcome {
 		if s == p.challenger {
 			p.shadow.sum.NonFinite++
 		}
+	} else {
+		s.drift.add(s.contract.ScoreDeciles, f)
 	}
 	return scored
 }
@@ -382,10 +386,12 @@ func (p *Pipeline) Watch() Watch {
 	if p.champion != nil {
 		w = p.champion.watch
 		w.LatencyP99Ms = milliseconds(p.champion.latency.Quantile(0.99))
+		w.Drift = p.champion.drift.index()
 	}
 	if p.challenger != nil {
 		s := p.shadow.report()
 		s.LatencyP99Ms = milliseconds(p.challenger.latency.Quantile(0.99))
+		s.Drift = p.challenger.drift.index()
 		w.Shadow, w.Challenger = &s, p.challenger.watch.Release
 	}
 	return w

@@ -48,6 +48,10 @@ func Fold(d Device, r twin.Reported, at time.Time) Device {
 			d.Program = &p
 		}
 	}
+	d.MemoryMiB, d.Metrics = r.Agent.RSSMiB, r.Metrics
+	if c := r.Champion; c != nil && c.Manifest == d.Trial.Manifest && c.Drift != nil && (d.Trial.Drift == nil || *c.Drift > *d.Trial.Drift) {
+		d.Trial.Drift = c.Drift // it acts now; what the shadow has shown still counts
+	}
 	d.WindowsScored, d.WindowsLost, d.StoppedMs = r.Stream.WindowsScored, r.Stream.WindowsLost, r.Stream.StoppedMs
 	return d
 }
@@ -71,6 +75,7 @@ func trial(r *twin.Trial) Trial {
 		t.NonFinite += s.NonFinite
 		t.Shadowed = s.Items
 		t.LatencyP99Ms = max(t.LatencyP99Ms, s.LatencyP99Ms)
+		t.Drift = s.Drift
 	}
 	return t
 }

@@ -31,6 +31,7 @@ const (
 	MaxWindow      = 1 << 20 // samples per channel
 	MaxWindowCells = 1 << 22 // samples of all channels together: 16 MiB of float32
 	MaxText        = 64 << 10
+	Deciles        = 9 // edges in Contract.ScoreDeciles
 	maxName        = 256
 )
 
@@ -67,6 +68,9 @@ type Contract struct {
 	// Threshold is the score above which the graph says anomaly. It is a copy for people: the graph
 	// holds the one that counts.
 	Threshold float64 `json:"threshold"`
+	// ScoreDeciles are the nine inner deciles of the scores on the data that set the threshold, rising: what
+	// a device compares the scores it sees with. nil means unknown.
+	ScoreDeciles []float64 `json:"scoreDeciles,omitempty"`
 	// DatasetDigest names the snapshot the model was fitted on. Empty means unknown.
 	DatasetDigest string `json:"datasetDigest,omitempty"`
 	// ParentModel is the digest of the model this one was warm-started from. Empty means from scratch.
@@ -84,6 +88,7 @@ const (
 	keyStride    = "swell.stride"
 	keyRate      = "swell.sample_rate_hz"
 	keyThreshold = "swell.threshold"
+	keyDeciles   = "swell.score_deciles"
 	keyDataset   = "swell.dataset"
 	keyParent    = "swell.parent"
 	keyConfig    = "swell.training_config"
@@ -128,6 +133,15 @@ func (c Contract) Validate() error {
 	if math.IsNaN(c.Threshold) || math.IsInf(c.Threshold, 0) {
 		bad("threshold is %v", c.Threshold)
 	}
+	if n := len(c.ScoreDeciles); n != 0 && n != Deciles {
+		bad("%d score deciles: want %d or none", n, Deciles)
+	}
+	for i, v := range c.ScoreDeciles {
+		if math.IsNaN(v) || math.IsInf(v, 0) || i > 0 && !(v > c.ScoreDeciles[i-1]) {
+			bad("score deciles have to be finite and to rise: number %d is %v", i+1, v)
+			break
+		}
+	}
 	for name, text := range map[string]string{"kind": c.Kind, "dataset digest": c.DatasetDigest, "parent model": c.ParentModel} {
 		if !printable(text) {
 			bad("%s is longer than %d bytes or holds control characters", name, maxName)
@@ -156,6 +170,13 @@ func (c Contract) Metadata() map[string]string {
 		keyStride:    strconv.Itoa(c.Stride),
 		keyRate:      formatFloat(c.SampleRateHz),
 		keyThreshold: formatFloat(c.Threshold),
+	}
+	if len(c.ScoreDeciles) > 0 {
+		deciles, err := json.Marshal(c.ScoreDeciles)
+		if err != nil {
+			panic(err) // Validate has seen that they are finite
+		}
+		m[keyDeciles] = string(deciles)
 	}
 	for key, text := range map[string]string{keyDataset: c.DatasetDigest, keyParent: c.ParentModel, keyConfig: c.TrainingConfig} {
 		if text != "" {
@@ -190,6 +211,15 @@ func Parse(m map[string]string) (Contract, error) {
 		d.DisallowUnknownFields()
 		if err := d.Decode(&c.Channels); err != nil {
 			p.fail(keyChannels, err)
+		}
+	}
+	switch text := m[keyDeciles]; {
+	case text == "":
+	case len(text) > maxName:
+		p.fail(keyDeciles, errors.New("too long"))
+	default:
+		if err := json.Unmarshal([]byte(text), &c.ScoreDeciles); err != nil {
+			p.fail(keyDeciles, err)
 		}
 	}
 	if p.err != nil {

@@ -3,6 +3,7 @@ package contract
 import (
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,6 +29,10 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		}
 		for _, n := range rapid.SliceOfNDistinct(name, 1, 20, rapid.ID[string]).Draw(t, "channels") {
 			c.Channels = append(c.Channels, Channel{Name: n, Unit: name.Draw(t, "unit")})
+		}
+		if rapid.Bool().Draw(t, "deciles") {
+			c.ScoreDeciles = rapid.SliceOfNDistinct(rapid.Float64Range(-1e30, 1e30), Deciles, Deciles, rapid.ID).Draw(t, "edges")
+			slices.Sort(c.ScoreDeciles)
 		}
 		got, err := Parse(c.Metadata())
 		if err != nil {
@@ -74,6 +79,9 @@ func TestParseRefuses(t *testing.T) {
 		"window of zero":       {keyWindow, "0", "window of 0"},
 		"absurd window":        {keyWindow, "4000000000", "window of 4000000000"},
 		"too many cells":       {keyWindow, "1048577", "window of"},
+		"too few deciles":      {keyDeciles, "[1,2,3]", "3 score deciles: want 9 or none"},
+		"deciles that fall":    {keyDeciles, "[1,2,3,4,5,6,7,8,8]", "number 9 is 8"},
+		"deciles not JSON":     {keyDeciles, "1,2", `"swell.score_deciles"`},
 		"stride missing":       {keyStride, "", `"swell.stride"`},
 		"negative rate":        {keyRate, "-1", "sample rate of -1"},
 		"rate not a number":    {keyRate, "NaN", "sample rate of NaN"},

@@ -75,7 +75,7 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 	}
 	out := &Fitted{Kind: kind, Threshold: 1, Card: card, Contract: contract.Contract{
 		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: c.Pattern + c.Smooth - 1, Stride: c.Stride,
-		SampleRateHz: d.SampleRateHz, Threshold: 1, DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
+		SampleRateHz: d.SampleRateHz, Threshold: 1, ScoreDeciles: deciles(experts), DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
 	}}
 	if err := out.Contract.Validate(); err != nil {
 		return nil, fmt.Errorf("contract: %w", err)
@@ -96,6 +96,7 @@ type expert struct {
 	*head
 	detector
 	scales []float64 // factor of each statistic; the largest product is 1 at the threshold
+	scores []float64 // of the held-out windows
 }
 
 // fitExperts fits one expert to all of d, or one to each device's part. A device whose data is too short for
@@ -158,7 +159,7 @@ func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix str
 	if err != nil {
 		return e, err
 	}
-	e.scales, err = e.calibrate(ctx, d, c, e.detector, card)
+	e.scales, e.scores, err = e.calibrate(ctx, d, c, e.detector, card)
 	return e, err
 }
 
@@ -264,19 +265,20 @@ func (h *head) residual(b *onnx.Builder, r string) (q, channels string) {
 	return b.Node("ReduceSum", []string{channels, b.Ints(1)}, onnx.Int("keepdims", 0)), channels
 }
 
-// calibrate sets the factor of each statistic so that the largest product is 1 at the threshold.
-func (h *head) calibrate(ctx context.Context, d Dataset, c Config, det detector, card map[string]any) ([]float64, error) {
+// calibrate sets the factor of each statistic so that the largest product, the score, is 1 at the threshold,
+// and returns the scores of the held-out windows.
+func (h *head) calibrate(ctx context.Context, d Dataset, c Config, det detector, card map[string]any) (scales, scores []float64, err error) {
 	fitted, kept, err := h.statistics(ctx, d, c, det)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(kept[0]) < minWindows {
-		return nil, fmt.Errorf("%w: only %d held-out windows of %d samples without a gap: want %d or more; give longer series or a smaller window",
+		return nil, nil, fmt.Errorf("%w: only %d held-out windows of %d samples without a gap: want %d or more; give longer series or a smaller window",
 			ErrData, len(kept[0]), h.window, minWindows)
 	}
 	// Each statistic over its own high quantile, on whichever part of the data it was higher: a threshold
 	// below what the model says of its own training data would flag normal operation from the first hour.
-	scales := make([]float64, len(kept))
+	scales = make([]float64, len(kept))
 	for i, w := range det.weights() {
 		reference := quantile(kept[i], c.Quantile)
 		if len(fitted[i]) > 0 {
@@ -308,7 +310,28 @@ func (h *head) calibrate(ctx context.Context, d Dataset, c Config, det detector,
 	for i := range scales {
 		scales[i] /= threshold
 	}
-	return scales, nil
+	for i := range combined {
+		combined[i] /= threshold
+	}
+	return scales, combined, nil
+}
+
+// deciles returns the inner deciles of a model's scores; nil when they do not rise, or when several experts
+// each know their own.
+func deciles(experts []expert) []float64 {
+	if len(experts) != 1 {
+		return nil
+	}
+	sorted := slices.Sorted(slices.Values(experts[0].scores))
+	var out []float64
+	for i := 1; i <= contract.Deciles; i++ {
+		v := sorted[i*len(sorted)/(contract.Deciles+1)]
+		if i > 1 && !(v > out[i-2]) {
+			return nil
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 // statistics runs the detector over the fitted and over the held-out windows of d.

@@ -103,6 +103,9 @@ func TestEachKind(t *testing.T) {
 			if c := m.Contract(); c.Kind != kind || c.Window != 24 || c.DatasetDigest != "sha256:d" || c.ParentModel != "sha256:p" || len(c.Channels) != 4 {
 				t.Errorf("contract is %+v", c)
 			}
+			if d := m.Contract().ScoreDeciles; len(d) != contract.Deciles || !(d[0] > 0 && d[8] <= 1) {
+				t.Errorf("deciles of normal scores are %v, want nine below the threshold", d)
+			}
 			if _, err := json.Marshal(f.Card); err != nil {
 				t.Errorf("card: %v", err)
 			}

@@ -148,6 +148,10 @@ type Reported struct {
 	Conditions []Condition `json:"conditions,omitempty"`
 	// Quarantined are manifests this device has rolled back and will not try again.
 	Quarantined []artifact.Digest `json:"quarantined,omitempty"`
+	// Metrics are further numbers of the device, by name: what a policy's own
+	// gates may ask about. At most MaxMetrics, named in small letters, digits and
+	// underscores, a letter first, at most 40 of them. nil: none.
+	Metrics map[string]float64 `json:"metrics,omitempty"`
 	// Offline marks the will message that the broker publishes when the
 	// device's connection is lost; every other field but site and node is zero.
 	Offline bool `json:"offline,omitempty"`
@@ -190,6 +194,9 @@ type Running struct {
 	NonFinite    uint64          `json:"non_finite"` // of those, with a NaN or infinite score
 	LatencyP99Ms float64         `json:"latency_p99_ms"`
 	Threshold    float64         `json:"threshold"`
+	// Drift is as in Shadow, over the windows since it became champion in this
+	// boot.
+	Drift *float64 `json:"drift,omitempty"`
 }
 
 // Trial is the state of the release on trial.
@@ -255,6 +262,10 @@ type Shadow struct {
 	Both           uint64  `json:"both"`
 	NonFinite      uint64  `json:"non_finite"`     // challenger scores that were NaN or infinite
 	LatencyP99Ms   float64 `json:"latency_p99_ms"` // of the challenger
+	// Drift is how far the challenger's scores lie from those it was calibrated
+	// on: their population stability index over the deciles of its contract.
+	// nil: the contract has none, or too few windows were scored to tell.
+	Drift *float64 `json:"drift,omitempty"`
 	// Windows are the newest closed counting windows, oldest first, at most
 	// MaxShadowWindows. Index is that of the first one since the shadow began.
 	Index   uint64         `json:"index"`
@@ -263,6 +274,22 @@ type Shadow struct {
 
 // MaxShadowWindows caps Shadow.Windows; a hub that missed more holds the gate.
 const MaxShadowWindows = 64
+
+// MaxMetrics caps Reported.Metrics.
+const MaxMetrics = 16
+
+// maxMetricName caps the name of a metric.
+const maxMetricName = 40
+
+// validMetric says whether a metric may have this name.
+func validMetric(name string) bool {
+	for i, c := range []byte(name) {
+		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_')) {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxMetricName
+}
 
 // ShadowWindow is one counting window of the behaviour gate.
 type ShadowWindow struct {
@@ -336,6 +363,14 @@ func ParseReported(b []byte, id topic.ID) (Reported, error) {
 	}
 	if r.Trial != nil && r.Trial.Shadow != nil && len(r.Trial.Shadow.Windows) > MaxShadowWindows {
 		return Reported{}, fmt.Errorf("reported document has %d shadow windows: at most %d", len(r.Trial.Shadow.Windows), MaxShadowWindows)
+	}
+	if len(r.Metrics) > MaxMetrics {
+		return Reported{}, fmt.Errorf("reported document has %d metrics: at most %d", len(r.Metrics), MaxMetrics)
+	}
+	for name := range r.Metrics {
+		if !validMetric(name) {
+			return Reported{}, fmt.Errorf("reported document has a metric %.50q: want small letters, digits and underscores, a letter first, at most %d", name, maxMetricName)
+		}
 	}
 	return r, nil
 }

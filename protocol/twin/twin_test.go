@@ -93,6 +93,10 @@ func TestBadDocumentsAreRefusedWithTheReason(t *testing.T) {
 		"too long":                   {strings.Repeat(" ", twin.MaxDocumentBytes+1), "are over"},
 		"a wrong type":               {head + `,"generation":"x"}`, "generation"},
 		"too many windows":           {head + `,"trial":{"shadow":{"windows":[` + windows + `]}}}`, "shadow windows"},
+		"too many metrics":           {head + `,"metrics":{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"l":1,"m":1,"n":1,"o":1,"p":1,"q":1}}`, "17 metrics: at most 16"},
+		"a metric without a name":    {head + `,"metrics":{"":1}}`, "metric \"\""},
+		"a metric with a long name":  {head + `,"metrics":{"` + strings.Repeat("a", 41) + `":1}}`, "at most 40"},
+		"a metric of another script": {head + `,"metrics":{"Öl":1}}`, "small letters"},
 		"a manifest that is not one": {head + `,"model":{"manifest":"md5:1","mode":"trial"}}`, "want sha256:"},
 		"an unknown mode":            {head + `,"firmware":{"manifest":"sha256:` + strings.Repeat("0", 64) + `","mode":"now"}}`, `unknown mode "now"`},
 	} {
