@@ -295,6 +295,7 @@ func (d *decider) fail(format string, args ...any) {
 
 func (d *decider) back(end State, reason string) {
 	d.r.State, d.r.End, d.r.RollbackFrom, d.r.Reason = RollingBack, end, d.now, reason
+	d.r.Ended = time.Time{} // a promoted one had ended
 	d.rollBack()
 }
 

@@ -124,6 +124,9 @@ func (w *world) report(d *rollout.Device) {
 		if t.Rollout == w.r.Name && !t.Phase.Final() && t.Phase != twin.PhaseSoaking && t.Phase != twin.PhaseActivating && t.Phase != "" {
 			t.Phase, t.Code = twin.PhaseDropped, twin.CodeWithdrawn
 		}
+		if t.Rollout == w.r.Name && t.Phase == twin.PhaseSoaking { // it acts, and is not called back: it goes on
+			w.proceed(d, nil)
+		}
 	case t.Rollout != a.Rollout || t.Manifest != a.Manifest || t.Mode != a.Mode || t.Try != a.Try:
 		if t.Rollout == w.r.Name && (t.Phase == twin.PhaseSoaking || t.Phase == twin.PhaseActivating) && (a.Mode != twin.ModeRollback || lease == nil) {
 			break
