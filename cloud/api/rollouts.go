@@ -277,7 +277,12 @@ func (s *Server) GetRollout(ctx context.Context, r apigen.GetRolloutRequestObjec
 	if err != nil {
 		return nil, err
 	}
-	return apigen.GetRollout200JSONResponse(rolloutOf(v)), nil
+	out := rolloutOf(v)
+	if p := v.Rollout.Policy; !v.Rollout.State.Final() && len(p.Budgets)+len(p.Windows) > 0 {
+		groups, windows := v.Rollout.Room(rollout.Snapshot{Devices: v.Devices}, v.At)
+		out.Status.Budgets, out.Status.Windows = list(budgetsOf(groups)), list(windowsOf(windows))
+	}
+	return apigen.GetRollout200JSONResponse(out), nil
 }
 
 // ListRolloutDevices lists a rollout's devices by wave and name.

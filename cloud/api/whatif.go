@@ -47,7 +47,7 @@ func (s *Server) PreviewRollout(ctx context.Context, r apigen.PreviewRolloutRequ
 	out := apimodel.RolloutPreview{
 		Release: releaseRef(ro.Release), Policy: r.Body.Policy, PolicySpec: RolloutPolicy{Selector: ro.Fleet, Seed: ro.Seed, Policy: ro.Policy}.spec(),
 		State: apimodel.RolloutState(admitted.Rollout.State), Message: admission(admitted), Waves: previewWaves(p, ro.Policy, now),
-		Budgets: budgetsOf(p), Windows: windowsOf(p), Excluded: excludedOf(p), Refusals: p.Refusals, FinishAt: at(p.Finish),
+		Budgets: budgetsOf(p.Groups), Windows: windowsOf(p.Windows), Excluded: excludedOf(p), Refusals: p.Refusals, FinishAt: at(p.Finish),
 	}
 	if len(out.Refusals) == 0 {
 		out.Refusals = []string{}
@@ -101,17 +101,17 @@ func previewWaves(p rollout.Preview, pol rollout.Policy, now time.Time) []apimod
 	return out
 }
 
-func budgetsOf(p rollout.Preview) []apimodel.PreviewBudget {
-	out := make([]apimodel.PreviewBudget, len(p.Groups))
-	for i, g := range p.Groups {
+func budgetsOf(groups []rollout.PreviewGroup) []apimodel.PreviewBudget {
+	out := make([]apimodel.PreviewBudget, len(groups))
+	for i, g := range groups {
 		out[i] = apimodel.PreviewBudget{GroupBy: g.GroupBy, Group: g.Group, Devices: int64(g.Size), Limit: int64(g.Limit), Unavailable: int64(g.Unavailable)}
 	}
 	return out
 }
 
-func windowsOf(p rollout.Preview) []apimodel.PreviewWindow {
-	out := make([]apimodel.PreviewWindow, len(p.Windows))
-	for i, w := range p.Windows {
+func windowsOf(windows []rollout.PreviewWindow) []apimodel.PreviewWindow {
+	out := make([]apimodel.PreviewWindow, len(windows))
+	for i, w := range windows {
 		out[i] = apimodel.PreviewWindow{Names: append([]string{}, w.Names...), Zone: w.Zone, Devices: int64(w.Devices), Open: w.Open, ChangeAt: at(w.Change)}
 	}
 	return out

@@ -118,6 +118,15 @@ func (r Rollout) Preview(s Snapshot, now time.Time) Preview {
 	return out
 }
 
+// Room says what the budgets of a rollout allow on the devices of the snapshot
+// now, and when its windows open: the part of a Preview that goes on to matter
+// once it is under way, without the draw.
+func (r Rollout) Room(s Snapshot, now time.Time) ([]PreviewGroup, []PreviewWindow) {
+	f := newRoster(r, s, true)
+	f.look(now)
+	return f.previewGroups(), f.u.p.previewWindows(f.devices, now)
+}
+
 // inOrder returns the devices of a wave, by slot, in the order of the draw.
 func (d *decider) inOrder(wave int, spec Wave) []int32 {
 	drawn, _ := d.draw(wave, spec)
