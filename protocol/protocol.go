@@ -16,6 +16,8 @@
 //	               documents, telemetry blocks, release manifest schema 1
 //	1  2026-11-22  firmware: Desired.FirmwareLease and Reported.Firmware; older
 //	               peers ignore both
+//	1  2026-11-23  numbers for gates: Reported.Metrics, Drift of a champion and
+//	               of a shadow; older peers ignore them
 package protocol
 
 // Version is the protocol version this code speaks. It rises with each change
