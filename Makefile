@@ -127,6 +127,10 @@ bench-rollout: ## Cost of a rollout's decision over 1 000 to 1 000 000 devices, 
 bench-gates: build ## False alarms and time to stop of the shadow gate, beside what others do; draws docs/plots/gates.svg
 	@$(BIN)/swell-sim gates --plot docs/plots/gates.svg | .ci/figures
 
+.PHONY: bench-million
+bench-million: build ## One rollout on 1 000 000 packed devices in one process, and how far bad releases come
+	@$(BIN)/swell-sim million | .ci/figures
+
 .PHONY: sim
 sim: build ## 200 seeds of a night on which everything goes wrong, 1000 virtual devices each; ends with 1 when a property broke
 	@$(BIN)/swell-sim explore --seeds 200 | .ci/figures

@@ -3,6 +3,7 @@ package million
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,7 +77,8 @@ func newHub(s *sim) (*hub, error) {
 }
 
 func (h *hub) topicID(i int) topic.ID {
-	return topic.ID{Site: h.sites[i*sites/h.Devices], Node: h.names[i*nameLen : (i+1)*nameLen]}
+	lines := len(h.labels) / 2
+	return topic.ID{Site: h.sites[i/h.Line*sites/lines], Node: h.names[i*nameLen : (i+1)*nameLen]}
 }
 
 // label returns the labels of a device, which it shares with others.
@@ -160,29 +162,70 @@ func (h *hub) fold(s *shard, k int, now time.Time) (rollout.Device, bool) {
 	f.Trial = rollout.Trial{
 		Rollout: b.Offer.Rollout, Manifest: b.Trial.Manifest, Mode: b.Offer.Mode, Try: b.Offer.Try, Phase: b.Phase, Code: b.Code,
 		Reason: string(b.Code), Lease: b.Lease, Shadowed: uint64(d.items), Windows: b.Windows, NonFinite: b.NonFinite, LatencyP99Ms: b.LatencyP99Ms,
+		Since: time.UnixMilli(d.State.SinceMs).UTC(),
 	}
 	if d.closed > 0 {
 		f.Trial.LatencyP99Ms = max(f.Trial.LatencyP99Ms, s.nature(d, challenger).latency())
 	}
 	h.busy = h.busy || before.Phase != f.Trial.Phase || before.Try != f.Trial.Try
 	if b.Offer.Mode == twin.ModeTrial {
-		epoch := h.epoch(d, b)
-		switch e := &f.Evidence; {
-		case d.closed > 0 && (e.Manifest != b.Trial.Manifest || e.Epoch != epoch || e.Next < uint64(d.closed)):
-			from := 0
-			if e.Manifest == b.Trial.Manifest && e.Epoch == epoch {
-				from = int(e.Next)
-			}
-			f.Evidence = rollout.Fold(f, twin.Reported{
-				Boot:  h.bootID(d),
-				Trial: &twin.Trial{Manifest: b.Trial.Manifest, Mode: twin.ModeTrial, Try: b.Offer.Try, Attempts: b.Attempts, Shadow: s.shadowOf(k, d, from)},
-			}, now).Evidence
-			f.Evidence.Epoch = epoch // one copy for all
-		case e.Manifest != b.Trial.Manifest:
-			*e = rollout.Evidence{Manifest: b.Trial.Manifest}
-		}
+		f.Evidence = h.evidence(s, k, f, b, now)
 	}
 	return f, true
+}
+
+// evidence adds the counting windows that a device has closed since it
+// reported last.
+func (h *hub) evidence(s *shard, k int, f rollout.Device, b update.Brief, now time.Time) rollout.Evidence {
+	d := &s.devices[k]
+	e := f.Evidence
+	if e.Manifest != b.Trial.Manifest {
+		e = rollout.Evidence{Manifest: b.Trial.Manifest}
+	}
+	if d.closed == 0 {
+		return e
+	}
+	epoch := h.epoch(d, b)
+	if e.Epoch != epoch {
+		e.Epoch, e.Next = epoch, 0
+	}
+	if uint64(d.closed) > e.Next+twin.MaxShadowWindows { // some were never reported
+		return rollout.Fold(f, h.reported(s, k, b), now).Evidence
+	}
+	if uint64(d.closed) > e.Next {
+		e.Bins = slices.Clone(e.Bins) // the roster counts those of before out
+		for _, w := range s.shadowOf(k, d, int(e.Next)).Windows {
+			e.Count(w)
+		}
+		e.Next = uint64(d.closed)
+	}
+	return e
+}
+
+// reported is the device's document, as far as the planner reads it.
+func (h *hub) reported(s *shard, k int, b update.Brief) twin.Reported {
+	d := &s.devices[k]
+	i := s.first + k
+	id := h.topicID(i)
+	r := twin.Reported{
+		Schema: 1, Site: id.Site, Node: id.Node, Boot: strconv.Itoa(int(d.boots)), Generation: b.Generation, Class: class, Labels: h.label(i),
+		Agent: twin.Agent{Arch: arch}, Stream: twin.Stream{WindowsScored: uint64(d.scored + s.windows(d))},
+		Conditions: []twin.Condition{{Type: "NoModel", Status: b.NoModel}},
+	}
+	if a := s.runs(d, b); a != nil {
+		r.Champion = &twin.Running{Name: a.Name, Counter: a.Counter, Manifest: a.Manifest, Model: a.Model, Windows: uint64(s.windows(d))}
+	}
+	if b.Trial != nil {
+		r.Trial = &twin.Trial{
+			Rollout: b.Offer.Rollout, Name: b.Trial.Name, Counter: b.Trial.Counter, Manifest: b.Trial.Manifest, Mode: b.Offer.Mode, Try: b.Offer.Try,
+			Phase: b.Phase, Code: b.Code, Reason: string(b.Code), Attempts: b.Attempts, Lease: b.Lease,
+			Windows: b.Windows, NonFinite: b.NonFinite, LatencyP99Ms: b.LatencyP99Ms, Since: time.UnixMilli(d.State.SinceMs).UTC(),
+		}
+		if d.closed > 0 {
+			r.Trial.Shadow = s.shadowOf(k, d, 0)
+		}
+	}
+	return r
 }
 
 // runs returns the release that the device attests; nil: none.
@@ -219,14 +262,12 @@ func (s *shard) shadowOf(k int, d *device, from int) *twin.Shadow {
 	return sh
 }
 
-func (h *hub) bootID(d *device) string { return strconv.Itoa(int(d.boots)) }
-
 // epoch is how rollout.Fold names a run of the agent and an attempt.
 func (h *hub) epoch(d *device, b update.Brief) string {
 	key := [3]int{int(d.boots), b.Offer.Try, b.Attempts}
 	e, ok := h.epochs[key]
 	if !ok {
-		e = fmt.Sprintf("%s/%d/%d", h.bootID(d), b.Offer.Try, b.Attempts)
+		e = fmt.Sprintf("%d/%d/%d", d.boots, b.Offer.Try, b.Attempts)
 		h.epochs[key] = e
 	}
 	return e

@@ -60,7 +60,7 @@ type Config struct {
 	// Power is how likely the power goes during one step of an update.
 	Power float64
 
-	Heartbeat time.Duration // between an idle device's observations and reports; default 10 min
+	Heartbeat time.Duration // between an idle device's observations and reports; default 30 min
 	Observe   time.Duration // between observations in shadow and soak; default 60 s
 	Report    time.Duration // between reports then; default 5 min
 	Limit     time.Duration // of virtual time; default 48 h
@@ -131,7 +131,7 @@ func newSim(c Config) (*sim, error) {
 	def(&c.Window, 10*time.Second)
 	def(&c.Seed, 1)
 	def(&c.Spell, 5*time.Minute)
-	def(&c.Heartbeat, 10*time.Minute)
+	def(&c.Heartbeat, 30*time.Minute)
 	def(&c.Observe, time.Minute)
 	def(&c.Report, 5*time.Minute)
 	def(&c.Limit, 48*time.Hour)
@@ -202,7 +202,7 @@ func (s *sim) policy() rollout.Policy {
 		Gates:   []rollout.Gate{{Name: rollout.GateSuccess}, {Name: rollout.GateShadow}, {Name: rollout.GateNonFinite, Threshold: &few}, {Name: rollout.GateOutput}},
 		Budgets: []rollout.Budget{{GroupBy: "line", MaxUnavailableShare: 0.1}},
 		ShadowS: 600, ShadowWindowS: countingMs / 1000, SoakS: 300, MinWindows: 200,
-		LeaseS: 600, StaleS: 1500, Retries: 2,
+		LeaseS: 600, StaleS: 4500, Retries: 2,
 	}
 }
 
