@@ -82,12 +82,14 @@ func expressions(t *testing.T) map[string]string {
 var (
 	metricName  = regexp.MustCompile(`\b(?:swell|go|process)_[a-z0-9_]+\b`)
 	agentMetric = regexp.MustCompile(`line\("(?:gauge|counter)", "([a-z0-9_]+)"|# TYPE (swell_agent_[a-z0-9_]+)`)
+	gateMetric  = regexp.MustCompile(`NewDesc\("(swell_rollout_gate_[a-z_]+)"`)
 	stateLabel  = regexp.MustCompile(`swell_devices\{[^}]*state!?="([a-z]+)"`)
 )
 
 // TestDashboardAsksForMetricsThatExist compares the names in panels and alerts
-// with what a running hub answers, and with what the agent's source writes: an
-// agent shows some of its own only while it has a model or a finding.
+// with what a running hub answers, and with what the agent's and the hub's
+// sources write: an agent shows some of its own only while it has a model or a
+// finding, and a hub shows gates only while a rollout is active.
 func TestDashboardAsksForMetricsThatExist(t *testing.T) {
 	s := newSite(t, nil) // its login is a request, which the histogram counts
 	if code, _, _ := (&site{t: t, hub: s.hub, ctl: s.stranger()}).try("get", "devices"); code != ctl.CodeDenied {
@@ -103,6 +105,9 @@ func TestDashboardAsksForMetricsThatExist(t *testing.T) {
 	}
 	if _, ok := known["swell_agent_connected"]; !ok {
 		t.Fatal("no metric of the agent found in its source")
+	}
+	for _, m := range gateMetric.FindAllStringSubmatch(read(t, "../cloud/hub/health.go"), -1) {
+		known[m[1]] = 0
 	}
 	asked := map[string]bool{}
 	for where, expr := range expressions(t) {

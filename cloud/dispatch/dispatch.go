@@ -1,7 +1,31 @@
-// Package dispatch is the shell round rollout.Decide: it loads a rollout and
-// the fleet, decides, stores the decision with its evidence and the desired
-// documents it leads to in one transaction, publishes them, and wakes again
-// when the decision said so or something happened.
+// Package dispatch is the shell round rollout.Decide: it looks at the rollouts
+// whenever something happened, decides, stores the decision with its evidence
+// and the desired documents it leads to in one transaction, publishes them, and
+// wakes again when the decision said so.
+//
+// The parties are people, who propose rollouts, ask things of them and give
+// standing orders, on any hub; a Fleet that knows the devices and what changed
+// about them; a Store that several hubs share; a Publisher and a Ledger. The
+// hubs take turns: one of them holds the store's lease and decides.
+//
+// It promises:
+//   - two hubs never act twice: a commit counts only under the lease and on the
+//     version that was decided on, and a hub that dies or sleeps at any point
+//     changes nothing about how a rollout ends;
+//   - a document is published at least once, its generation is never used for
+//     another, and what cannot be published is tried again for ever, at least
+//     once a minute;
+//   - a look costs what has changed since the last one, not what the fleet
+//     counts: what is kept between looks is thrown away whenever the store is
+//     ahead of it;
+//   - what a person does is in the ledger before it holds;
+//   - every stored decision can be taken again from what is stored, with its own
+//     policy or another: see Evidence and Replay. What is stored of one rollout
+//     is bounded however long it lasts; what is put together with a later
+//     decision, or left out, is counted in it.
+//
+// It decides nothing itself. cloud/api, cloud/store, cloud/hub and the simulator
+// import it.
 package dispatch
 
 import (
