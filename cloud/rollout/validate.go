@@ -385,7 +385,7 @@ func (p Policy) Validate() error {
 
 const (
 	maxApprovers = 100
-	maxWindows   = 64
+	maxWindows   = 100
 	maxGates     = 32
 )
 
