@@ -56,6 +56,9 @@ func (c *Checker) Decided(before, after rollout.Rollout, records map[topic.ID]ro
 			}
 		}
 		if leases {
+			if !c.windowOpen(s, at) {
+				c.Fault("%s lets %s activate and no window is open for it", after.Name, s.Device.Name())
+			}
 			if w := now.Wave - 1; w >= 0 && w < len(after.Waves) && after.State != rollout.Promoted && after.Waves[w].Cleared.IsZero() {
 				c.Fault("%s lets %s activate and its wave is not cleared", after.Name, s.Device.Name())
 			}
@@ -69,6 +72,16 @@ func (c *Checker) Decided(before, after rollout.Rollout, records map[topic.ID]ro
 	}
 	for s := range granted {
 		s.leased = records[s.Device.ID()].LeaseUntil
+	}
+	if before.State == rollout.Paused && (after.State == rollout.Running || after.State == rollout.Held || after.State == rollout.Waiting) {
+		c.Fault("%s goes on by itself and a person paused it", after.Name)
+	}
+	if w := after.Wave; w < len(after.Waves) {
+		for _, v := range after.Waves[w].Gates {
+			if v.Result == rollout.Pass && v.N == 0 {
+				c.Fault("wave %d of %s: the %s gate says PASS and has no data", w+1, after.Name, v.Gate)
+			}
+		}
 	}
 	for w := range after.Waves {
 		if after.Waves[w].Started.Equal(at) && (w >= len(before.Waves) || before.Waves[w].Started.IsZero()) && after.Waves[w].Size > 0 {
@@ -106,6 +119,45 @@ func (c *Checker) forbidden(s *Seat, r rollout.Rollout) string {
 	return ""
 }
 
+// windowOpen says whether a maintenance window is open for a device, by the hours
+// and days of the policy; a cycle of shifts is left to the planner's own tests.
+func (c *Checker) windowOpen(s *Seat, at time.Time) bool {
+	if len(c.Policy.Windows) == 0 {
+		return true
+	}
+	for _, w := range c.Policy.Windows {
+		sel, err := selector.Parse(w.Selector)
+		if err != nil || !sel.Match(s.Known.Look) {
+			continue
+		}
+		if w.EveryDays > 0 || len(w.Also)+len(w.Except) > 0 {
+			return true
+		}
+		name := w.Zone
+		if name == "" {
+			name = s.Known.Labels["zone"]
+		}
+		zone, err := time.LoadLocation(name) // "" is UTC
+		if err != nil {
+			continue
+		}
+		local := at.In(zone)
+		minute := fmt.Sprintf("%02d:%02d", local.Hour(), local.Minute())
+		from, to, day := cmp.Or(w.From, "00:00"), cmp.Or(w.To, "24:00"), local
+		in := from <= minute && minute < to
+		if to <= from { // past midnight it is the day before that counts
+			in = minute >= from || minute < to
+			if minute < to {
+				day = day.AddDate(0, 0, -1)
+			}
+		}
+		if in && (len(w.Days) == 0 || slices.Contains(w.Days, strings.ToLower(day.Format("Mon")))) {
+			return true
+		}
+	}
+	return false
+}
+
 // leases looks at the groups in which devices were just let go: with those
 // that are away for long enough to be noticed, swap, soak, run nothing or may
 // be using a lease, no group may have more than its budget.
@@ -119,6 +171,7 @@ func (c *Checker) leases(granted map[*Seat]bool, at time.Time) {
 			}
 			seen = append(seen, g)
 			n, fresh, size := 0, 0, 0
+			var whose string // one that a hub may have overlooked
 			for _, o := range g.seats {
 				if o.Known.SeenAt.IsZero() {
 					continue // the hub does not know that there is such a device
@@ -129,10 +182,13 @@ func (c *Checker) leases(granted map[*Seat]bool, at time.Time) {
 					n, fresh = n+1, fresh+1
 				case o.flying, o.away && now-o.awayFrom > Notice, at.Before(o.leased) && !ended(o.Device.Phase()):
 					n++
+					if t := o.Known.Trial; o.Known.Connected && t.Phase != twin.PhaseSoaking && t.Phase != twin.PhaseActivating {
+						whose = fmt.Sprintf("; %s is %s, and the hub heard %s at %s", o.Device.Name(), cmp.Or(string(o.Device.Phase()), "off"), t.Phase, o.Known.SeenAt.Format(time.TimeOnly))
+					}
 				}
 			}
 			if allowed := limit(c.Policy.Budgets[i], size); n > allowed {
-				c.Fault("%s=%s has %d devices away, leased or in flight with %d new leases, allowed are %d", c.Policy.Budgets[i].GroupBy, g.name, n, fresh, allowed)
+				c.Fault("%s=%s has %d devices away, leased or in flight with %d new leases, allowed are %d%s", c.Policy.Budgets[i].GroupBy, g.name, n, fresh, allowed, whose)
 			}
 		}
 	}

@@ -93,7 +93,8 @@ type Device struct {
 	boot    string
 	seq     uint64
 	on      bool
-	unsaved bool // the journal could not be written; nothing else happens until it is
+	unsaved bool          // the journal could not be written; nothing else happens until it is
+	kept    update.Status // of the machine, as of the newest journal that was written
 	wakeAt  time.Duration
 	shown   shown
 
@@ -184,12 +185,18 @@ func (d *Device) Broken() bool { return d.damaged }
 // Acting returns the release whose verdicts count now; "" for none.
 func (d *Device) Acting() artifact.Digest { return d.acting }
 
-// Phase returns where its trial stands; none while it is off.
+// Phase returns where its trial stands, as far as it is written down; none while
+// it is off.
 func (d *Device) Phase() twin.Phase {
-	if d.machine == nil {
+	switch {
+	case d.machine == nil:
+		return twin.PhaseNone
+	case !d.unsaved:
+		return d.machine.Phase()
+	case d.kept.Trial == nil:
 		return twin.PhaseNone
 	}
-	return d.machine.Phase()
+	return d.kept.Trial.Phase
 }
 
 // InFlight says whether it is in the middle of a swap or soaks after one.
@@ -198,10 +205,14 @@ func (d *Device) InFlight() bool {
 	return p == twin.PhaseActivating || p == twin.PhaseSoaking
 }
 
-// Status returns what its update machine says; zero while it is off.
+// Status returns what its update machine says, as far as it is written down;
+// zero while it is off.
 func (d *Device) Status() update.Status {
-	if d.machine == nil {
+	switch {
+	case d.machine == nil:
 		return update.Status{}
+	case d.unsaved:
+		return d.kept
 	}
 	return d.machine.Status()
 }
@@ -255,6 +266,7 @@ func (d *Device) Power() {
 	d.boot, d.seq = strconv.FormatUint(d.rand.Uint64(), 36), 0
 	if d.machine != nil {
 		d.bootable(j)
+		d.kept = d.machine.Status()
 		d.step(update.Booted{})
 	}
 	d.w.For(time.Duration(d.rand.Float64()*float64(observeEvery)), d, observe, d.life)
@@ -412,6 +424,7 @@ func (d *Device) step(e update.Event) {
 			return
 		}
 		d.saved(r.Save)
+		d.kept = d.machine.Status()
 	}
 	d.machine.Advance()
 	life := d.life
@@ -473,7 +486,7 @@ func (d *Device) report() {
 		d.w.Send(d, r)
 		return
 	}
-	st := d.machine.Status()
+	st := d.Status()
 	r.Generation, r.Trial, r.Conditions, r.Quarantined = st.Generation, st.Trial, st.Conditions, st.Quarantined
 	if st.Champion != nil && d.acting == st.Champion.Manifest {
 		r.Champion = running(st.Champion)

@@ -124,7 +124,10 @@ func (r *Release) latency() float64 {
 // anything: in the shadow, while it waits for a lease, and in the soak. A
 // journal that could not be written is tried again.
 func (d *Device) observe() {
-	switch d.Phase() {
+	if d.machine == nil {
+		return
+	}
+	switch d.machine.Phase() {
 	case twin.PhaseShadowing, twin.PhaseReady, twin.PhaseActivating, twin.PhaseSoaking:
 	default:
 		if !d.unsaved {
