@@ -356,8 +356,8 @@ func (d *decider) tend(slot int32) {
 			r.OfferedAt = d.now
 			r.LeaseUntil, r.Revoked = time.Time{}, false
 		})
-	case st.is(revocable) && st.why != "":
-		d.change(slot, ChangeRevoke, st.why, func(r *Record) { r.Revoked = true })
+	case st.is(revocable) && st.why != 0:
+		d.change(slot, ChangeRevoke, d.f.why(st), func(r *Record) { r.Revoked = true })
 	}
 }
 

@@ -53,6 +53,25 @@ func (m *moments) grow(n int) {
 	}
 }
 
+// all begins anew with the moments of all slots.
+func (m *moments) all(status []status) {
+	m.heap = m.heap[:0]
+	if cap(m.heap) == 0 {
+		m.heap = make([]int32, 0, len(status))
+	}
+	for i := range status {
+		m.at[i] = 0
+		if t := status[i].until; t != never {
+			m.key[i] = t
+			m.heap = append(m.heap, int32(i))
+			m.at[i] = int32(len(m.heap))
+		}
+	}
+	for i := int32(len(m.heap))/2 - 1; i >= 0; i-- {
+		m.down(i)
+	}
+}
+
 // set says that what holds of a slot ends at t.
 func (m *moments) set(slot int32, t int64) {
 	switch {

@@ -142,7 +142,7 @@ func (d *decider) inOrder(wave int, spec Wave) []int32 {
 func (f *Roster) excluded() (out []PreviewDevice) {
 	for i := range f.status {
 		st, dev := &f.status[i], f.devices[i]
-		why := st.why
+		why := f.why(st)
 		switch {
 		case st.cause.state() == DeviceExcluded:
 			why = f.u.words(st.cause, dev)

@@ -25,6 +25,7 @@ type Roster struct {
 	u       *rules
 	now     time.Time // of the last decision
 	mode    mode      // of the last decision: what was done about devices
+	anew    bool      // look at every device before the next decision
 	sorted  bool      // slots are in the order of their devices
 	lent    bool      // devices belong to the caller until they change
 	metrics bool      // a gate asks for metrics
@@ -44,6 +45,8 @@ type Roster struct {
 	lost     int // of them those out of reach
 	waves    []*wave
 	hindered map[hindrance]int // devices that wait, by what they wait for
+	whys     []string          // what devices have waited for since the roster was made; the first is ""
+	known    map[string]int32  // their indices
 
 	names  []map[string]*group // by budget: its groups by the label's value
 	cells  []cell
@@ -60,7 +63,8 @@ type Roster struct {
 type mode uint8
 
 const (
-	idle mode = iota
+	unsettled mode = iota // nothing was done since all devices were looked at
+	idle
 	forward
 	stopped
 	joining
@@ -141,21 +145,27 @@ func NewRoster(r Rollout, s Snapshot) *Roster { return newRoster(r, s, false) }
 func newRoster(r Rollout, s Snapshot, lent bool) *Roster {
 	n := len(s.Devices)
 	f := &Roster{
-		u: newRules(r, s.Orders), lent: lent, sorted: true, devices: make([]*Device, 0, n), status: make([]status, 0, n),
-		loose: make([]int32, 0, n), hindered: map[hindrance]int{}, queue: map[place]int32{},
-		waves: []*wave{{}}, cells: []cell{{}},
+		u: newRules(r, s.Orders), lent: lent, sorted: true, anew: true, devices: make([]*Device, n), status: make([]status, n),
+		hindered: map[hindrance]int{}, queue: map[place]int32{}, waves: []*wave{{}}, cells: []cell{{}},
+		moments: moments{key: make([]int64, n), at: make([]int32, n)},
 	}
 	f.metrics = slices.ContainsFunc(f.u.p.Gates, func(g Gate) bool { return g.Name == GateExpr })
 	f.names = make([]map[string]*group, len(f.u.p.Budgets))
 	for i := range f.names {
 		f.names[i] = map[string]*group{}
 	}
-	f.moments.key, f.moments.at = make([]int64, 0, n), make([]int32, 0, n)
+	var copies []Device
 	if !lent {
-		f.room = make([]Device, n)
+		copies = slices.Clone(s.Devices)
 	}
 	for i := range s.Devices {
-		f.append(&s.Devices[i])
+		f.devices[i] = &s.Devices[i]
+		if !lent {
+			f.devices[i] = &copies[i]
+		}
+		if i > 0 && f.sorted && !less(s.Devices[i-1].ID, s.Devices[i].ID) {
+			f.sorted = false
+		}
 	}
 	return f
 }
@@ -166,10 +176,7 @@ func (f *Roster) append(d *Device) int32 {
 	if i > 0 && f.sorted && !less(f.devices[i-1].ID, d.ID) {
 		f.sorted = false
 	}
-	if !f.lent {
-		d = f.keep(*d)
-	}
-	f.devices = append(f.devices, d)
+	f.devices = append(f.devices, f.keep(*d))
 	f.status = append(f.status, status{until: never})
 	f.moments.grow(len(f.devices))
 	f.loosen(i)
@@ -270,7 +277,7 @@ func (f *Roster) Remove(id topic.ID) {
 func (f *Roster) Order(o Orders) {
 	f.u.order(o)
 	f.pendings++
-	f.loosenAll()
+	f.anew = true
 }
 
 // Device returns what is known of one device.
@@ -300,17 +307,9 @@ func (f *Roster) Snapshot() Snapshot {
 
 // loosen has a slot looked at before the next decision.
 func (f *Roster) loosen(i int32) {
-	if st := &f.status[i]; st.marks&loose == 0 {
+	if st := &f.status[i]; st.marks&loose == 0 && !f.anew {
 		st.marks |= loose
 		f.loose = append(f.loose, i)
-	}
-}
-
-func (f *Roster) loosenAll() {
-	for i := range f.status {
-		if f.status[i].marks&gone == 0 {
-			f.loosen(int32(i))
-		}
 	}
 }
 
@@ -325,12 +324,16 @@ func (f *Roster) pack() {
 // look brings every status up to now.
 func (f *Roster) look(now time.Time) {
 	if now.Before(f.now) { // a clock was set back: what has ended may not have
-		f.loosenAll()
+		f.anew = true
 	}
 	if f.gone > 64 && 2*f.gone > len(f.devices) {
 		f.pack()
 	}
 	f.now = now
+	if f.anew {
+		f.lookAtAll()
+		return
+	}
 	for _, i := range f.loose {
 		st := &f.status[i]
 		st.marks &^= loose
@@ -348,18 +351,42 @@ func (f *Roster) look(now time.Time) {
 	}
 }
 
+// lookAtAll makes every status anew, and has each see to every device.
+func (f *Roster) lookAtAll() {
+	for _, i := range f.loose {
+		f.status[i].marks &^= loose
+	}
+	f.loose = f.loose[:0]
+	for i := range f.status {
+		if f.status[i].marks&gone == 0 {
+			f.judge(int32(i))
+		}
+	}
+	f.moments.all(f.status)
+	f.settle()
+	f.anew, f.mode = false, unsettled
+}
+
 func (f *Roster) end(slot int32) int64 { return f.status[slot].until }
 
 // judge looks at a device and counts what it finds.
 func (f *Roster) judge(i int32) {
 	f.take(i)
 	st, d := &f.status[i], f.devices[i]
-	n := f.u.status(d, f.now)
+	n, why := f.u.status(d, f.now)
 	if n.cause == pending && (n.is(hindered) != st.is(hindered) || st.cause != pending) {
 		f.pendings++
 	}
-	st.until, st.why, st.cause, st.bits, st.wave = n.until, n.why, n.cause, n.bits, n.wave
+	st.until, st.cause, st.bits, st.wave, st.why = n.until, n.cause, n.bits, n.wave, 0
+	if why != "" {
+		st.why = f.learn(why)
+	}
 	st.cell = f.cell(d)
+	if f.anew {
+		st.marks |= counted
+		f.count(i, 1)
+		return
+	}
 	f.moments.set(i, st.until)
 	if st.marks&dirty == 0 {
 		st.marks |= dirty
@@ -367,6 +394,28 @@ func (f *Roster) judge(i int32) {
 	}
 	st.marks |= counted
 	f.count(i, 1)
+}
+
+// learn returns the index of a sentence about what hinders devices.
+func (f *Roster) learn(why string) int32 {
+	k, ok := f.known[why]
+	if !ok {
+		if f.known == nil {
+			f.known, f.whys = map[string]int32{}, []string{""}
+		}
+		k = int32(len(f.whys))
+		f.whys = append(f.whys, why)
+		f.known[why] = k
+	}
+	return k
+}
+
+// why says what hinders a device, or "".
+func (f *Roster) why(st *status) string {
+	if st.why == 0 {
+		return ""
+	}
+	return f.whys[st.why]
 }
 
 // take counts a device out, if it is in.
@@ -415,7 +464,7 @@ func (f *Roster) count(i int32, sign int) {
 		}
 	}
 	if st.is(hindered) {
-		h := hindrance{st.wave, st.why}
+		h := hindrance{st.wave, f.why(st)}
 		if f.hindered[h] += sign; f.hindered[h] == 0 {
 			delete(f.hindered, h)
 		}

@@ -12,10 +12,10 @@ import (
 // time, with the moment until which it holds.
 type status struct {
 	until int64 // nanoseconds since 1970; never for good
-	why   string
 	cause cause
 	bits  bits16
 	wave  int32 // as in Record
+	why   int32 // index in the roster's list of hindrances; 0: none
 	// The rest is the roster's bookkeeping, and no part of the function.
 	cell    int32 // index of the device's groups
 	queue   int32 // 1 + index of the queue it waits in; 0: none
@@ -61,8 +61,8 @@ func (s *status) set(b bits16, on bool) {
 	}
 }
 
-// status looks at a device.
-func (u *rules) status(d *Device, now time.Time) (s status) {
+// status looks at a device. why says what hinders it.
+func (u *rules) status(d *Device, now time.Time) (s status, why string) {
 	k := &instant{now: now}
 	rec, t := &d.Record, &d.Trial
 	s.wave = int32(rec.Wave)
@@ -74,32 +74,32 @@ func (u *rules) status(d *Device, now time.Time) (s status) {
 	switch rec.Offer {
 	case OfferNone:
 		if s.cause == pending && rec.Wave == 0 {
-			s.why = u.frozen(d, k)
-			s.set(hindered, s.why != "")
-			s.set(joins, here && s.why == "")
+			why = u.frozen(d, k)
+			s.set(hindered, why != "")
+			s.set(joins, here && why == "")
 		}
 	case OfferRelease:
 		s.set(ready, t.Phase == twin.PhaseReady && u.own(d))
 		leased := !k.reached(rec.LeaseUntil)
 		s.set(revocable, leased && !rec.Revoked && s.cause.state() != DeviceSoaking && s.cause != done)
 		if s.cause == toRetry && t.Try == rec.Try && k.reached(u.retryAt(d, rec.Try)) {
-			s.why = u.frozen(d, k)
-			s.set(due, s.why == "")
-			s.set(hindered, s.why != "")
+			why = u.frozen(d, k)
+			s.set(due, why == "")
+			s.set(hindered, why != "")
 			break
 		}
 		if !s.is(ready) || s.cause != shadowing || t.Try != rec.Try {
 			break
 		}
-		s.why = u.frozen(d, k)
+		why = u.frozen(d, k)
 		if leased || !here || d.Held {
 			break
 		}
-		if s.why == "" {
-			s.why = u.closed(d, k)
+		if why == "" {
+			why = u.closed(d, k)
 		}
-		s.set(wants, s.why == "")
-		s.set(hindered, s.why != "")
+		s.set(wants, why == "")
+		s.set(hindered, why != "")
 	case OfferRollback:
 		if !u.runs(d) {
 			break
@@ -114,7 +114,7 @@ func (u *rules) status(d *Device, now time.Time) (s status) {
 	if !k.until.IsZero() {
 		s.until = nanos(k.until)
 	}
-	return s
+	return s, why
 }
 
 // frozen says which freeze is in the way of a device, or "".
