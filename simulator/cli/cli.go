@@ -33,6 +33,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
   swell-sim backtest --data DIR        your own recordings, through the whole product
   swell-sim fleet                      many whole agents against a hub of yours
   swell-sim run FILE                   a rollout scenario on virtual time
+  swell-sim what-if --policy P --fleet F   what a policy of yours would do on your fleet
   swell-sim explore                    the same with many seeds, until one breaks something
   swell-sim gates                      the shadow gate measured, beside what others do
   swell-sim million                    one rollout on a million packed devices`,
@@ -43,7 +44,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
 	root.SetErr(errOut)
 	c := &command{out: out, err: errOut, version: version}
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "log what hub and devices do")
-	root.AddCommand(c.demo(), c.backtest(), c.fleet(), c.run(), c.explore(), c.replay(), c.gates(), c.million())
+	root.AddCommand(c.demo(), c.backtest(), c.fleet(), c.run(), c.whatIf(), c.explore(), c.replay(), c.gates(), c.million())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(errOut, "swell-sim: %v\n", err)
 		return 1

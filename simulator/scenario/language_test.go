@@ -21,6 +21,7 @@ device hall-3/press-7 class press line=L7 product=a
 for 5h30m
 network delay 20ms to 500ms drop 1% duplicate 0.5%
 network on site=hall-2 delay 300ms speed 64kbit
+select site!=hall-9
 wave canary devices 3 deadline 4h
 wave "second wave" share 7% select "line in (L1, L2)" approvals 2 by ada|bob
 wave rest deadline 6h

@@ -28,8 +28,9 @@ const (
 // Files reads what a scenario names beside itself. nil functions: such lines
 // are refused.
 type Files struct {
-	// Policy reads the policy file that `policy FILE` names.
-	Policy func(name string) (rollout.Policy, error)
+	// Policy reads the policy file that `policy FILE` names, and the selector
+	// of the devices it is for.
+	Policy func(name string) (p rollout.Policy, fleet string, err error)
 	// Fleet reads the device list that `fleet from FILE` names.
 	Fleet func(name string) ([]Group, error)
 }
@@ -58,7 +59,7 @@ func (f Files) ParseFleet(name string, r io.Reader) (Scenario, error) {
 		return Scenario{}, err
 	}
 	if len(s.Policy.Waves)+len(s.Policy.Gates)+len(s.Steps)+len(s.Expect) > 0 {
-		return Scenario{}, fmt.Errorf("%s: a fleet file says only fleet, device, network, fault, for and start", name)
+		return Scenario{}, fmt.Errorf("%s: a fleet file says only fleet, device, network, fault, for, seed and start", name)
 	}
 	return s, s.validFleet()
 }
@@ -360,6 +361,7 @@ func init() {
 		"start":   (*Scenario).start,
 		"fleet":   (*Scenario).fleet,
 		"device":  (*Scenario).device,
+		"select":  func(s *Scenario, _ Files, l *reader) error { s.Select = l.selector(); return nil },
 		"for":     func(s *Scenario, _ Files, l *reader) error { s.For = l.span(); return nil },
 		"network": (*Scenario).network,
 		"fault":   (*Scenario).fault,
@@ -420,7 +422,7 @@ func (s *Scenario) fleet(f Files, l *reader) error {
 			s.First = true
 		case g.read(l):
 		default:
-			return l.unknown("a fleet", "lines N", "site NAME", "class NAME", "joins T", "empty", "labels as hardware=v2")
+			return l.unknown("a fleet", "lines N", "site NAME", "class NAME", "joins T", "empty", "exact", "labels as hardware=v2")
 		}
 	}
 	if g.Devices < 1 && l.err == nil {
@@ -448,7 +450,7 @@ func (s *Scenario) device(_ Files, l *reader) error {
 		case l.has("empty"):
 			s.First = true
 		case !g.read(l):
-			return l.unknown("a device", "class NAME", "joins T", "empty", "labels as line=L1")
+			return l.unknown("a device", "class NAME", "joins T", "empty", "exact", "labels as line=L1")
 		}
 	}
 	s.Fleet = append(s.Fleet, g)
@@ -470,6 +472,8 @@ func (g *Group) read(l *reader) bool {
 		}
 	case l.has("joins"):
 		g.Joins = l.span()
+	case l.has("exact"):
+		g.Exact = true
 	default:
 		return l.label(&g.Labels)
 	}
@@ -530,6 +534,19 @@ func (s *Scenario) fault(_ Files, l *reader) error {
 	}
 	s.Faults = append(s.Faults, f)
 	return nil
+}
+
+// ParseNature reads how a release behaves, as "flags x2 on line=L1".
+func ParseNature(text string) (n Nature, err error) {
+	words, err := split(text)
+	if err != nil {
+		return n, err
+	}
+	l := &reader{words: words}
+	if err := n.read(l); err != nil {
+		return n, err
+	}
+	return n, l.err
 }
 
 func (n *Nature) read(l *reader) error {

@@ -29,6 +29,8 @@ type Options struct {
 	// Until ends the run early; nothing is asked of it at its end. 0: it goes on
 	// until all is at rest.
 	Until time.Duration
+	// Progress is called with every sample of the run. nil: nobody looks.
+	Progress func(Point)
 	// Device is the one whose life shows in the trace, as "site/node"; "": none.
 	Device string
 }
@@ -131,7 +133,7 @@ func Play(s Scenario, o Options) (Result, error) {
 	p := &play{s: s, w: w, h: h, c: c, cast: cast, trace: trace, refused: map[string]string{}}
 	w.In(time.Minute, func() { p.propose(2) })
 	p.schedule()
-	rec := p.record()
+	rec := p.record(o.Progress)
 
 	run := func(until time.Duration, stop func() bool) {
 		if o.Until > 0 {
@@ -208,7 +210,7 @@ type recorder struct {
 }
 
 // record begins to keep it.
-func (p *play) record() *recorder {
+func (p *play) record(progress func(Point)) *recorder {
 	r := &recorder{}
 	p.h.onCommit = func(_ rollout.Rollout, c dispatch.Commit) {
 		if c.Decision == nil {
@@ -228,6 +230,9 @@ func (p *play) record() *recorder {
 	var sample func()
 	sample = func() {
 		r.series = append(r.series, p.point())
+		if progress != nil {
+			progress(r.series[len(r.series)-1])
+		}
 		p.w.In(sampleEvery, sample)
 	}
 	p.w.In(sampleEvery, sample)

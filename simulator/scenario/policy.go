@@ -35,8 +35,8 @@ func (s *Scenario) policy(f Files, l *reader) error {
 	if len(s.Policy.Waves)+len(s.Policy.Gates)+len(s.Policy.Budgets) > 0 {
 		return errors.New("name the policy before the lines that add to it")
 	}
-	p, err := f.Policy(file)
-	s.Policy = p
+	var err error
+	s.Policy, s.Select, err = f.Policy(file)
 	return err
 }
 

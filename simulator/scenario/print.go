@@ -37,6 +37,9 @@ func (s Scenario) String() string {
 		}
 		p.end()
 	}
+	if s.Select != "" {
+		p.begin("select").add(quote(s.Select)).end()
+	}
 	p.rules(s.Policy)
 	p.begin("release").nature(s.Release).end()
 	for _, f := range s.Faults {
@@ -53,6 +56,12 @@ func (s Scenario) String() string {
 		p.add(e.Op, quote(e.Value)).end()
 	}
 	return p.b.String()
+}
+
+// String writes the nature as ParseNature reads it.
+func (n Nature) String() string {
+	p := &printer{}
+	return strings.TrimSpace(p.nature(n).b.String())
 }
 
 type printer struct{ b strings.Builder }
@@ -108,6 +117,9 @@ func (p *printer) group(g Group, empty bool) {
 	p.word("class", string(g.Class))
 	if g.Joins > 0 {
 		p.add("joins", span(g.Joins))
+	}
+	if g.Exact {
+		p.add("exact")
 	}
 	if l := labels(g.Labels); l != "" {
 		p.add(l)

@@ -9,6 +9,7 @@ import (
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/simulator/world"
 )
 
 // Scenario is what a file says. docs/scenarios.md describes the language, and
@@ -20,6 +21,7 @@ type Scenario struct {
 	Fleet  []Group   // at least one
 	First  bool      // devices have no model at the start
 	For    time.Duration
+	Select string // the devices of the rollout; "" is every device
 	Policy rollout.Policy
 
 	Network []Link // of several that match a device the last one counts
@@ -38,6 +40,7 @@ type Group struct {
 	Class   artifact.Class // "" is pump
 	// Labels are further labels. Without "hardware" the devices are v1 and v2.
 	Labels map[string]string
+	Exact  bool          // it has no labels but these
 	Joins  time.Duration // switched on for the first time this long after the beginning
 }
 
@@ -154,6 +157,9 @@ func (s Scenario) members() []member {
 		site, class, lines := g.Site, g.Class, max(g.Lines, 1)
 		for i := range g.Devices {
 			labels := map[string]string{"line": fmt.Sprintf("L%d", i%lines+1), "hardware": fmt.Sprintf("v%d", i/lines%2+1)}
+			if g.Exact {
+				clear(labels)
+			}
 			maps.Copy(labels, g.Labels)
 			node := g.Node
 			if node == "" {
@@ -193,4 +199,22 @@ func (m member) look(key string) (string, bool) {
 	}
 	v, ok := m.labels[key]
 	return v, ok
+}
+
+// Begin is the first moment of the scenario.
+func (s Scenario) Begin() time.Time {
+	if s.Start.IsZero() {
+		return world.Start
+	}
+	return s.Start
+}
+
+// Sizes counts the devices of each group that share the value of a label.
+func (s Scenario) Sizes(label string) map[string]int {
+	out := map[string]int{}
+	for _, m := range s.members() {
+		v, _ := m.look(label)
+		out[v]++
+	}
+	return out
 }

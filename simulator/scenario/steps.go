@@ -42,7 +42,7 @@ func (p *play) propose(n int) {
 		// The fleet runs release 1 because a rollout promoted it.
 		ago := func(t time.Duration) time.Time { return p.w.Now().Add(-t) }
 		past := rollout.Rollout{
-			Name: rolloutName(1), Release: p.cast.release(1), Policy: p.s.Policy, Author: "night", State: rollout.Promoted, Reason: "promoted",
+			Name: rolloutName(1), Fleet: p.s.Select, Release: p.cast.release(1), Policy: p.s.Policy, Author: "night", State: rollout.Promoted, Reason: "promoted",
 			Wave: len(p.s.Policy.Waves), Created: ago(24 * time.Hour), Started: ago(24 * time.Hour), Ended: ago(20 * time.Hour),
 		}
 		if _, err := p.h.store.Commit(ctx, dispatch.Commit{Now: p.w.Now(), Rollout: past}); err != nil {
@@ -55,7 +55,7 @@ func (p *play) propose(n int) {
 		return
 	}
 	_, err := d.Propose(ctx, dispatch.Proposal{
-		Name: rolloutName(n), Release: p.cast.release(n), Policy: p.s.Policy, Author: "night", Reason: "scenario", Seed: p.w.Seed(),
+		Name: rolloutName(n), Fleet: p.s.Select, Release: p.cast.release(n), Policy: p.s.Policy, Author: "night", Reason: "scenario", Seed: p.w.Seed(),
 	}, false)
 	if errors.Is(err, errCrash) || errors.Is(err, dispatch.ErrExists) {
 		// The hub died over it, before it was stored or after.
