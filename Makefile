@@ -135,6 +135,10 @@ bench-million: build ## One rollout on 1 000 000 packed devices in one process, 
 sim: build ## 200 seeds of a night on which everything goes wrong, 1000 virtual devices each; ends with 1 when a property broke
 	@$(BIN)/swell-sim explore --seeds 200 | .ci/figures
 
+.PHONY: bench-powercut
+bench-powercut: ## Power cuts, torn writes, lost fsync, full disk and bit rot at every write of every kind of update
+	@go test -v -count=1 -run '^TestPowerCutAtEveryWriteOfEveryStory' ./agent/apply 2>&1 | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages

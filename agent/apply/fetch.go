@@ -139,7 +139,11 @@ func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact
 			return errors.Join(Retry(twin.CodeFetch, readErr), out.Sync())
 		}
 	}
-	return out.Sync()
+	if err := out.Sync(); err != nil {
+		// What a failed sync leaves may read well and yet never reach the disk.
+		return errors.Join(err, s.config.Disk.Remove(name))
+	}
+	return nil
 }
 
 // checkFile hashes what is on the disk.

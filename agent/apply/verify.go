@@ -42,9 +42,13 @@ func (s *Stager) Verify(d artifact.Digest, held artifact.Held) (update.Release, 
 		return update.Release{}, Refuse(twin.CodeCounter, err)
 	}
 	if !staged {
-		if err := s.stage(d, v); err != nil {
-			return update.Release{}, err
-		}
+		err = s.stage(d, v)
+	} else {
+		// An earlier attempt may have named it and failed to make that durable.
+		err = s.config.Disk.SyncDir(s.config.Folder)
+	}
+	if err != nil {
+		return update.Release{}, err
 	}
 	return update.Release{Name: m.Name, Counter: m.Counter, Manifest: d, Limits: v.Limits}, nil
 }
@@ -109,6 +113,11 @@ func (s *Stager) verifyAt(where string, d artifact.Digest) (artifact.Manifest, a
 	}
 	m, v, err := s.believe(d, bundle, manifest)
 	if err != nil {
+		// The signature held when it was fetched, and the manifest is the same: it
+		// has rotted, or its key is believed no more. Fetching it again tells.
+		if f := failure(err); f.code == twin.CodeSignature {
+			err = &rot{trust.SignatureFile, err}
+		}
 		return fail(err)
 	}
 	for _, f := range v.Files {
