@@ -120,23 +120,29 @@ func (d *Dispatcher) Wake() {
 	}
 }
 
-// Run decides until ctx ends. Errors are logged and tried again; it returns
-// ctx.Err().
+// Run decides until ctx ends. Errors are logged and tried again, at growing
+// distances up to Poll; it returns ctx.Err().
 func (d *Dispatcher) Run(ctx context.Context) error {
+	gap := d.cfg.MinGap
 	for {
 		next, err := d.RunOnce(ctx)
 		if err != nil && ctx.Err() == nil {
-			d.cfg.Log.Error("dispatch", slog.Any("error", err))
+			d.cfg.Log.Error("dispatch", slog.Any("error", err), slog.Duration("again_in", gap))
 		}
 		pause := d.cfg.Poll
 		if !next.IsZero() {
 			pause = min(pause, max(next.Sub(d.cfg.Now()), 0))
 		}
-		if err := sleep(ctx, d.cfg.MinGap, nil); err != nil {
+		if err := sleep(ctx, gap, nil); err != nil {
 			return err
 		}
-		if err := sleep(ctx, pause-d.cfg.MinGap, d.wake); err != nil {
+		if err := sleep(ctx, pause-gap, d.wake); err != nil {
 			return err
+		}
+		if err == nil {
+			gap = d.cfg.MinGap
+		} else {
+			gap = min(2*gap, max(d.cfg.Poll, d.cfg.MinGap))
 		}
 	}
 }

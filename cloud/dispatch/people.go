@@ -121,6 +121,13 @@ func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, 
 	if s, err = d.fleetNow(ctx, Loaded{Rollout: r}); err != nil {
 		return r, s, a, err
 	}
+	if len(s.Devices) == 0 {
+		devices, err := d.cfg.Fleet.Devices(ctx)
+		if err != nil {
+			return r, s, a, fmt.Errorf("list devices: %w", err)
+		}
+		return r, s, a, rollout.NoFleet(p.Fleet, devices)
+	}
 	r.Previous = previous(r, all, s.Orders)
 	r.Policy = r.Policy.Expand(len(s.Devices))
 	return r, s, rollout.Admit(r, all), nil

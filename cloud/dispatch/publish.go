@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"time"
 
 	"github.com/swellfleet/swell/protocol/topic"
@@ -49,12 +50,17 @@ func (o *outgoing) again(r retry, key string, now time.Time) retry {
 
 // publish sends what is stored and not yet marked as published. A crash
 // between the two sends it twice, which does no harm. It returns when the next
-// of those that failed is to be tried.
+// of those that failed is to be tried; its errors are the store's.
 func (d *Dispatcher) publish(ctx context.Context) (next time.Time, err error) {
 	o := &d.outbox
 	now := d.now()
 	if now.Before(o.away.at) {
 		return o.away.at, nil
+	}
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
 	}
 	var failure error
 	failures, inARow := 0, 0
@@ -70,9 +76,7 @@ func (d *Dispatcher) publish(ctx context.Context) (next time.Time, err error) {
 			id := topic.ID{Site: doc.Site, Node: doc.Node}
 			last, again := o.failed[id]
 			if again && now.Before(last.at) {
-				if next.IsZero() || last.at.Before(next) {
-					next = last.at
-				}
+				sooner(last.at)
 				continue
 			}
 			if err := d.send(ctx, doc); err != nil {
@@ -87,6 +91,7 @@ func (d *Dispatcher) publish(ctx context.Context) (next time.Time, err error) {
 				}
 				if again || len(o.failed) < maxRetried {
 					o.failed[id] = o.again(last, id.String(), now)
+					sooner(o.failed[id].at)
 				} else {
 					inARow = maxInARow
 				}
@@ -114,7 +119,7 @@ func (d *Dispatcher) publish(ctx context.Context) (next time.Time, err error) {
 		next = o.away.at
 	}
 	if failure != nil {
-		return next, fmt.Errorf("%d documents wait to be published again: %w", len(o.failed), failure)
+		d.cfg.Log.Warn("desired documents wait to be published again", slog.Int("waiting", len(o.failed)), slog.Time("next", next), slog.Any("error", failure))
 	}
 	return next, nil
 }

@@ -255,34 +255,41 @@ func (re *replayer) conclude() {
 	}
 }
 
-// Evidence returns everything that a decision rested on: it puts together the
-// last whole snapshot stored before it and what changed since. ErrNotFound and
-// ErrNoEvidence.
+// Evidence returns everything that a decision rested on: it goes back from the
+// decision to the last whole snapshot stored, and of each device takes what was
+// stored last. ErrNotFound and ErrNoEvidence.
 func (d *Dispatcher) Evidence(ctx context.Context, name string, id uint64) (rollout.Snapshot, error) {
-	var chain []Stored // newest first
-	for before := id + 1; ; {
-		page, err := d.cfg.Store.Decisions(ctx, name, before, wholeEvery)
+	missing := fmt.Errorf("decision %d of rollout %s: %w", id, name, ErrNoEvidence)
+	known := map[topic.ID]bool{} // also of those that are gone
+	var out rollout.Snapshot
+	for at := id; at > 0; at-- {
+		// One at a time: a fleet's evidence is large.
+		page, err := d.cfg.Store.Decisions(ctx, name, at+1, 1)
 		if err != nil {
-			return rollout.Snapshot{}, fmt.Errorf("read decision %d of rollout %s: %w", id, name, err)
+			return rollout.Snapshot{}, fmt.Errorf("read decision %d of rollout %s: %w", at, name, err)
 		}
-		for _, s := range page {
-			if len(chain) == 0 && s.ID != id {
-				break
-			}
-			chain = append(chain, s)
-			if s.whole() {
-				e := evidence{}
-				for _, s := range slices.Backward(chain) {
-					e.take(s)
-				}
-				return e.snapshot(), nil
-			}
-			before = s.ID
+		if len(page) == 0 || page[0].ID != at {
+			return rollout.Snapshot{}, missing
 		}
-		if len(chain) == 0 || len(page) < wholeEvery {
-			return rollout.Snapshot{}, fmt.Errorf("decision %d of rollout %s: %w", id, name, ErrNoEvidence)
+		s := page[0]
+		if at == id {
+			out.Orders = s.Snapshot.Orders
+		}
+		for _, gone := range s.Gone {
+			known[gone] = true
+		}
+		for _, dev := range s.Snapshot.Devices {
+			if !known[dev.ID] {
+				known[dev.ID] = true
+				out.Devices = append(out.Devices, dev)
+			}
+		}
+		if s.whole() {
+			slices.SortFunc(out.Devices, byID)
+			return out, nil
 		}
 	}
+	return rollout.Snapshot{}, missing
 }
 
 // wholeEvery is how many decisions after a whole snapshot may hold the changes
@@ -295,7 +302,7 @@ func (s Stored) whole() bool {
 	return !s.Delta && (s.Actor == "" || len(s.Snapshot.Devices) > 0)
 }
 
-// evidence is a snapshot put together out of stored ones.
+// evidence is a snapshot put together out of stored ones, the oldest first.
 type evidence struct {
 	devices map[topic.ID]rollout.Device
 	orders  rollout.Orders
