@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 )
 
@@ -34,7 +33,7 @@ func draw(seed uint64, labels []string, devices []*Device, slots []int32) []int3
 	}
 	// Between equal numbers the order of the devices decides, in which they come.
 	slices.SortStableFunc(lots, func(a, b lot) int { return cmp.Compare(a.number, b.number) })
-	stratify(labels, devices, lots)
+	stratify(labels, devices, lots, make([]lot, len(lots)))
 	out := make([]int32, len(lots))
 	for i, l := range lots {
 		out[i] = l.slot
@@ -50,29 +49,53 @@ type lot struct {
 }
 
 // stratify sorts lots, which come by their numbers, so that every group of the
-// first label is spread evenly.
-func stratify(labels []string, devices []*Device, lots []lot) {
+// first label is spread evenly. room is as long as lots, and holds nothing
+// afterwards.
+func stratify(labels []string, devices []*Device, lots, room []lot) {
 	if len(labels) == 0 || len(lots) < 2 {
 		return
 	}
-	groups := map[string][]lot{}
-	for _, l := range lots {
+	index := map[string]int32{}
+	var names []string
+	var sizes []int
+	of := make([]int32, len(lots)) // the group of each
+	for i, l := range lots {
 		v := devices[l.slot].Labels[labels[0]]
-		groups[v] = append(groups[v], l)
+		g, ok := index[v]
+		if !ok {
+			g = int32(len(names))
+			index[v] = g
+			names, sizes = append(names, v), append(sizes, 0)
+		}
+		of[i] = g
+		sizes[g]++
 	}
-	if len(groups) == 1 {
-		stratify(labels[1:], devices, lots)
+	if len(names) == 1 {
+		stratify(labels[1:], devices, lots, room)
 		return
 	}
+	slices.Sort(names)
+	next := make([]int, len(names)) // by group: where its next one goes
 	at := 0
-	for _, name := range slices.Sorted(maps.Keys(groups)) {
-		group := groups[name]
-		stratify(labels[1:], devices, group)
-		for i := range group {
-			group[i].key = float64(i) / float64(len(group))
-		}
-		at += copy(lots[at:], group)
+	for _, name := range names {
+		g := index[name]
+		next[g] = at
+		at += sizes[g]
 	}
+	for i, l := range lots {
+		g := of[i]
+		room[next[g]] = l
+		next[g]++
+	}
+	for g, size := range sizes {
+		from, to := next[g]-size, next[g]
+		group := room[from:to]
+		stratify(labels[1:], devices, group, lots[from:to])
+		for i := range group {
+			group[i].key = float64(i) / float64(size)
+		}
+	}
+	copy(lots, room)
 	slices.SortFunc(lots, func(a, b lot) int {
 		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.number, b.number), cmp.Compare(a.slot, b.slot))
 	})

@@ -313,6 +313,9 @@ func (f *Roster) loosen(i int32) {
 	}
 }
 
+// maxWhys bounds the sentences a roster remembers: some name a moment.
+const maxWhys = 4096
+
 // pack makes the roster anew, without slots that devices have left.
 func (f *Roster) pack() {
 	p := f.u.p
@@ -326,7 +329,7 @@ func (f *Roster) look(now time.Time) {
 	if now.Before(f.now) { // a clock was set back: what has ended may not have
 		f.anew = true
 	}
-	if f.gone > 64 && 2*f.gone > len(f.devices) {
+	if f.gone > 64 && 2*f.gone > len(f.devices) || len(f.whys) > maxWhys {
 		f.pack()
 	}
 	f.now = now

@@ -34,12 +34,13 @@ func Release(n uint64) rollout.Release {
 }
 
 // Fleet makes n connected devices on the given number of lines, seen at now,
-// which run release champion; nil runs nothing.
+// which run release champion; nil runs nothing. They are sorted by ID.
 func Fleet(n, lines int, champion *rollout.Release, now time.Time) []rollout.Device {
 	ds := make([]rollout.Device, n)
+	digits := max(len(fmt.Sprint(n)), 5)
 	for i := range ds {
 		d := &ds[i]
-		d.ID = topic.ID{Site: "hall-1", Node: fmt.Sprintf("pump-%05d", i)}
+		d.ID = topic.ID{Site: "hall-1", Node: fmt.Sprintf("pump-%0*d", digits, i)}
 		d.Class, d.Arch, d.Connected, d.SeenAt = Class, Arch, true, now
 		d.Labels = map[string]string{
 			"site": "hall-1", "class": string(Class), "line": fmt.Sprintf("L%d", i%lines+1),
