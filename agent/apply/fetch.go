@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,6 +104,9 @@ func (s *Stager) fetchFile(ctx context.Context, d artifact.Digest, f artifact.Fi
 
 // continueFile appends to name what is missing after have bytes.
 func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact.File, name string, have int64, progress func(int64)) (err error) {
+	if err := s.reserve(d, f.Size-have); err != nil {
+		return err
+	}
 	body, from, err := s.get(ctx, d, f.Path, have)
 	if err != nil {
 		return err
@@ -118,7 +122,7 @@ func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	buffer := make([]byte, 256<<10)
-	for at := from; at < f.Size; {
+	for at, synced := from, from; at < f.Size; {
 		n, readErr := body.Read(buffer[:min(int64(len(buffer)), f.Size-at)])
 		if n > 0 {
 			if err := s.spend(d, int64(n)); err != nil {
@@ -129,6 +133,12 @@ func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact
 			}
 			at += int64(n)
 			progress(at)
+			if at-synced >= syncEvery && at < f.Size { // what a power cut need not cost again
+				if err := out.Sync(); err != nil {
+					return errors.Join(err, s.config.Disk.Remove(name))
+				}
+				synced = at
+			}
 		}
 		switch {
 		case readErr == nil:
@@ -145,6 +155,9 @@ func (s *Stager) continueFile(ctx context.Context, d artifact.Digest, f artifact
 	}
 	return nil
 }
+
+// syncEvery is how many bytes of a download a power cut may cost.
+const syncEvery = 8 << 20
 
 // checkFile hashes what is on the disk.
 func (s *Stager) checkFile(name string, f artifact.File) error {
@@ -179,9 +192,35 @@ func (s *Stager) spend(d artifact.Digest, n int64) error {
 	defer s.mu.Unlock()
 	s.spent[d] += n
 	if s.spent[d] > s.config.ByteBudget {
-		return Refuse(twin.CodeFetch, fmt.Errorf("the download passed its budget of %d MiB", s.config.ByteBudget>>20))
+		return s.overspent(d)
 	}
 	return nil
+}
+
+func (s *Stager) overspent(d artifact.Digest) error {
+	return Refuse(twin.CodeFetch, fmt.Errorf("the download of this offer passed its budget of %d bytes, %d came: raise hub.byte_budget_mib, or mend the connection that breaks it off", s.config.ByteBudget, s.spent[d]))
+}
+
+// reserve makes durable what a release has downloaded and is about to, so that
+// an agent that is restarted, again and again, goes on counting: bytes that a
+// power cut kept from coming count, too.
+func (s *Stager) reserve(d artifact.Digest, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.counted[d] {
+		b, err := disk.ReadFile(s.config.Disk, s.count(d), 32)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if before, err := strconv.ParseInt(string(b), 10, 64); err == nil && before > 0 { // one that has rotted counts from 0
+			s.spent[d] += before
+		}
+		s.counted[d] = true
+	}
+	if s.spent[d]+n > s.config.ByteBudget {
+		return s.overspent(d)
+	}
+	return disk.WriteAtomic(s.config.Disk, s.count(d), strconv.AppendInt(nil, s.spent[d]+n, 10))
 }
 
 // get asks for a file from byte have on. from is where the body begins: have,
@@ -195,6 +234,9 @@ func (s *Stager) get(ctx context.Context, d artifact.Digest, name string, have i
 			cancel(nil)
 		}
 	}()
+	// A release is named by the digest of its manifest and its files by theirs,
+	// so a range cannot be of another version: no If-Range is needed, and bytes
+	// that do not fit together are found at the end of the file.
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.config.Base+"/v1/releases/"+d.Hex()+"/"+name, nil)
 	if err != nil {
 		return nil, 0, Refuse(twin.CodeFetch, err)

@@ -32,8 +32,8 @@ type StagerConfig struct {
 	// Client carries the device's certificate.
 	Base   string
 	Client *http.Client
-	// ByteBudget caps what one release may download in a run of the agent,
-	// retries included.
+	// ByteBudget caps what a release may download until it is dropped, retries
+	// and restarts of the agent included.
 	ByteBudget int64
 	// Stall ends a download that brings no byte for so long. 0 means 30 s.
 	Stall time.Duration
@@ -46,7 +46,9 @@ type Stager struct {
 	config StagerConfig
 
 	mu    sync.Mutex
-	spent map[artifact.Digest]int64 // bytes downloaded
+	spent map[artifact.Digest]int64 // bytes downloaded, and before this run of the agent where counted
+	// counted says that the count on the disk was taken in.
+	counted map[artifact.Digest]bool
 }
 
 // NewStager makes a Stager.
@@ -54,7 +56,7 @@ func NewStager(c StagerConfig) *Stager {
 	if c.Stall == 0 {
 		c.Stall = 30 * time.Second
 	}
-	return &Stager{config: c, spent: map[artifact.Digest]int64{}}
+	return &Stager{config: c, spent: map[artifact.Digest]int64{}, counted: map[artifact.Digest]bool{}}
 }
 
 // Verified checks a release that is staged once more, down to the last byte,
@@ -72,5 +74,6 @@ func (s *Stager) Open(d artifact.Digest, f artifact.File) (io.ReadCloser, error)
 	return s.config.Disk.Open(path.Join(s.slot(d), f.Path))
 }
 
-func (s *Stager) slot(d artifact.Digest) string { return path.Join(s.config.Folder, d.Hex()) }
-func (s *Stager) part(d artifact.Digest) string { return s.slot(d) + ".part" }
+func (s *Stager) slot(d artifact.Digest) string  { return path.Join(s.config.Folder, d.Hex()) }
+func (s *Stager) count(d artifact.Digest) string { return s.slot(d) + ".spent" }
+func (s *Stager) part(d artifact.Digest) string  { return s.slot(d) + ".part" }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/update"
@@ -146,12 +147,21 @@ func (s *Stager) believe(d artifact.Digest, bundle, manifest []byte) (artifact.M
 	return m, v, nil
 }
 
-// Clean removes every slot that is not in keep.
+// Clean removes every slot that is not in keep, and forgets what it downloaded:
+// the next offer of the same release begins with a whole budget.
 func (s *Stager) Clean(keep []artifact.Digest) {
 	kept := map[string]bool{}
 	for _, d := range keep {
-		kept[path.Base(s.slot(d))], kept[path.Base(s.part(d))] = true, true
+		kept[path.Base(s.slot(d))], kept[path.Base(s.part(d))], kept[path.Base(s.count(d))] = true, true, true
 	}
+	s.mu.Lock()
+	for d := range s.spent {
+		if !slices.Contains(keep, d) {
+			delete(s.spent, d)
+			delete(s.counted, d)
+		}
+	}
+	s.mu.Unlock()
 	names, err := s.config.Disk.List(s.config.Folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
