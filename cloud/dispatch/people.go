@@ -43,7 +43,7 @@ func (d *Dispatcher) Propose(ctx context.Context, p Proposal, dry bool) (View, e
 	if err != nil {
 		return View{}, err
 	}
-	if err := refused(r, s); err != nil {
+	if err := d.refused(ctx, r, s); err != nil {
 		return View{}, err
 	}
 	if err := rollout.Validate(r, s.Devices); err != nil {
@@ -82,19 +82,27 @@ func (d *Dispatcher) Preview(ctx context.Context, p Proposal) (rollout.Rollout, 
 		return r, rollout.Preview{}, err
 	}
 	out := r.Preview(s, d.now())
-	if err := refused(r, s); err != nil {
+	if err := d.refused(ctx, r, s); err != nil {
 		out.Refusals = append(out.Refusals, err.Error())
 		out.Finish = time.Time{}
 	}
 	return admitted.Rollout, out, nil
 }
 
-// refused says why a standing order forbids to start a rollout.
-func refused(r rollout.Rollout, s rollout.Snapshot) error {
+// refused says why a standing order forbids to start a rollout, or the fleet
+// does not have the devices that it is for.
+func (d *Dispatcher) refused(ctx context.Context, r rollout.Rollout, s rollout.Snapshot) error {
 	if q, ok := banned(s.Orders, r.Release.Manifest); ok {
 		return fmt.Errorf("cannot start a rollout of %s-%d: %s put it into quarantine on %s: %s: %w", r.Release.Name, r.Release.Counter, q.By, clock(q.At), q.Reason, ErrQuarantined)
 	}
-	return nil
+	if len(s.Devices) > 0 {
+		return nil
+	}
+	devices, err := d.cfg.Fleet.Devices(ctx)
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
+	return rollout.NoFleet(r.Fleet, devices)
 }
 
 // draft makes the rollout that a proposal asks for, with the fleet as it would
@@ -120,13 +128,6 @@ func (d *Dispatcher) draft(ctx context.Context, p Proposal) (r rollout.Rollout, 
 	}
 	if s, err = d.fleetNow(ctx, Loaded{Rollout: r}); err != nil {
 		return r, s, a, err
-	}
-	if len(s.Devices) == 0 {
-		devices, err := d.cfg.Fleet.Devices(ctx)
-		if err != nil {
-			return r, s, a, fmt.Errorf("list devices: %w", err)
-		}
-		return r, s, a, rollout.NoFleet(p.Fleet, devices)
 	}
 	r.Previous = previous(r, all, s.Orders)
 	r.Policy = r.Policy.Expand(len(s.Devices))

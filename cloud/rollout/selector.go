@@ -32,6 +32,23 @@ func ValidFleet(s string) error {
 	return err
 }
 
+// NoFleet says why a rollout's fleet selector matches none of the hub's devices,
+// and what there is instead.
+func NoFleet(fleet string, devices []Device) error {
+	sel, err := readSelector(fleet)
+	if err != nil {
+		return err
+	}
+	why := unknown(sel, devices)
+	switch {
+	case len(devices) == 0:
+		why = "the hub has no device in service"
+	case why == "":
+		why = "no device matches all of it"
+	}
+	return fmt.Errorf("cannot start a rollout: the fleet selector %q matches no device: %s", fleet, why)
+}
+
 // Look returns what a selector sees under key: what the device is, or one of
 // its labels. It is a selector.Look.
 func (d *Device) Look(key string) (string, bool) {

@@ -86,11 +86,7 @@ func refusals(r Rollout, devices []Device) (all []error) {
 		all = append(all, fmt.Errorf("policy %q can never finish: %s", r.Policy.Name, fmt.Sprintf(format, args...)))
 	}
 	if len(devices) == 0 {
-		why := ""
-		if r.Fleet != "" {
-			why = ": see which labels the devices have"
-		}
-		cannot("the fleet selector %q matches no device%s", r.Fleet, why)
+		cannot("the fleet selector %q matches no device", r.Fleet)
 		return all
 	}
 	p := r.Policy.withDefaults()

@@ -124,6 +124,23 @@ func TestARolloutIsRefusedBecause(t *testing.T) {
 	}
 }
 
+func TestAFleetSelectorWithATypoIsToldWhatThereIs(t *testing.T) {
+	devices := newWorld(t, 9, 3, simple()).devices
+	for fleet, want := range map[string]string{
+		"lin=L1":          `"lin=L1" matches no device: no device has the label "lin"; there are class, hardware, line, site`,
+		"line=l1":         "no device has line=l1; there are L1, L2, L3",
+		"line=L1,line=L2": "no device matches all of it",
+		"line=":           "label part of 0 bytes",
+	} {
+		if err := rollout.NoFleet(fleet, devices); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", fleet, err, want)
+		}
+	}
+	if err := rollout.NoFleet("", nil); err == nil || !strings.Contains(err.Error(), "no device in service") {
+		t.Errorf("an empty hub: %v", err)
+	}
+}
+
 func TestARolloutIsAcceptedThat(t *testing.T) {
 	type policy = *rollout.Policy
 	for name, change := range map[string]func(p policy){
