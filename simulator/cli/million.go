@@ -44,7 +44,7 @@ Standard output gets tables and, last, the figures as a line of JSON.`,
 				return err
 			}
 			r.Print(c.out)
-			if err := r.Agrees(); err != nil {
+			if err := r.Check(); err != nil {
 				return err
 			}
 			if harm > 0 {

@@ -49,6 +49,7 @@ type device struct {
 	answerRel, replyRel uint8
 	harmed              bool // an unsound release acted, or took its agent down
 	tried               bool // the new release acted
+	flying              bool // it swaps or soaks
 
 	answerID, replyID    uint32
 	bootAt               uint32
@@ -56,11 +57,11 @@ type device struct {
 	told                 uint32 // when it last reported by itself
 	draws                uint32
 	generation, document uint32 // the newest the hub has sent, and its index; 0: none
-	// The shadow: counting windows closed, items in them, flagged by the
+	// The shadow: counting windows closed, and the items in them flagged by the
 	// challenger alone and by the champion alone.
-	closed, items, alone, against uint32
-	flagged, counted              uint32 // in the soak, and when it was last looked at
-	scored                        uint32 // windows scored, ever
+	closed, alone, against uint32
+	flagged, counted       uint32 // in the soak, and when it was last looked at
+	scored                 uint32 // windows scored, ever
 }
 
 // at returns the next thing that happens and when.
@@ -73,6 +74,9 @@ func (d *device) at() (what int, t uint32) {
 	}
 	return what, t
 }
+
+// items is how many items the shadow has counted.
+func (d *device) items() uint64 { return uint64(d.closed) * countingMs / 1000 }
 
 // shard is a part of the fleet that runs by itself for a whole window.
 type shard struct {
@@ -268,7 +272,7 @@ func (s *shard) boot(i int32, d *device) {
 func (s *shard) cut(i int32, d *device, off uint32) {
 	d.Cut()
 	d.on, d.acting, d.shadows = false, 0, 0
-	d.closed, d.items, d.alone, d.against = 0, 0, 0, 0
+	d.closed, d.alone, d.against = 0, 0, 0
 	for _, k := range [...]int{dueDoc, dueAnswer, dueReply, dueBeat} {
 		d.due[k] = never
 	}
@@ -289,6 +293,11 @@ func (s *shard) done(i int32, d *device, kind int, a update.Asks) {
 	for _, o := range a.Do {
 		s.do(i, d, o)
 	}
+	p := d.Phase()
+	if flying := p == twin.PhaseActivating || p == twin.PhaseSoaking; flying != d.flying {
+		d.flying = flying
+		s.fly(int(s.id(i)), flying)
+	}
 	d.due[dueWake] = never
 	if a.Wake > 0 {
 		d.due[dueWake] = d.bootAt + uint32((a.Wake+time.Millisecond-1)/time.Millisecond)
@@ -296,8 +305,24 @@ func (s *shard) done(i int32, d *device, kind int, a update.Asks) {
 	if a.Report {
 		set(s.dirty, i)
 	}
-	if d.Counting() || d.Phase() == twin.PhaseSoaking {
+	if d.Counting() || p == twin.PhaseSoaking {
 		d.due[dueBeat] = min(d.due[dueBeat], s.now+s.observeMs)
+	}
+}
+
+// fly counts a device that begins to swap, or has soaked, in its line. It holds
+// in any order of shards: the hub lets the next one go only in a window after
+// that in which it heard of the one before.
+func (s *sim) fly(i int, begins bool) {
+	line := &s.flights[i/s.Line]
+	if !begins {
+		line.Add(-1)
+		return
+	}
+	n := line.Add(1)
+	size := min(s.Line, s.Devices-i/s.Line*s.Line)
+	if int(n) > int(lineShare*float64(size)+1e-9) {
+		s.over.Add(1)
 	}
 }
 
@@ -318,13 +343,13 @@ func (s *shard) do(i int32, d *device, o update.Do) {
 	}
 	switch o.Kind {
 	case update.ActFetch:
-		d.closed, d.items, d.alone, d.against = 0, 0, 0, 0
+		d.closed, d.alone, d.against = 0, 0, 0
 		// A link of 0.5 to 50 Mbit/s, most of them slow, and a model of 6 MB.
 		mbit := 0.5 * math.Pow(100, unit(draw(s.Seed, s.id(i), streamLink, 0)))
 		ms := 6 * 8 / mbit * 1000
 		answer(endFetch, ms, ms*1.2)
 	case update.ActVerify:
-		d.closed, d.items, d.alone, d.against = 0, 0, 0, 0
+		d.closed, d.alone, d.against = 0, 0, 0
 		answer(endFound, 50, 400)
 	case update.ActGuard:
 		answer(endDone, 10, 100)
@@ -385,7 +410,7 @@ func (s *shard) ended(i int32, d *device, end uint8, id uint32, rel uint8) {
 		found = int(rel)
 	case endShadow:
 		d.shadows, d.shadowFrom = rel, s.now
-		d.closed, d.items, d.alone, d.against = 0, 0, 0, 0
+		d.closed, d.alone, d.against = 0, 0, 0
 	case endActs:
 		if rel != 0 && nature.CrashAtLoad {
 			s.cut(i, d, 2000)
@@ -457,12 +482,11 @@ func (s *shard) observe(i int32, d *device) (active bool) {
 	}
 	for n := (s.now - d.shadowFrom) / countingMs; d.closed < n; d.closed++ {
 		a, b := s.window(s.id(i), d, d.closed)
-		d.items += countingMs / 1000
 		d.alone += a
 		d.against += b
 	}
 	s.shadow = twin.Shadow{
-		Items: uint64(d.items), OnlyChallenger: uint64(d.alone), OnlyChampion: uint64(d.against),
+		Items: d.items(), OnlyChallenger: uint64(d.alone), OnlyChampion: uint64(d.against),
 		LatencyP99Ms: s.nature(d, d.shadows).latency(),
 	}
 	s.seen.Shadow = &s.shadow

@@ -31,7 +31,7 @@ func Harm(c Config, out io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("a release that %s: %w", b.Name, err)
 		}
-		if err := r.Agrees(); err != nil {
+		if err := r.Check(); err != nil {
 			return fmt.Errorf("a release that %s: %w", b.Name, err)
 		}
 		offered := 0

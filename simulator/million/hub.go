@@ -27,7 +27,8 @@ type hub struct {
 	sites  []string
 	labels []map[string]string // by line and hardware
 	epochs map[[3]int]string
-	batch  []rollout.Device
+	heard  []heard
+	facts  []rollout.Device
 
 	offers map[offerKey]uint32
 	docs   map[rollout.Record]uint32 // of one decision
@@ -49,14 +50,20 @@ type leaseKey struct {
 	until time.Time
 }
 
+// heard is a device that the hub hears of, or no longer.
+type heard struct {
+	s *shard
+	k int
+}
+
 const (
 	nameLen = 8 // d0000000
 	sites   = 20
-	batch   = 1024
+	batch   = 1024 // reports at a time
 )
 
 func newHub(s *sim) (*hub, error) {
-	h := &hub{sim: s, epochs: map[[3]int]string{}, offers: map[offerKey]uint32{}, leases: map[leaseKey]uint32{}, batch: make([]rollout.Device, 0, batch)}
+	h := &hub{sim: s, epochs: map[[3]int]string{}, offers: map[offerKey]uint32{}, leases: map[leaseKey]uint32{}, docs: map[rollout.Record]uint32{}, facts: make([]rollout.Device, 0, batch)}
 	names := make([]byte, 0, s.Devices*nameLen)
 	for i := range s.Devices {
 		names = fmt.Appendf(names, "d%07d", i)
@@ -96,42 +103,52 @@ func (h *hub) label(i int) map[string]string {
 func (h *hub) exchange(at time.Duration, clock *cpu) {
 	now := world.Start.Add(at)
 	h.busy = false
-	put := func() {
-		h.res.ExchangeCPU += clock.lap()
-		for i := range h.batch {
-			h.roster.Put(h.batch[i])
-		}
-		h.res.Reports += len(h.batch)
-		h.batch = h.batch[:0]
-		h.res.PlannerCPU += clock.lap()
-	}
 	for _, s := range h.shards {
 		for w := range s.dirty {
 			for b := s.dirty[w] | s.lost[w]; b != 0; b &= b - 1 {
-				k := w<<6 | bits.TrailingZeros64(b)
-				if f, ok := h.fold(s, k, now); ok {
-					if h.batch = append(h.batch, f); len(h.batch) == batch {
-						put()
-					}
+				if h.heard = append(h.heard, heard{s, w<<6 | bits.TrailingZeros64(b)}); len(h.heard) == batch {
+					h.takeIn(now, clock)
 				}
 			}
-			s.dirty[w], s.lost[w] = 0, 0
 		}
 	}
-	put()
+	h.takeIn(now, clock)
+	for _, s := range h.shards {
+		clear(s.dirty)
+		clear(s.lost)
+	}
 	if now.Before(h.r.Created) {
+		h.res.ExchangeCPU += clock.lap()
 		return
 	}
+	h.res.ExchangeCPU += clock.lap()
 	dec := h.roster.Decide(h.r, now)
 	h.res.PlannerCPU += clock.lap()
 	h.res.decided(dec, at)
 	h.r, h.counts = dec.Rollout, dec.Counts
 	h.busy = h.busy || dec.Changed
-	h.docs = make(map[rollout.Record]uint32)
+	clear(h.docs)
 	for _, c := range dec.Changes {
 		h.send(c, at)
 	}
 	h.res.ExchangeCPU += clock.lap()
+}
+
+// takeIn makes facts of what was heard, and gives them to the planner.
+func (h *hub) takeIn(now time.Time, clock *cpu) {
+	h.res.ExchangeCPU += clock.lap()
+	for _, d := range h.heard {
+		if f, ok := h.fold(d.s, d.k, now); ok {
+			h.facts = append(h.facts, f)
+		}
+	}
+	h.res.FactsCPU += clock.lap()
+	for i := range h.facts {
+		h.roster.Put(h.facts[i])
+	}
+	h.res.Reports += len(h.facts)
+	h.heard, h.facts = h.heard[:0], h.facts[:0]
+	h.res.PlannerCPU += clock.lap()
 }
 
 // fold returns what the hub knows after a device's report, or after the broker
@@ -161,7 +178,7 @@ func (h *hub) fold(s *shard, k int, now time.Time) (rollout.Device, bool) {
 	before := f.Trial
 	f.Trial = rollout.Trial{
 		Rollout: b.Offer.Rollout, Manifest: b.Trial.Manifest, Mode: b.Offer.Mode, Try: b.Offer.Try, Phase: b.Phase, Code: b.Code,
-		Reason: string(b.Code), Lease: b.Lease, Shadowed: uint64(d.items), Windows: b.Windows, NonFinite: b.NonFinite, LatencyP99Ms: b.LatencyP99Ms,
+		Reason: string(b.Code), Lease: b.Lease, Shadowed: d.items(), Windows: b.Windows, NonFinite: b.NonFinite, LatencyP99Ms: b.LatencyP99Ms,
 		Since: time.UnixMilli(d.State.SinceMs).UTC(),
 	}
 	if d.closed > 0 {
@@ -252,7 +269,7 @@ func (s *shard) shadowOf(k int, d *device, from int) *twin.Shadow {
 	first := max(from, int(d.closed)-twin.MaxShadowWindows)
 	sh := &s.shadow
 	*sh = twin.Shadow{
-		Items: uint64(d.items), OnlyChallenger: uint64(d.alone), OnlyChampion: uint64(d.against), LatencyP99Ms: s.nature(d, challenger).latency(),
+		Items: d.items(), OnlyChallenger: uint64(d.alone), OnlyChampion: uint64(d.against), LatencyP99Ms: s.nature(d, challenger).latency(),
 		Index: uint64(first), Windows: sh.Windows[:0],
 	}
 	for w := first; w < int(d.closed); w++ {

@@ -93,6 +93,7 @@ const (
 	challenger     = 2 // the new release, 1 + its index; the one before is 1
 	baseFlags      = 0.01
 	latencyLimitMs = 100
+	lineShare      = 0.1    // of a line that may be unavailable
 	countingMs     = 60_000 // a counting window of the shadow
 	willMs         = 60_000 // until the broker gives a silent connection up
 	class          = artifact.Class("pump")
@@ -120,7 +121,9 @@ type sim struct {
 	table     *update.Table
 	documents []update.Document // without generations
 	shards    []*shard
-	healed    bool // no new faults
+	healed    bool           // no new faults
+	flights   []atomic.Int32 // by line: devices that swap or soak
+	over      atomic.Int32   // how often a line had more of them than its budget
 }
 
 func newSim(c Config) (*sim, error) {
@@ -147,6 +150,7 @@ func newSim(c Config) (*sim, error) {
 		natures: []Nature{c.Release, {CrashAtLoad: true}, {NonFinite: 90 * time.Second}, {LatencyMs: 4 * latencyLimitMs}},
 	}
 	s.table = &update.Table{}
+	s.flights = make([]atomic.Int32, (c.Devices+c.Line-1)/c.Line)
 	for n := range uint64(2) {
 		s.table.Releases = append(s.table.Releases, local(release(n+1)))
 	}
@@ -200,7 +204,7 @@ func (s *sim) policy() rollout.Policy {
 			{Name: "canary", Devices: max(100, s.Devices/1000)}, {Name: "early", Share: 0.05}, {Name: "quarter", Share: 0.25}, {Name: "all"},
 		},
 		Gates:   []rollout.Gate{{Name: rollout.GateSuccess}, {Name: rollout.GateShadow}, {Name: rollout.GateNonFinite, Threshold: &few}, {Name: rollout.GateOutput}},
-		Budgets: []rollout.Budget{{GroupBy: "line", MaxUnavailableShare: 0.1}},
+		Budgets: []rollout.Budget{{GroupBy: "line", MaxUnavailableShare: lineShare}},
 		ShadowS: 600, ShadowWindowS: countingMs / 1000, SoakS: 300, MinWindows: 200,
 		LeaseS: 600, StaleS: 4500, Retries: 2,
 	}
@@ -249,7 +253,7 @@ func Run(c Config) (Result, error) {
 		if h.busy {
 			quiet = 0
 		}
-		if s.healed && time.Duration(quiet)*s.Window >= 2*s.Heartbeat {
+		if s.healed && time.Duration(quiet)*s.Window >= 2*s.Report {
 			h.res.Rest = at
 			break
 		}

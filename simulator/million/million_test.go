@@ -63,7 +63,7 @@ func TestAGoodReleaseIsPromotedAndTheHubCountsWhatIsTrue(t *testing.T) {
 	if r.Rollout.State != rollout.Promoted || len(r.Waves) != 4 {
 		t.Fatalf("%s: %s", r.Rollout.State, r.Rollout.Reason)
 	}
-	if err := r.Agrees(); err != nil {
+	if err := r.Check(); err != nil {
 		t.Error(err)
 	}
 	bad := r.Counts.Failed
@@ -82,7 +82,7 @@ func TestAGoodReleaseIsPromotedAndTheHubCountsWhatIsTrue(t *testing.T) {
 	}
 	var out bytes.Buffer
 	r.Print(&out)
-	for _, want := range []string{"canary", "quarter", "rolled-back", "the sum of these: yes", "+ planner"} {
+	for _, want := range []string{"canary", "quarter", "rolled-back", "are the sum of these, and", "+ planner"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}
@@ -124,7 +124,7 @@ func TestBadReleasesAreStoppedInTheFirstWave(t *testing.T) {
 		if b.Release.Flags > 1 && r.Harmed*200 > r.Devices {
 			t.Errorf("%s: %d of %d devices harmed", b.Name, r.Harmed, r.Devices)
 		}
-		if err := r.Agrees(); err != nil {
+		if err := r.Check(); err != nil {
 			t.Errorf("%s: %v", b.Name, err)
 		}
 	}

@@ -30,13 +30,15 @@ type Result struct {
 	Stopped                                time.Duration // from the rollout's start until it turned back; 0: never
 	Ended, Rest                            time.Duration // virtual; Rest when nothing changed any more
 	Events                                 [kinds]uint64 // calls of the product's step function
+	OverBudget                             int           // how often a line had more devices swapping or soaking than its budget
 	Trace                                  uint64        // equal for equal runs
 	Shards                                 int
 	Watched                                int // events of the watched device that its Machine agreed with
 
 	Seconds     float64       // wall time
 	DeviceCPU   time.Duration // user and system time, of all threads: stepping devices and their wheel
-	ExchangeCPU time.Duration // making facts of reports and documents of decisions
+	ExchangeCPU time.Duration // collecting who reports, and carrying documents to devices
+	FactsCPU    time.Duration // making a rollout.Device of what a device is
 	PlannerCPU  time.Duration // Roster.Put and Roster.Decide
 	PeakMiB     float64       // VmHWM of the process
 }
@@ -58,7 +60,7 @@ func (r Result) DeviceEvents() uint64 {
 }
 
 // EventsPerCPU is device-events for each second of processor time that devices,
-// wheel and exchange took.
+// wheel and exchange took; the hub's own work is not in it.
 func (r Result) EventsPerCPU() float64 {
 	return float64(r.DeviceEvents()) / (r.DeviceCPU + r.ExchangeCPU).Seconds()
 }
@@ -89,6 +91,7 @@ func (r *Result) decided(d rollout.Decision, at time.Duration) {
 func (h *hub) finish() {
 	r := &h.res
 	r.Rollout, r.Counts, r.Devices, r.Shards = h.r, h.counts, h.Devices, h.Shards
+	r.OverBudget = int(h.over.Load())
 	r.States = map[rollout.DeviceState]int{}
 	for _, s := range h.shards {
 		r.Trace += s.trace
@@ -136,16 +139,20 @@ func (s *shard) state(d *device) rollout.DeviceState {
 	return rollout.DeviceUpdating
 }
 
-// Agrees returns how the hub's counters differ from the sum of the devices'
-// own states; nil when they do not.
-func (r Result) Agrees() error {
+// Check returns what is wrong with a run, seen from the devices: counters of
+// the hub that are not the sum of the devices' own states, or a line with more
+// devices on their way than its budget allows.
+func (r Result) Check() error {
 	s := r.States
 	mine := rollout.Counts{
 		Devices: r.Devices, Pending: s[rollout.DevicePending], Unreachable: s[rollout.DeviceUnreachable], InFlight: s[rollout.DeviceUpdating],
 		Done: s[rollout.DeviceDone], Failed: s[rollout.DeviceFailed] + s[rollout.DeviceRolledBack], Returned: s[rollout.DeviceReturned],
 	}
-	if mine != r.Counts {
+	switch {
+	case mine != r.Counts:
 		return fmt.Errorf("the hub counts %+v, the devices are %+v", r.Counts, mine)
+	case r.OverBudget > 0:
+		return fmt.Errorf("lines had more devices swapping or soaking than their budget %d times", r.OverBudget)
 	}
 	return nil
 }
@@ -171,7 +178,11 @@ func (r Result) Print(out io.Writer) {
 		row(s, group(uint64(r.States[s])))
 	}
 	w.Flush()
-	fmt.Fprintf(out, "\nThe hub's counters are the sum of these: %s.\n", agrees(r.Agrees()))
+	says := "The hub's counters are the sum of these, and no line had more devices on their way than its budget."
+	if err := r.Check(); err != nil {
+		says = "WRONG: " + err.Error() + "."
+	}
+	fmt.Fprintf(out, "\n%s\n", says)
 	fmt.Fprintf(out, "%s decisions on %s reports sent %s documents; %s power cuts.\n", group(uint64(r.Decisions)), group(uint64(r.Reports)), group(uint64(r.Documents)), group(uint64(r.PowerCuts)))
 	fmt.Fprintf(out, "It ended after %s and was at rest after %s of virtual time.\n", r.Ended, r.Rest)
 	fmt.Fprintf(out, "%s devices tried the release, %s were harmed (%.3g %%).\n\n", group(uint64(r.Tried)), group(uint64(r.Harmed)), 100*float64(r.Harmed)/float64(r.Devices))
@@ -187,19 +198,12 @@ func (r Result) Print(out io.Writer) {
 	for _, p := range []struct {
 		name string
 		took time.Duration
-	}{{"devices and wheel", r.DeviceCPU}, {"+ exchange", r.ExchangeCPU}, {"+ planner", r.PlannerCPU}} {
+	}{{"devices and wheel", r.DeviceCPU}, {"+ exchange", r.ExchangeCPU}, {"+ facts for the hub", r.FactsCPU}, {"+ planner", r.PlannerCPU}} {
 		sum += p.took
 		row(p.name, fmt.Sprintf("%.1f", sum.Seconds()), group(uint64(float64(r.DeviceEvents())/sum.Seconds())))
 	}
 	w.Flush()
 	fmt.Fprintf(out, "\n%.1f s of wall time, %.0f MiB at most.\n", r.Seconds, r.PeakMiB)
-}
-
-func agrees(err error) string {
-	if err != nil {
-		return "NO, " + err.Error()
-	}
-	return "yes"
 }
 
 // group writes a number with thin groups of three.
