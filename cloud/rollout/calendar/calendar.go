@@ -51,8 +51,8 @@ const (
 	// horizon is how far Next looks, in days. Days of the week and the longest
 	// cycle meet in every way within it.
 	horizon = 400
-	// MaxCycle is the longest shift cycle, in days.
-	MaxCycle = 56
+	// maxCycle is the longest shift cycle, in days.
+	maxCycle = 56
 	// maxDates caps Except and Also.
 	maxDates = 400
 )
@@ -121,8 +121,8 @@ func (w *Window) readDays(s Spec) error {
 		}
 		return nil
 	}
-	if s.EveryDays < 1 || s.EveryDays > MaxCycle {
-		return fmt.Errorf("every_days is %d: want a cycle of 1 to %d days", s.EveryDays, MaxCycle)
+	if s.EveryDays < 1 || s.EveryDays > maxCycle {
+		return fmt.Errorf("every_days is %d: want a cycle of 1 to %d days", s.EveryDays, maxCycle)
 	}
 	start, err := dates("start", []string{s.Start})
 	if err != nil {
