@@ -69,6 +69,7 @@ type Dispatcher struct {
 	ordered uint64             // version of orders
 	orders  rollout.Orders     //
 	outbox  outgoing           //
+	unsent  bool               // this look has stored documents
 
 	// proposing lets people propose one after the other: how a rollout joins the
 	// others depends on all of them.
@@ -184,6 +185,7 @@ func (d *Dispatcher) RunOnce(ctx context.Context) (next time.Time, err error) {
 		}
 	}
 	// What an earlier run stored and could not publish goes first.
+	d.unsent = false
 	t, err := d.publish(ctx)
 	soonest(t)
 	errs := []error{err}
@@ -210,9 +212,12 @@ func (d *Dispatcher) RunOnce(ctx context.Context) (next time.Time, err error) {
 		soonest(t)
 	}
 	d.show()
-	t, err = d.publish(ctx)
-	soonest(t)
-	return next, errors.Join(append(errs, err)...)
+	if d.unsent {
+		t, err = d.publish(ctx)
+		soonest(t)
+		errs = append(errs, err)
+	}
+	return next, errors.Join(errs...)
 }
 
 // catchUp takes in what people, other hubs and devices have changed since the
@@ -341,6 +346,7 @@ func (d *Dispatcher) decide(ctx context.Context, name string) (wake time.Time, e
 		return wake, err
 	}
 	w.committed(c)
+	d.unsent = d.unsent || len(c.Desired) > 0
 	d.bills[name] = receipt{w.kept, w.keptAt}
 	d.known[name] = w.version
 	if i := slices.IndexFunc(d.list, func(r rollout.Rollout) bool { return r.Name == name }); i >= 0 {
