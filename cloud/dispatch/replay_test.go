@@ -2,13 +2,17 @@ package dispatch_test
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
 	"github.com/swellfleet/swell/protocol/topic"
+	"github.com/swellfleet/swell/protocol/twin"
 )
 
 // shadowed is a policy whose canaries compute in the shadow until the gate is
@@ -204,5 +208,100 @@ func TestEvidenceSaysWhatIsNotThere(t *testing.T) {
 	}
 	if seen, err := d.Evidence(t.Context(), "old", 3); err != nil || len(seen.Devices) != 6 {
 		t.Fatalf("%d devices, %v", len(seen.Devices), err)
+	}
+}
+
+// TestEveryNightReplaysToItself plays nights with people, failing and absent
+// devices, standing orders and dying hubs, drawn from a seed. Whatever happened,
+// each decision follows from its stored evidence, and the night replayed under
+// its own policy decides the same.
+func TestEveryNightReplaysToItself(t *testing.T) {
+	ends := map[rollout.State]int{}
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 5))
+		p, s := newPlant(6+rng.IntN(10)), &dispatch.Memory{}
+		challenger := uint32(rng.IntN(7))
+		p.flags = func(topic.ID) (uint32, uint32) { return challenger, 2 }
+		q := proposal("r-2", 2)
+		q.Policy = shadowed([]float64{1e-3, 1e-6}[rng.IntN(2)])
+		q.Policy.Retries = rng.IntN(2)
+		if rng.IntN(2) == 0 {
+			q.Policy.Waves = []rollout.Wave{{Name: "canary", Devices: 3}, {Name: "half", Share: 0.5, Approvals: rng.IntN(2)}, {Name: "rest"}}
+		}
+		propose(t, p.hub(t, s, "people"), q)
+		d := p.hub(t, crashing{s, rng}, "a")
+		ask := func(a rollout.Action) {
+			_, err := d.Ask(t.Context(), "r-2", rollout.Request{Action: a, By: "user:bob", Reason: "because"}, false)
+			if err != nil && !errors.Is(err, rollout.ErrNotNow) && !errors.Is(err, errCrash) {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		for range 150 {
+			if _, err := d.RunOnce(t.Context()); err != nil {
+				d = p.hub(t, crashing{s, rng}, "a")
+			}
+			p.round()
+			switch i := rng.IntN(len(p.devices)); rng.IntN(40) {
+			case 0:
+				ask(rollout.Pause)
+			case 1, 2, 3:
+				ask(rollout.Resume)
+			case 4, 5, 6:
+				ask(rollout.Approve)
+			case 7:
+				ask(rollout.Promote)
+			case 8:
+				if rng.IntN(6) == 0 {
+					ask(rollout.Abort)
+				}
+			case 9:
+				p.devices[i].Connected = false
+			case 10, 11, 12:
+				p.devices[i].Connected = true
+			case 13:
+				p.devices[i].Degraded = !p.devices[i].Degraded
+			case 14:
+				if tr := &p.devices[i].Trial; tr.Phase == twin.PhaseReady && rng.IntN(3) == 0 {
+					tr.Phase, tr.Code, tr.Reason = twin.PhaseFailed, twin.CodeDisk, "the disk is full"
+				}
+			case 15:
+				if err := d.Freeze(t.Context(), rollout.Freeze{Name: fmt.Sprint("f", p.now.Unix()), Selector: "line=L1", Until: p.now.Add(2 * time.Minute), By: "user:ada", Reason: "shift"}); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
+		}
+		l, err := s.Load(t.Context(), "r-2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[l.Rollout.State]++
+		reader := p.hub(t, s, "reader")
+		why, err := reader.Why(t.Context(), "r-2", 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range why {
+			if w.Actor != "" {
+				continue
+			}
+			seen, err := reader.Evidence(t.Context(), "r-2", w.ID)
+			if err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			if a, b := mustJSON(t, rollout.Decide(w.Input, seen, w.At)), mustJSON(t, w.Decision); a != b {
+				t.Fatalf("seed %d: decision %d does not follow from its evidence:\n%s\n%s", seed, w.ID, a, b)
+			}
+		}
+		got, err := reader.Replay(t.Context(), "r-2", q.Policy)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if got.Verdict != "decides the same" {
+			t.Fatalf("seed %d: %s", seed, got.Verdict)
+		}
+	}
+	t.Logf("ends: %v", ends)
+	if ends[rollout.Promoted] == 0 || ends[rollout.Failed]+ends[rollout.RollingBack] == 0 {
+		t.Fatalf("the nights are all alike: %v", ends)
 	}
 }
