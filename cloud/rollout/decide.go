@@ -465,9 +465,7 @@ func (d *decider) rollBack() {
 		d.r.State, d.r.Ended = d.r.End, d.now
 		why := d.u.noReturn
 		if why == "" {
-			why = fmt.Sprintf("%s-%d before it is below their floors", d.r.Previous.Name, d.r.Previous.Counter)
-		} else if d.r.Previous == nil {
-			why = "there is none before it to go back to"
+			why = fmt.Sprintf("%s-%d before it is below their floors or has no variant for them", d.r.Previous.Name, d.r.Previous.Counter)
 		}
 		d.r.Reason += fmt.Sprintf("; %d devices that had activated keep the release, since %s", kept, why)
 		d.summary = d.r.Reason

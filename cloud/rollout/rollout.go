@@ -12,12 +12,18 @@
 //     allows, and offline, leased and degraded devices all count;
 //   - no wave passes a gate that has not said PASS, and no data is never PASS;
 //   - a halted rollout offers its release to nobody;
-//   - no device is offered a release that has no variant for its class, or that
-//     is below the device's floor;
+//   - no device is offered a release, or sent back to one, that has no variant
+//     for its class, or that is below the device's floor, or quarantined;
+//   - no device activates outside its maintenance windows, and none is offered
+//     anything or activates within a freeze; ways back stay open;
 //   - deciding again on the outcome of a decision changes nothing;
 //   - at most two versions are offered at any time: the release and the one
 //     promoted before it;
 //   - every rollout ends once devices and people stop acting.
+//
+// Decide counts a whole fleet. A Roster keeps what was counted, so that a
+// decision after one device's report costs what that report changes; both
+// decide alike, because Decide is a Roster that is used once.
 //
 // The package is pure: time is an argument, randomness is a seed, reasons are
 // results. It leaves storage, publishing, audit and authorisation to others.

@@ -148,6 +148,7 @@ type rules struct {
 	arch    string
 	variant Variant
 	able    bool
+	before  bool // the release before has a variant for them
 }
 
 func newRules(r Rollout, o Orders) *rules {
@@ -172,6 +173,10 @@ func (u *rules) fits(d *Device) (Variant, bool) {
 	if d.Class != u.class || d.Arch != u.arch || u.class == "" {
 		u.class, u.arch = d.Class, d.Arch
 		u.variant, u.able = u.r.Release.variant(d.Class, d.Arch)
+		u.before = false
+		if p := u.r.Previous; p != nil {
+			_, u.before = p.variant(d.Class, d.Arch)
+		}
 	}
 	return u.variant, u.able
 }
@@ -200,12 +205,18 @@ func (u *rules) stays(d *Device) string {
 		return u.noReturn
 	case p.Counter < d.Floor:
 		return fmt.Sprintf("%s-%d before it is below the device's floor %d", p.Name, p.Counter, d.Floor)
+	case !u.mayReturn(d):
+		return fmt.Sprintf("%s-%d before it has no variant for class %q on %q", p.Name, p.Counter, d.Class, d.Arch)
 	}
 	return ""
 }
 
 func (u *rules) mayReturn(d *Device) bool {
-	return u.noReturn == "" && u.r.Previous.Counter >= d.Floor
+	if u.noReturn != "" || u.r.Previous.Counter < d.Floor {
+		return false
+	}
+	u.fits(d)
+	return u.before
 }
 
 // stand says where a device stands.

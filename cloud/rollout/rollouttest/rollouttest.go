@@ -92,13 +92,7 @@ func Check(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 			fault("offers the release to %s while %s", c.Device, after.State)
 		}
 		if fresh {
-			able := false
-			for _, v := range after.Release.Variants {
-				for _, class := range v.Classes {
-					able = able || class == dev.Class && (v.Arch == "" || v.Arch == dev.Arch)
-				}
-			}
-			if !able {
+			if !able(after.Release, &dev) {
 				fault("offers to %s of class %s", c.Device, dev.Class)
 			}
 			if after.Release.Counter < dev.Floor {
@@ -156,6 +150,18 @@ func Check(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 		fault("deciding again changes something: %s, then %s; %d changes", d.Summary, again.Summary, len(again.Changes))
 	}
 	return bad
+}
+
+// able says whether a release has a variant for a device.
+func able(r rollout.Release, dev *rollout.Device) bool {
+	for _, v := range r.Variants {
+		for _, class := range v.Classes {
+			if class == dev.Class && (v.Arch == "" || v.Arch == dev.Arch) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // budgets checks that no group that gets a new lease is over its budget then.
@@ -237,6 +243,9 @@ func orders(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, chan
 		if rec.Offer == rollout.OfferRollback && after.Previous.Counter < dev.Floor {
 			fault("sends %s back to counter %d below its floor %d", dev.ID, after.Previous.Counter, dev.Floor)
 		}
+		if rec.Offer == rollout.OfferRollback && rec.Offer != dev.Record.Offer && !able(*after.Previous, dev) {
+			fault("sends %s of class %s back to a release without a variant for it", dev.ID, dev.Class)
+		}
 		leased := l != nil && rec.Offer == rollout.OfferRelease && rec.Lease > dev.Record.Lease
 		offered := rec.Offer == rollout.OfferRelease && (dev.Record.Offer != rollout.OfferRelease || rec.Try > dev.Record.Try)
 		if !leased && !offered {
@@ -309,15 +318,15 @@ func draws(before rollout.Rollout, s rollout.Snapshot, d rollout.Decision, now t
 			if drawn[dev.ID] == i+1 {
 				gave[dev.Labels[label]]++
 			}
-			able := dev.Record.Wave == 0 && dev.Record.Offer == rollout.OfferNone && (drawn[dev.ID] == 0 || drawn[dev.ID] > i) &&
+			may := dev.Record.Wave == 0 && dev.Record.Offer == rollout.OfferNone && (drawn[dev.ID] == 0 || drawn[dev.ID] > i) &&
 				after.Stand(*dev, now).State == rollout.DevicePending
 			for _, f := range s.Orders.Freezes {
 				fsel, ferr := selector.Parse(f.Selector)
 				if (ferr != nil || fsel.Match(dev.Look)) && !now.Before(f.From) && (f.Until.IsZero() || now.Before(f.Until)) {
-					able = false
+					may = false
 				}
 			}
-			if able && err == nil && sel.Match(dev.Look) {
+			if may && err == nil && sel.Match(dev.Look) {
 				size[dev.Labels[label]]++
 			}
 		}
