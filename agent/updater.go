@@ -56,7 +56,8 @@ func (u *updater) send(ctx context.Context, e update.Event) {
 	}
 }
 
-// read returns the machine's status as of its newest step, and why its journal
+// read returns the machine's status as of the newest step that is saved: nobody
+// is told what a power cut would take back. It also returns why the journal
 // could not be saved.
 func (u *updater) read() (update.Status, error) {
 	u.mu.Lock()
@@ -74,6 +75,7 @@ func (u *updater) run(ctx context.Context) {
 	defer observe.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	u.publish()
 	step(update.Booted{})
 	starting := true
 	for {
@@ -110,18 +112,20 @@ func (u *updater) run(ctx context.Context) {
 func (u *updater) advance(ctx context.Context) time.Duration {
 	for {
 		r := u.machine.Ready()
-		u.publish(nil)
-		if r.Save == nil && len(r.Do) == 0 && !r.Report {
-			return r.Wake
-		}
 		if r.Save != nil {
 			if err := saveJSON(u.disk, u.journal, r.Save); err != nil {
-				// Nothing may be done that the journal does not know of. The
-				// next observation comes soon and tries again.
-				u.publish(fmt.Errorf("save the update journal: %w", err))
+				// Nothing may be done or told that the journal does not know
+				// of. The next observation comes soon and tries again.
+				u.mu.Lock()
+				u.saveErr = fmt.Errorf("save the update journal: %w", err)
+				u.mu.Unlock()
 				u.report()
 				return 0
 			}
+		}
+		u.publish()
+		if r.Save == nil && len(r.Do) == 0 && !r.Report {
+			return r.Wake
 		}
 		u.machine.Advance()
 		for _, a := range r.Do {
@@ -134,14 +138,15 @@ func (u *updater) advance(ctx context.Context) time.Duration {
 	}
 }
 
-func (u *updater) publish(saveErr error) {
+// publish takes the machine's status, which is saved, for the one to be told.
+func (u *updater) publish() {
 	s := u.machine.Status()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if t, was := s.Trial, u.status.Trial; t != nil && (was == nil || was.Phase != t.Phase || was.Manifest != t.Manifest) {
 		u.log.Info("update", "release", fmt.Sprintf("%s-%d", t.Name, t.Counter), "phase", string(t.Phase), "code", string(t.Code), "reason", t.Reason)
 	}
-	u.status, u.saveErr = s, saveErr
+	u.status, u.saveErr = s, nil
 }
 
 // settled says whether the champion the journal names acts on p by now, or
