@@ -88,7 +88,7 @@ var environment = func() *cel.Env {
 	options := []cel.EnvOption{
 		cel.StdLib(cel.StdLibSubset(&env.LibrarySubset{DisableMacros: true, IncludeFunctions: keep})),
 		cel.Function(operators.Divide, cel.Overload("divide_numbers", []*cel.Type{cel.DoubleType, cel.DoubleType}, cel.DoubleType, cel.BinaryBinding(divide))),
-		cel.ParserExpressionSizeLimit(maxText), cel.ParserRecursionLimit(maxDepth),
+		cel.ParserExpressionSizeLimit(maxText), cel.ParserRecursionLimit(maxDepth), cel.ParserErrorRecoveryLimit(3),
 	}
 	for _, v := range Variables {
 		options = append(options, cel.Variable(v.Name, cel.DoubleType))
