@@ -139,6 +139,10 @@ sim: build ## 200 seeds of a night on which everything goes wrong, 1000 virtual 
 bench-powercut: ## Power cuts, torn writes, lost fsync, full disk and bit rot at every write of every kind of update
 	@go test -v -count=1 -run '^TestPowerCutAtEveryWriteOfEveryStory' ./agent/apply 2>&1 | .ci/figures
 
+.PHONY: bench-harm
+bench-harm: ## How far two bad releases come on 10 000 virtual devices, and how soon they are stopped
+	@SWELL_BENCH=1 go test -v -count=1 -timeout 20m -run '^TestHarmFigures$$' ./simulator/scenario 2>&1 | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages

@@ -105,6 +105,8 @@ func (c *Checker) forbidden(s *Seat, r rollout.Rollout) string {
 		able = able || slices.Contains(v.Classes, s.Known.Class) && (v.Arch == "" || v.Arch == s.Known.Arch)
 	}
 	switch {
+	case r.Fleet != "" && !within(r.Fleet, s):
+		return "it is no device of the rollout's fleet"
 	case !able:
 		return fmt.Sprintf("the release has nothing for class %q", s.Known.Class)
 	case r.Release.Counter < s.Known.Floor:
@@ -117,6 +119,12 @@ func (c *Checker) forbidden(s *Seat, r rollout.Rollout) string {
 		return "the release is in quarantine"
 	}
 	return ""
+}
+
+// within says whether a rollout's fleet has the device in it.
+func within(fleet string, s *Seat) bool {
+	sel, err := selector.Parse(fleet)
+	return err == nil && sel.Match(s.Known.Look)
 }
 
 // windowOpen says whether a maintenance window is open for a device, by the hours
