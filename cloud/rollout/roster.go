@@ -33,6 +33,7 @@ type Roster struct {
 	devices []*Device // by slot
 	status  []status  // by slot
 	gone    int       // slots without a device
+	late    int       // slots that came after the roster was made
 	room    []Device  // not used yet
 	index   index     // empty until somebody asks for a device by its ID
 
@@ -143,29 +144,30 @@ func NewRoster(r Rollout, s Snapshot) *Roster { return newRoster(r, s, false) }
 // newRoster makes a roster; lent: the devices stay the caller's, who does not
 // change them, and one that changes is copied.
 func newRoster(r Rollout, s Snapshot, lent bool) *Roster {
-	n := len(s.Devices)
+	all := s.Devices
+	if !lent {
+		all = slices.Clone(all)
+	}
+	devices := make([]*Device, len(all))
+	for i := range all {
+		devices[i] = &all[i]
+	}
+	return muster(r, s.Orders, devices, lent)
+}
+
+// muster makes a roster of devices, of which each gets the slot of its place.
+func muster(r Rollout, o Orders, devices []*Device, lent bool) *Roster {
+	n := len(devices)
 	f := &Roster{
-		u: newRules(r, s.Orders), lent: lent, sorted: true, anew: true, devices: make([]*Device, n), status: make([]status, n),
+		u: newRules(r, o), lent: lent, anew: true, devices: devices, status: make([]status, n),
 		hindered: map[hindrance]int{}, queue: map[place]int32{}, waves: []*wave{{}}, cells: []cell{{}},
 		moments: moments{key: make([]int64, n), at: make([]int32, n)},
 	}
+	f.sorted = slices.IsSortedFunc(devices, func(a, b *Device) int { return compare(a.ID, b.ID) })
 	f.metrics = slices.ContainsFunc(f.u.p.Gates, func(g Gate) bool { return g.Name == GateExpr })
 	f.names = make([]map[string]*group, len(f.u.p.Budgets))
 	for i := range f.names {
 		f.names[i] = map[string]*group{}
-	}
-	var copies []Device
-	if !lent {
-		copies = slices.Clone(s.Devices)
-	}
-	for i := range s.Devices {
-		f.devices[i] = &s.Devices[i]
-		if !lent {
-			f.devices[i] = &copies[i]
-		}
-		if i > 0 && f.sorted && !less(s.Devices[i-1].ID, s.Devices[i].ID) {
-			f.sorted = false
-		}
 	}
 	return f
 }
@@ -177,6 +179,7 @@ func (f *Roster) append(d *Device) int32 {
 		f.sorted = false
 	}
 	f.devices = append(f.devices, f.keep(*d))
+	f.late++
 	f.status = append(f.status, status{until: never})
 	f.moments.grow(len(f.devices))
 	f.loosen(i)
@@ -316,12 +319,19 @@ func (f *Roster) loosen(i int32) {
 // maxWhys bounds the sentences a roster remembers: some name a moment.
 const maxWhys = 4096
 
-// pack makes the roster anew, without slots that devices have left.
+// pack makes the roster anew, in the order of its devices and without slots
+// that they have left.
 func (f *Roster) pack() {
-	p := f.u.p
-	m := f.mode
-	*f = *newRoster(f.u.r, f.Snapshot(), false)
-	f.u.p, f.mode = p, m
+	devices := make([]*Device, 0, f.Len())
+	for i, d := range f.devices {
+		if f.status[i].marks&gone == 0 {
+			devices = append(devices, d)
+		}
+	}
+	slices.SortFunc(devices, func(a, b *Device) int { return compare(a.ID, b.ID) })
+	g := muster(f.u.r, f.u.o, devices, false)
+	g.u.p, g.now, g.room = f.u.p, f.now, f.room
+	*f = *g
 }
 
 // look brings every status up to now.
@@ -329,7 +339,8 @@ func (f *Roster) look(now time.Time) {
 	if now.Before(f.now) { // a clock was set back: what has ended may not have
 		f.anew = true
 	}
-	if f.gone > 64 && 2*f.gone > len(f.devices) || len(f.whys) > maxWhys {
+	// Seldom enough that it costs each device that came or left little.
+	if many := max(len(f.devices)/2, 8); f.gone > many || !f.sorted && f.late > many || len(f.whys) > maxWhys {
 		f.pack()
 	}
 	f.now = now
