@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/swellfleet/swell/cloud/retrain"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/store"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
 )
@@ -41,11 +43,12 @@ func (h *Hub) openRollouts(_, background context.Context) error {
 }
 
 // startRollouts begins to decide, once the broker can publish.
-func (h *Hub) startRollouts(_, background context.Context) error {
-	if h.cfg.has(RoleDispatch) {
-		h.worker("rollouts", background, h.plan.Run)
+func (h *Hub) startRollouts(ctx, background context.Context) error {
+	if !h.cfg.has(RoleDispatch) {
+		return nil
 	}
-	return nil
+	h.worker("rollouts", background, h.plan.Run)
+	return h.settle(ctx)
 }
 
 // deviceChanged looks at the rollouts again.
@@ -236,36 +239,78 @@ func (w watched) Commit(ctx context.Context, c dispatch.Commit) (uint64, error) 
 		w.h.stream.Publish(api.Change{Kind: "RolloutDevice", Name: dev.String(), Parent: r.Name})
 	}
 	w.h.stream.Publish(api.Change{Kind: "Overview"})
-	if r.State.Final() {
-		if err := w.h.ended(ctx, r); err != nil {
-			w.h.log.Error("cannot note the end of a rollout with its model", "rollout", r.Name, "error", err)
-		}
+	turned := c.Decision != nil && c.Decision.Before != r.State
+	if err := w.h.stage(ctx, r, turned); err != nil {
+		w.h.log.Error("cannot note how a rollout stands with its model", "rollout", r.Name, "error", err)
 	}
 	return id, nil
 }
 
-// ended moves the model's stage on. Doing it twice changes nothing.
-func (h *Hub) ended(ctx context.Context, r rollout.Rollout) error {
-	if r.Release.Kind != "model" {
+// settle notes what a hub that died after its last commit could not.
+func (h *Hub) settle(ctx context.Context) error {
+	all, err := h.db.Dispatch().Rollouts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range slices.Backward(all) { // the oldest first
+		if err := h.stage(ctx, r, false); err != nil {
+			return fmt.Errorf("note how rollout %s ended with its model: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+// stage moves the model's stage on with its rollout; turned says that the
+// rollout has just come into its state. Doing it twice changes nothing.
+func (h *Hub) stage(ctx context.Context, r rollout.Rollout, turned bool) error {
+	if r.Release.Kind != artifact.Model || !r.State.Final() && r.State != rollout.RollingBack {
 		return nil
 	}
-	v, err := h.db.Registry().Version(ctx, r.Release.Name, r.Release.Counter)
+	models := h.db.Registry()
+	v, err := models.Version(ctx, r.Release.Name, r.Release.Counter)
 	if errors.Is(err, registry.ErrNoVersion) {
 		return nil // an imported release
 	}
 	if err != nil {
 		return err
 	}
+	// A rollout that has passed all its waves was promoted; one that goes back
+	// from there is undone.
+	passed := r.Wave >= len(r.Policy.Waves)
 	switch {
-	case r.State == rollout.Promoted && v.Stage == registry.Released:
-		err = registry.Promote(ctx, h.db.Registry(), r.Release.Name, r.Release.Counter, "rollout "+r.Name+" ended well")
+	case r.State == rollout.Promoted && (v.Stage == registry.Released || turned && v.Stage != registry.Promoted):
+		err = registry.Promote(ctx, models, r.Release.Name, r.Release.Counter, "rollout "+r.Name+" ended well")
+	case r.State != rollout.Promoted && turned && passed && v.Stage == registry.Promoted:
+		err = h.demote(ctx, r)
 	case (r.State == rollout.Failed || r.State == rollout.Aborted) && v.Stage == registry.Released:
-		err = h.db.Registry().SetStage(ctx, r.Release.Name, r.Release.Counter, registry.RolledBack, r.Reason)
+		err = models.SetStage(ctx, r.Release.Name, r.Release.Counter, registry.RolledBack, r.Reason)
+	default:
+		return nil
 	}
 	if err == nil {
 		h.stream.Publish(api.Change{Kind: "Model", Name: r.Release.Name})
 	}
 	return err
+}
+
+// demote takes back that a model was promoted: the one before it is the
+// champion again.
+func (h *Hub) demote(ctx context.Context, r rollout.Rollout) error {
+	models := h.db.Registry()
+	if err := models.SetStage(ctx, r.Release.Name, r.Release.Counter, registry.RolledBack, r.Reason); err != nil {
+		return err
+	}
+	if r.Previous == nil {
+		return nil
+	}
+	before, err := models.Version(ctx, r.Previous.Name, r.Previous.Counter)
+	if errors.Is(err, registry.ErrNoVersion) || err == nil && before.Stage != registry.Superseded {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return registry.Promote(ctx, models, before.Family, before.Counter, fmt.Sprintf("rollout %s of %s-%d was taken back", r.Name, r.Release.Name, r.Release.Counter))
 }
 
 // proposer lets a night ask for a rollout.
