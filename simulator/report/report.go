@@ -1,4 +1,8 @@
-// Package report prints what came of simulations.
+// Package report prints what came of simulations, as a table and as one page
+// with charts that needs nothing else.
+//
+// It takes results of simulator/scenario and changes nothing about them; names
+// and reasons in them come from files and are escaped. simulator/cli imports it.
 package report
 
 import (
