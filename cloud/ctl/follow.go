@@ -44,7 +44,7 @@ var errNotPromoted = errors.New("the rollout was not promoted")
 func (e *env) watch(ctx context.Context, h *hub, name string) error {
 	var show follower = &lines{e: e, said: map[string]string{}}
 	if terminal(e.err) && os.Getenv("TERM") != "dumb" {
-		show = &bars{e: e, progress: mpb.NewWithContext(ctx, mpb.WithOutput(e.err), mpb.WithRefreshRate(200*time.Millisecond))}
+		show = &bars{e: e, progress: mpb.NewWithContext(ctx, mpb.WithOutput(e.err), mpb.WithWidth(32), mpb.WithRefreshRate(200*time.Millisecond))}
 	}
 	var end object
 	again := e.patience()

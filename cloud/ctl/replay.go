@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -45,7 +46,11 @@ func (e *env) showReplay(o object) error {
 		return e.answer(o)
 	}
 	steps := items(o, "steps")
-	fmt.Fprintln(e.out, wrap(fmt.Sprintf("%s %s.", cell(o["rollout"]), cell(o["verdict"])), ""))
+	under := "the file's policy"
+	if o["policy"] != nil {
+		under = cell(o["policy"])
+	}
+	fmt.Fprintln(e.out, wrap(fmt.Sprintf("%s under %s: %s.", cell(o["rollout"]), under, strings.TrimRight(cell(o["verdict"]), ".")), ""))
 	fmt.Fprintf(e.out, "%d of %d decisions are alike.\n", number(o, "same"), len(steps))
 	if e.output == "name" || len(steps) == 0 {
 		return nil

@@ -356,7 +356,7 @@ function Evidence({ name, decision: d }: { name: string; decision: Schemas["Roll
             wide
             facts={[
               ["By", d.actor ?? "the planner"],
-              ["Wave", d.wave === undefined ? undefined : String(d.wave + 1)],
+              ["Wave", d.wave === undefined ? undefined : String((d.gatesWave ?? d.wave) + 1)],
               ["Assigned", d.assigned?.length ? many(d.assigned.length, "device") : "none"],
               ["Called back", d.revoked?.length ? many(d.revoked.length, "device") : "none"],
               ["Looks again", d.wakeAt && absolute(d.wakeAt)],

@@ -30,5 +30,6 @@ it("says what a freeze covers", () => {
 
 it.each([
   ["would have stopped on 2026-11-12 22:14 after 4 devices: shadow gate.", "Under brave it would have stopped on 2026-11-12 22:14 after 4 devices: shadow gate."],
-  ["every decision is the same", "Under brave it says: every decision is the same."],
+  ["decides the same", "Under brave it decides the same."],
+  ["nothing was decided that could be decided otherwise", "Under brave: nothing was decided that could be decided otherwise."],
 ])("says what a replay came to: %s", (verdict, want) => expect(replayed({ rollout: "r-7", policy: "brave", verdict, same: 1, steps: [] })).toBe(want));

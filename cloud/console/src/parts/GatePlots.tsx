@@ -38,7 +38,9 @@ function Plot({ line, x }: { line: Line; x: (at: number) => number }) {
   const value = (g: typeof last) => (g.unit === last.unit && g.comparison === last.comparison ? g.value : undefined);
   const limit = evidence ? last.eLimit : last.threshold;
   const numbers = line.points.flatMap((p) => (evidence ? [p.gate.eHarm, p.gate.eSafe] : [value(p.gate)])).filter((v) => v !== undefined);
-  const { to } = axis(limit === undefined ? numbers : [...numbers, limit], evidence);
+  // Evidence grows without end: what lies far beyond its limit would squash all that matters below it.
+  const most = evidence && limit !== undefined ? 100 * limit : Infinity;
+  const { to } = axis([...numbers, ...(limit === undefined ? [] : [limit])].map((v) => Math.min(v, most)), evidence);
   const y = (v: number) => H - EDGE - to(v) * (H - 2 * EDGE);
   const says = evidence ? `evidence for harm ${num(last.eHarm)}, for safety ${num(last.eSafe)}, needed ${num(last.eLimit)}` : last.value === undefined ? "nothing measured yet" : `${num(last.value)}${last.unit ? ` ${last.unit}` : ""}, must be ${words[last.comparison ?? ""] ?? ""} ${num(last.threshold)}`;
   const end = line.points.at(-1)!;

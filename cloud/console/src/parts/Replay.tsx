@@ -87,5 +87,6 @@ function Outcome({ replay: r }: { replay: Schemas["RolloutReplay"] }) {
 /** The verdict as a sentence: "It would have stopped on …". */
 export function sentence(r: Schemas["RolloutReplay"]): string {
   const verdict = r.verdict.replace(/\.$/, "");
-  return `Under ${r.policy ?? "the other policy"} it ${/^(would|decides|does|goes|ends|is|stops|says)/.test(verdict) ? verdict : `says: ${verdict}`}.`;
+  const under = `Under ${r.policy ?? "the other policy"}`;
+  return /^(would|decides|tells) /.test(verdict) ? `${under} it ${verdict}.` : `${under}: ${verdict}.`;
 }
