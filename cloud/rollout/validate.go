@@ -3,6 +3,7 @@ package rollout
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -100,6 +101,9 @@ func refusals(r Rollout, devices []Device) (all []error) {
 		if why == "" {
 			why = r.approversNever(p, w)
 		}
+		if why == "" {
+			why = r.tooLong(p, i, devices, able)
+		}
 		if why != "" {
 			cannot("wave %d %s", i+1, why)
 		}
@@ -154,6 +158,49 @@ func (p Policy) waveNever(i int, w Wave, devices, able []Device) string {
 			return fmt.Sprintf("has %d devices and the %s gate wants at least %d", n, g.Name, g.MinN)
 		case g.Name == GateSuccess && g.Alpha > 0 && lo < *g.Threshold:
 			return fmt.Sprintf("has %d devices: even if all succeed the lower bound at %.3g is %.3f, below %.3f: draw more devices or lower the threshold", n, 1-g.Alpha, lo, *g.Threshold)
+		}
+	}
+	return ""
+}
+
+// tooLong says why a wave that draws all that are left could not pass by its
+// deadline though everything went well: a group's budget lets so few devices
+// soak at once.
+func (r Rollout) tooLong(p Policy, i int, devices, able []Device) string {
+	w := p.Waves[i]
+	if w.Devices > 0 || w.Share > 0 {
+		return "" // who is drawn is not known
+	}
+	before := 0 // at most so many are drawn by the waves before
+	for _, b := range p.Waves[:i] {
+		if b.Devices == 0 {
+			return ""
+		}
+		before += b.Devices
+	}
+	sel, err := readSelector(w.Selector)
+	if err != nil {
+		return ""
+	}
+	for _, b := range p.Budgets {
+		size, mine := map[string]int{}, map[string]int{}
+		for k := range devices {
+			size[devices[k].Labels[b.GroupBy]]++
+		}
+		for k := range able {
+			if d := &able[k]; d.Champion.Manifest != r.Release.Manifest && sel.Match(d.Look) { // who runs it already does not soak
+				mine[able[k].Labels[b.GroupBy]]++
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(mine)) {
+			n, limit := mine[name]-before, b.limit(size[name])
+			if n <= 0 || limit == 0 {
+				continue
+			}
+			rounds := (n-1)/limit + 1
+			if least := p.ShadowS + float64(rounds)*p.SoakS; least >= w.DeadlineS {
+				return fmt.Sprintf("takes %g s at least, and its deadline is %g s: of %d devices of %s=%s the budget lets %d soak at once, for %g s each", least, w.DeadlineS, n, b.GroupBy, name, limit, p.SoakS)
+			}
 		}
 	}
 	return ""

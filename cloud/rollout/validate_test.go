@@ -27,17 +27,18 @@ func TestARolloutIsRefusedBecause(t *testing.T) {
 		change func(p policy)
 		want   string
 	}{
-		"it has no waves":                                  {func(p policy) { p.Waves = nil }, "0 waves"},
-		"its waves' shares fall":                           {func(p policy) { p.Waves = []rollout.Wave{{Share: 0.5}, {Share: 0.2}} }, "not above 0.5"},
-		"a wave selects a label that no device has":        {func(p policy) { p.Waves[0].Selector = "lin=L1" }, `no device has the label "lin"; there are class, hardware, line, site`},
-		"a wave selects a value that no device has":        {func(p policy) { p.Waves[0].Selector = "line=L9" }, "no device has line=L9; there are L1, L2, L3"},
-		"a wave selects a value of nothing":                {func(p policy) { p.Waves[0].Selector = "line=" }, "label part of 0 bytes"},
-		"a wave selects by what changes on the way":        {func(p policy) { p.Waves[0].Selector = "state=ok" }, "changes while a rollout runs"},
-		"a wave's shadow and soak outlast its deadline":    {func(p policy) { p.SoakS = 4000 }, "can never pass"},
-		"a wave asks for more approvals than approvers":    {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 3, []string{"ben", "cleo"} }, "wave 2: it needs 3 approvals and names 2 approvers: ben, cleo"},
-		"the author is a wave's only approver":             {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 1, []string{"night"} }, "its only approver is night, who proposes the rollout"},
-		"the author is one of as many approvers as needed": {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 2, []string{"ben", "user:night"} }, "1 may approve it beside the author: ben"},
-		"one approver is named twice":                      {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 2, []string{"ben", "user:ben"} }, "1 may approve it beside the author: ben"},
+		"it has no waves":                                   {func(p policy) { p.Waves = nil }, "0 waves"},
+		"its waves' shares fall":                            {func(p policy) { p.Waves = []rollout.Wave{{Share: 0.5}, {Share: 0.2}} }, "not above 0.5"},
+		"a wave selects a label that no device has":         {func(p policy) { p.Waves[0].Selector = "lin=L1" }, `no device has the label "lin"; there are class, hardware, line, site`},
+		"a wave selects a value that no device has":         {func(p policy) { p.Waves[0].Selector = "line=L9" }, "no device has line=L9; there are L1, L2, L3"},
+		"a wave selects a value of nothing":                 {func(p policy) { p.Waves[0].Selector = "line=" }, "label part of 0 bytes"},
+		"a wave selects by what changes on the way":         {func(p policy) { p.Waves[0].Selector = "state=ok" }, "changes while a rollout runs"},
+		"a wave's shadow and soak outlast its deadline":     {func(p policy) { p.SoakS = 4000 }, "can never pass"},
+		"a budget lets too few soak at once for a deadline": {func(p policy) { p.Waves, p.SoakS = []rollout.Wave{{DeadlineS: 3600}}, 1200 }, "wave 1 takes 3660 s at least, and its deadline is 3600 s: of 3 devices of line=L1 the budget lets 1 soak at once, for 1200 s each"},
+		"a wave asks for more approvals than approvers":     {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 3, []string{"ben", "cleo"} }, "wave 2: it needs 3 approvals and names 2 approvers: ben, cleo"},
+		"the author is a wave's only approver":              {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 1, []string{"night"} }, "its only approver is night, who proposes the rollout"},
+		"the author is one of as many approvers as needed":  {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 2, []string{"ben", "user:night"} }, "1 may approve it beside the author: ben"},
+		"one approver is named twice":                       {func(p policy) { p.Waves[1].Approvals, p.Waves[1].Approvers = 2, []string{"ben", "user:ben"} }, "1 may approve it beside the author: ben"},
 		"the approval gate wants more than the approvers": {func(p policy) {
 			p.Waves[0].Approvers, p.Gates = []string{"ben"}, gates(rollout.Gate{Name: rollout.GateApproval, MinN: 2})
 		}, "needs 2 people to pass and 1 may approve it"},
@@ -150,6 +151,7 @@ func TestARolloutIsAcceptedThat(t *testing.T) {
 				rollout.Gate{Name: rollout.GateApproval, MinN: 2},
 				rollout.Gate{Name: rollout.GateExpr, Title: "oil", Expr: "metrics.oil_celsius.max < 90"}, rollout.Gate{Name: rollout.GateExpr, Title: "loss", Expr: "lost_share < 0.01"})
 		},
+		"may just finish in time, as canaries are drawn before": func(p policy) { p.Waves[0].Devices, p.Waves[1].DeadlineS, p.SoakS = 2, 1300, 1200 },
 		"opens at night": func(p policy) { p.Waves[0].DeadlineS = 7200; p.Windows = []rollout.Window{nightly()} },
 		"has windows that meet, which together are as long as a lease": func(p policy) {
 			p.LeaseS = 3*3600 - 1
