@@ -58,12 +58,6 @@ func (s Scenario) String() string {
 	return p.b.String()
 }
 
-// String writes the nature as ParseNature reads it.
-func (n Nature) String() string {
-	p := &printer{}
-	return strings.TrimSpace(p.nature(n).b.String())
-}
-
 type printer struct{ b strings.Builder }
 
 func (p *printer) begin(verb string) *printer { p.b.WriteString(verb); return p }
