@@ -3,7 +3,9 @@ package rollout
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -229,16 +231,21 @@ func (f *Roster) find(id topic.ID) (place int, slot int32, ok bool) {
 	return f.index.find(hashID(id), func(slot int32) bool { return f.devices[slot].ID == id })
 }
 
-// Put takes in a device, or what is new about it; Record is the newest.
+// Put takes in a device, or what is new about it; Record is the newest. Its maps
+// and slices are not changed afterwards.
 func (f *Roster) Put(d Device) {
 	_, i, ok := f.find(d.ID)
 	switch {
 	case ok:
 		old := f.devices[i]
-		if f.status[i].cause == pending && (d.Record != old.Record || d.Class != old.Class || !sameLabels(d.Labels, old.Labels)) {
+		moved := !sameMap(d.Labels, old.Labels)
+		if f.status[i].cause == pending && (d.Record != old.Record || d.Class != old.Class || moved && !maps.Equal(d.Labels, old.Labels)) {
 			f.pendings++
 		}
 		f.take(i)
+		if moved {
+			f.status[i].marks &^= placed
+		}
 		*old = d
 		f.loosen(i)
 	default:
@@ -247,16 +254,9 @@ func (f *Roster) Put(d Device) {
 	}
 }
 
-func sameLabels(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || v != w {
-			return false
-		}
-	}
-	return true
+// sameMap says whether two maps are one.
+func sameMap(a, b map[string]string) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
 // Remove forgets a device.
@@ -395,7 +395,10 @@ func (f *Roster) judge(i int32) {
 	if why != "" {
 		st.why = f.learn(why)
 	}
-	st.cell = f.cell(d)
+	if st.marks&placed == 0 {
+		st.cell = f.cell(d)
+		st.marks |= placed
+	}
 	if f.anew {
 		st.marks |= counted
 		f.count(i, 1)

@@ -47,6 +47,7 @@ const (
 	loose      bits16 = 1 << iota // to be looked at before the next decision
 	dirty                         // looked at since the last one
 	counted                       // in all that is counted
+	placed                        // its cell is known
 	listed                        // in the line of those that wait in its wave
 	listedBack                    // in the line of those that wait to go back
 	copied                        // the device is the roster's own
