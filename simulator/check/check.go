@@ -187,6 +187,9 @@ func (c *Checker) Changed(d *device.Device) {
 	if a := d.Acting(); a != s.acting {
 		c.began(s, a)
 	}
+	if d.Phase().Final() {
+		s.leased = time.Time{} // the trial that it was for has ended
+	}
 	flying := d.InFlight()
 	if flying == s.flying {
 		return

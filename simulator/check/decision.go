@@ -355,7 +355,12 @@ func (c *Checker) AtRest(r rollout.Rollout, now time.Time) {
 		case d.Acting() == "" && d.Confirmed:
 			c.Fault("nothing acts on %s", d.Name())
 		case runs && r.State.Final() && r.State != rollout.Promoted && r.Previous != nil:
-			c.Fault("%s still runs the release of %s, which is %s", d.Name(), r.Name, r.State)
+			rec, said := s.Memory[r.Name], ""
+			for _, cond := range d.Status().Conditions {
+				said += "; " + cond.Message
+			}
+			c.Fault("%s still runs the release of %s, which is %s; it was told %q, its lease ends at %s, its trial %s%s", d.Name(), r.Name, r.State,
+				rec.Offer, rec.LeaseUntil.Format(time.TimeOnly), d.Phase(), said)
 		}
 		known := s.Known
 		known.Record = s.Memory[r.Name]

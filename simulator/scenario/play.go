@@ -155,8 +155,11 @@ func Play(s Scenario, o Options) (Result, error) {
 		return Result{}, err
 	}
 	slices.Reverse(res.History)
-	if last := p.last(); p.refused[last] == "" && o.Until == 0 {
-		c.AtRest(h.rollouts[last], w.Now())
+	for n := p.count; n >= 2 && o.Until == 0; n-- {
+		if r, ok := h.rollouts[rolloutName(n)]; ok && r.State != rollout.Superseded {
+			c.AtRest(r, w.Now())
+			break
+		}
 	}
 	challenger := cast.release(2).Manifest
 	for _, seat := range c.Seats {
@@ -174,6 +177,7 @@ func Play(s Scenario, o Options) (Result, error) {
 	}
 	res.Violations = c.Violations()
 	if o.Until == 0 {
+		res.Unmet = p.unmet
 		for _, e := range s.Expect {
 			if why := e.unmet(res); why != "" {
 				res.Unmet = append(res.Unmet, why)

