@@ -25,7 +25,6 @@ type Stats struct {
 // Status is how a due rollout stands by this hub's newest look.
 type Status struct {
 	Rollout string
-	State   rollout.State
 	Wave    int
 	Gates   []rollout.Verdict // newest; must not be changed
 }
@@ -64,7 +63,7 @@ func (d *Dispatcher) show() {
 	var out []Status
 	for name, w := range d.watches {
 		if w.stored.State.Active() {
-			out = append(out, Status{Rollout: name, State: w.stored.State, Wave: w.stored.Wave, Gates: w.gates})
+			out = append(out, Status{Rollout: name, Wave: w.stored.Wave, Gates: w.gates})
 		}
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Rollout, b.Rollout) })
