@@ -328,12 +328,14 @@ type ClientInterface interface {
 
 	// AbortRollout performs a POST /rollouts/{name}/actions/abort (the `AbortRollout` operationId) request.
 	//
-	// Ends the rollout in any state; devices go back to the last promoted release.
+	// Ends a rollout that has not ended; devices go back to the last promoted release.
 	AbortRollout(ctx context.Context, name Name, params *AbortRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ApproveRollout performs a POST /rollouts/{name}/actions/approve (the `ApproveRollout` operationId) request.
 	//
-	// One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403).
+	// One person's approval of the wave that waits for it, or of what a wave did where the policy
+	// has an approval gate. Whoever started the rollout cannot give it, nor can somebody who is
+	// not among the wave's approvers (403).
 	ApproveRollout(ctx context.Context, name Name, params *ApproveRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PauseRollout performs a POST /rollouts/{name}/actions/pause (the `PauseRollout` operationId) request.
@@ -1208,7 +1210,7 @@ func (c *Client) GetRollout(ctx context.Context, name Name, reqEditors ...Reques
 
 // AbortRollout performs a POST /rollouts/{name}/actions/abort (the `AbortRollout` operationId) request.
 //
-// Ends the rollout in any state; devices go back to the last promoted release.
+// Ends a rollout that has not ended; devices go back to the last promoted release.
 func (c *Client) AbortRollout(ctx context.Context, name Name, params *AbortRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAbortRolloutRequest(c.Server, name, params)
 	if err != nil {
@@ -1223,7 +1225,9 @@ func (c *Client) AbortRollout(ctx context.Context, name Name, params *AbortRollo
 
 // ApproveRollout performs a POST /rollouts/{name}/actions/approve (the `ApproveRollout` operationId) request.
 //
-// One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403).
+// One person's approval of the wave that waits for it, or of what a wave did where the policy
+// has an approval gate. Whoever started the rollout cannot give it, nor can somebody who is
+// not among the wave's approvers (403).
 func (c *Client) ApproveRollout(ctx context.Context, name Name, params *ApproveRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewApproveRolloutRequest(c.Server, name, params)
 	if err != nil {
@@ -6062,14 +6066,16 @@ type ClientWithResponsesInterface interface {
 
 	// AbortRolloutWithResponse performs a POST /rollouts/{name}/actions/abort (the `AbortRollout` operationId) request.
 	//
-	// Ends the rollout in any state; devices go back to the last promoted release.
+	// Ends a rollout that has not ended; devices go back to the last promoted release.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	AbortRolloutWithResponse(ctx context.Context, name Name, params *AbortRolloutParams, reqEditors ...RequestEditorFn) (*AbortRolloutResponse, error)
 
 	// ApproveRolloutWithResponse performs a POST /rollouts/{name}/actions/approve (the `ApproveRollout` operationId) request.
 	//
-	// One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403).
+	// One person's approval of the wave that waits for it, or of what a wave did where the policy
+	// has an approval gate. Whoever started the rollout cannot give it, nor can somebody who is
+	// not among the wave's approvers (403).
 	//
 	// Returns a wrapper object for the known response body format(s).
 	ApproveRolloutWithResponse(ctx context.Context, name Name, params *ApproveRolloutParams, reqEditors ...RequestEditorFn) (*ApproveRolloutResponse, error)
@@ -9916,7 +9922,7 @@ func (c *ClientWithResponses) GetRolloutWithResponse(ctx context.Context, name N
 
 // AbortRolloutWithResponse performs a POST /rollouts/{name}/actions/abort (the `AbortRollout` operationId) request.
 //
-// Ends the rollout in any state; devices go back to the last promoted release.
+// Ends a rollout that has not ended; devices go back to the last promoted release.
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) AbortRolloutWithResponse(ctx context.Context, name Name, params *AbortRolloutParams, reqEditors ...RequestEditorFn) (*AbortRolloutResponse, error) {
@@ -9929,7 +9935,9 @@ func (c *ClientWithResponses) AbortRolloutWithResponse(ctx context.Context, name
 
 // ApproveRolloutWithResponse performs a POST /rollouts/{name}/actions/approve (the `ApproveRollout` operationId) request.
 //
-// One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403).
+// One person's approval of the wave that waits for it, or of what a wave did where the policy
+// has an approval gate. Whoever started the rollout cannot give it, nor can somebody who is
+// not among the wave's approvers (403).
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) ApproveRolloutWithResponse(ctx context.Context, name Name, params *ApproveRolloutParams, reqEditors ...RequestEditorFn) (*ApproveRolloutResponse, error) {

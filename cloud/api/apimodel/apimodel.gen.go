@@ -2321,7 +2321,7 @@ type WaveSpec struct {
 	// Approvals People who must approve before the wave starts; default 0
 	Approvals *int `json:"approvals,omitempty"`
 
-	// Approvers Only these people count, as the audit log names them, e.g. "user:ana"; absent counts everybody but the author
+	// Approvers Only these people count, e.g. "ana"; absent counts everybody but the author
 	Approvers *[]string `json:"approvers,omitempty"`
 
 	// DeadlineSeconds How long unreachable devices are waited for

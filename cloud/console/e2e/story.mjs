@@ -1,6 +1,7 @@
 // What the console does over time, against the fixture hub: `npm run story`.
 // Each step waits for a condition with a deadline; the first that fails ends it.
 
+import axe from "axe-core";
 import { spawn } from "node:child_process";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -131,6 +132,10 @@ try {
     await page.getByRole("button", { name: "Freeze devices" }).click();
     await page.getByText("Frozen: stocktaking").waitFor();
     await second.getByText("Frozen: stocktaking").waitFor();
+    await second.evaluate(axe.source);
+    const result = await second.evaluate(() => /** @type {any} */ (window).axe.run(document, { resultTypes: ["violations"] }));
+    if (result.violations.length > 0) throw new Error(`the banner breaks ${result.violations.map((/** @type {any} */ v) => v.id).join(", ")}`);
+    if (process.env.SHOTS) await second.screenshot({ path: join(process.env.SHOTS, "frozen.png") });
     await page.getByRole("button", { name: "Lift" }).click();
     await page.getByLabel(/Reason/).fill("counted");
     await page.getByRole("button", { name: "Lift freeze" }).click();

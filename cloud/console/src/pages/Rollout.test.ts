@@ -7,12 +7,16 @@ const wave = (w: Partial<Schemas["Wave"]>): Schemas["Wave"] => ({ name: "canary"
 const rollout = (state: Schemas["RolloutState"], waves: Schemas["Wave"][] = [wave({})]) =>
   ({ status: { state, message: "", counts, waves, conditions: [], currentWave: 0 } }) as unknown as Schemas["Rollout"];
 
+const gate = (name: string, verdict: Schemas["Verdict"], n = 1) => ({ name, verdict, n, message: "" });
+
 describe("what is offered", () => {
   it.each([
     ["nothing after the end", rollout("promoted"), []],
     ["pause while it runs", rollout("running"), ["pause", "abort"]],
     ["resume when paused", rollout("paused"), ["resume", "abort"]],
     ["approval when it waits for one", rollout("waiting"), ["approve", "pause", "abort"]],
+    ["approval of what a wave did, once its other gates have passed", rollout("held", [wave({ gates: [gate("success", "PASS"), gate("approval", "INCONCLUSIVE")] })]), ["approve", "pause", "abort"]],
+    ["no approval before the other gates", rollout("held", [wave({ gates: [gate("success", "INCONCLUSIVE", 3), gate("approval", "INCONCLUSIVE")] })]), ["pause", "abort"]],
     ["to be hurried while two waves are left", rollout("running", [wave({}), wave({}), wave({})]), ["promote", "pause", "abort"]],
     ["no hurry before the last wave", rollout("running", [wave({}), wave({})]), ["pause", "abort"]],
     ["only its end while it is queued", rollout("queued"), ["abort"]],

@@ -168,6 +168,9 @@ export function verbs(r: Rollout): Verb[] {
   if (s === "queued") return ["abort"];
   const out: Verb[] = [];
   if (s === "waiting" || r.status.waves.some((w) => w.state === "waiting" && (w.approvalsNeeded ?? 0) > (w.approvals?.length ?? 0) && r.status.currentWave === r.status.waves.indexOf(w))) out.push("approve");
+  // And what a wave did, once its other gates have passed, where the policy asks for it.
+  const gates = r.status.currentWave === undefined ? [] : (r.status.waves[r.status.currentWave]?.gates ?? []);
+  if (!out.includes("approve") && gates.some((g) => g.name === "approval" && g.verdict !== "PASS") && gates.every((g) => g.name === "approval" || g.verdict === "PASS" || g.n === undefined)) out.push("approve");
   // Two waves have to be left: the one on its way, and the next, which would take them all.
   if (s !== "paused" && r.status.currentWave !== undefined && r.status.currentWave + 2 < r.status.waves.length) out.push("promote");
   out.push(s === "paused" ? "resume" : "pause", "abort");
@@ -179,7 +182,7 @@ const wording: Record<Verb, { button: string; effect: string; needs: Schemas["Ro
   resume: { button: "Resume", effect: "The rollout goes on where it stands.", needs: "operator" },
   abort: { button: "Abort", effect: "The rollout ends. Devices that took the release return to the last promoted one; production goes on meanwhile.", needs: "operator", danger: true },
   promote: { button: "Promote", effect: "The wave after this one takes all devices that are left. Every gate still has to pass.", needs: "approver" },
-  approve: { button: "Approve", effect: "Your approval is counted for the wave that waits for it.", needs: "approver" },
+  approve: { button: "Approve", effect: "Your approval is counted: for the wave that waits to begin, or for what the wave on its way did.", needs: "approver" },
   undo: { button: "Undo", effect: "Every device that took the release goes back to the one before, within its budget; production goes on meanwhile.", needs: "operator", danger: true },
 };
 

@@ -672,7 +672,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** @description Ends the rollout in any state; devices go back to the last promoted release. */
+        /** @description Ends a rollout that has not ended; devices go back to the last promoted release. */
         post: operations["abortRollout"];
         delete?: never;
         options?: never;
@@ -710,7 +710,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** @description One person's approval for the wave that waits for it. Whoever started the rollout cannot approve it (403). */
+        /**
+         * @description One person's approval of the wave that waits for it, or of what a wave did where the policy
+         *     has an approval gate. Whoever started the rollout cannot give it, nor can somebody who is
+         *     not among the wave's approvers (403).
+         */
         post: operations["approveRollout"];
         delete?: never;
         options?: never;
@@ -1859,7 +1863,7 @@ export interface components {
             deadlineSeconds?: number;
             /** @description People who must approve before the wave starts; default 0 */
             approvals?: number;
-            /** @description Only these people count, as the audit log names them, e.g. "user:ana"; absent counts everybody but the author */
+            /** @description Only these people count, e.g. "ana"; absent counts everybody but the author */
             approvers?: string[];
         };
         /**
