@@ -2,8 +2,8 @@
 // behaviour, a signer of releases, and a hub in memory with an HTTPS server, an
 // EST server and a broker that can go away, lose and refuse.
 //
-// It is imported by tests only. The real hub and broker meet the agent in the
-// simulator.
+// Tests import it, and the simulator where it needs models of known behaviour:
+// there the agent meets the real hub and broker.
 package agenttest
 
 import (

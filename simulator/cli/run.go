@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -36,8 +37,10 @@ Ends with 1 when a safety property was violated or an expectation of the file
 was not met. docs/scenarios.md describes the language; docs/examples has files
 to copy.`,
 		Example: "  swell-sim run docs/examples/first.txt\n  swell-sim run my-plant.txt --html report.html\n  swell-sim run my-plant.txt --seed 7 --trace | less",
-		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, files []string) error {
+			if len(files) == 0 {
+				return errors.New("name a scenario file, as docs/examples/first.txt")
+			}
 			var runs []report.Run
 			var results []scenario.Result
 			failed := 0
@@ -66,6 +69,7 @@ to copy.`,
 	cmd.Flags().Uint64Var(&seed, "seed", 0, "play with this seed instead of the file's")
 	cmd.Flags().BoolVar(&trace, "trace", false, "print what happens as it happens")
 	cmd.Flags().StringVar(&page, "html", "", "write a report with charts to this file")
+	c.onLoopback(cmd)
 	return cmd
 }
 
