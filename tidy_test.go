@@ -55,6 +55,7 @@ var rules = []rule{
 	{From: "", To: []string{"github.com/sigstore"}, Except: []string{"cloud/release/signing"}, Direct: true, Why: "cosign is a signer among others"},
 	{From: "", To: []string{"github.com/yalue/onnxruntime_go"}, Except: []string{"models/runtime"}, Direct: true, Why: "one owner of the native library"},
 	{From: "", To: []string{"github.com/minio"}, Except: []string{"cloud/objects"}, Direct: true, Why: "S3 lives behind cloud/objects"},
+	{From: "", To: []string{"github.com/google/cel-go"}, Except: []string{"cloud/rollout/expr"}, Direct: true, Why: "the language of gates lives behind cloud/rollout/expr"},
 	{From: "", To: []string{"github.com/influxdata"}, Except: []string{"cloud/series/influx"}, Direct: true, Why: "InfluxDB lives behind cloud/series"},
 	{From: "agent", To: []string{"os"}, Except: []string{"agent/disk", "agent/cmd"}, Direct: true, Why: "device files go through agent/disk, so that power cuts can be tested"},
 }
