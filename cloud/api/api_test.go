@@ -701,8 +701,8 @@ func TestARolloutIsTriedStartedPausedAndExplained(t *testing.T) {
 	a := w.call(t, auth.Operator, "POST", "/rollouts?dryRun=true&reason=look", start)
 	var dry apimodel.Rollout
 	a.into(t, &dry)
-	if a.StatusCode != 201 || len(dry.Status.Waves) != 2 || dry.Status.Waves[0].Counts.Devices != 1 {
-		t.Fatalf("dry run: %d %s", a.StatusCode, a.body)
+	if a.StatusCode != 201 || len(dry.Status.Waves) != 2 || dry.Status.Waves[0].Counts.Devices != 1 || dry.Status.Waves[1].Counts.Devices != 2 {
+		t.Fatalf("dry run: %d %s, want 1 device in the first wave and 2 in the second", a.StatusCode, a.body)
 	}
 	w.call(t, auth.Viewer, "GET", "/rollouts/pump-anomaly-7", nil).problem(t, 404, "not-found")
 

@@ -17,11 +17,16 @@ import (
 // are errors. The simulator plays such files.
 func ReadPolicyFile(doc []byte) (RolloutPolicy, error) {
 	for d := yaml.NewDecoder(bytes.NewReader(doc)); ; {
-		var o map[string]any
-		switch err := d.Decode(&o); {
+		var text yaml.Node
+		switch err := d.Decode(&text); {
 		case errors.Is(err, io.EOF):
 			return RolloutPolicy{}, fmt.Errorf("there is no %s in the file", RolloutPolicyKind)
 		case err != nil:
+			return RolloutPolicy{}, fmt.Errorf("read the policy: %w", err)
+		}
+		asWritten(&text)
+		var o map[string]any
+		if err := text.Decode(&o); err != nil {
 			return RolloutPolicy{}, fmt.Errorf("read the policy: %w", err)
 		}
 		if o["kind"] != RolloutPolicyKind {
@@ -38,5 +43,16 @@ func ReadPolicyFile(doc []byte) (RolloutPolicy, error) {
 			return RolloutPolicy{}, fmt.Errorf("read the policy: %w", err)
 		}
 		return policyOf(p.Metadata.Name, p.Spec)
+	}
+}
+
+// asWritten keeps YAML from reading 2026-12-24 as a time: the contract wants
+// the text.
+func asWritten(n *yaml.Node) {
+	if n.Tag == "!!timestamp" {
+		n.Tag = "!!str"
+	}
+	for _, c := range n.Content {
+		asWritten(c)
 	}
 }

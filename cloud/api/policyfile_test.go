@@ -33,3 +33,19 @@ func TestAPolicyFileIsReadAsItWouldBeApplied(t *testing.T) {
 		})
 	}
 }
+
+func TestDatesInAPolicyFileNeedNoQuotes(t *testing.T) {
+	p, err := api.ReadPolicyFile([]byte(`kind: RolloutPolicy
+metadata: {name: p}
+spec:
+  selector: ""
+  waves: [{name: all}]
+  windows: [{name: night, zone: UTC, from: "22:00", to: "06:00", except: [2026-12-24]}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Policy.Windows[0].Except; len(got) != 1 || got[0] != "2026-12-24" {
+		t.Errorf("except %v", got)
+	}
+}
