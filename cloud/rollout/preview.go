@@ -157,10 +157,11 @@ func (f *Roster) excluded() (out []PreviewDevice) {
 
 // previewGroups returns the groups of the budgets, those that allow least first.
 func (f *Roster) previewGroups() (out []PreviewGroup) {
-	for b, groups := range f.names {
-		for name, g := range groups {
-			out = append(out, PreviewGroup{GroupBy: f.u.p.Budgets[b].GroupBy, Group: name, Size: g.size, Limit: f.limit(g), Unavailable: g.unavailable})
-		}
+	for i := range f.groups {
+		g := &f.groups[i]
+		out = append(out, PreviewGroup{
+			GroupBy: f.u.p.Budgets[g.budget].GroupBy, Group: g.name, Size: int(g.size), Limit: f.limit(g), Unavailable: int(g.unavailable),
+		})
 	}
 	slices.SortFunc(out, func(a, b PreviewGroup) int {
 		return cmp.Or(cmp.Compare(a.Limit-a.Unavailable, b.Limit-b.Unavailable), strings.Compare(a.GroupBy, b.GroupBy), strings.Compare(a.Group, b.Group))
@@ -231,9 +232,10 @@ func (d *decider) rough(drawn []int32, t time.Time) time.Time {
 	for _, slot := range drawn {
 		dev := d.f.devices[slot]
 		key, slots := strings.Join(d.p.windowNames(dev), "\x00")+"\x00"+dev.Labels["zone"], math.MaxInt
-		for _, g := range d.f.cells[d.f.status[slot].cell].groups {
+		for _, k := range d.f.groupsOf(d.f.status[slot].cell) {
+			g := &d.f.groups[k]
 			key += "\x00" + g.name
-			free := d.f.limit(g) - g.unavailable
+			free := d.f.limit(g) - int(g.unavailable)
 			if d.f.status[slot].is(away) {
 				free++
 			}

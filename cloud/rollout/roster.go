@@ -51,11 +51,13 @@ type Roster struct {
 	whys     []string          // what devices have waited for since the roster was made; the first is ""
 	known    map[string]int32  // their indices
 
-	names  []map[string]*group // by budget: its groups by the label's value
-	cells  []cell
-	queues []*queue
-	queue  map[place]int32 // index in queues
-	eased  []*group        // counted anew while queues wait for them
+	names   []names // by budget: its groups
+	groups  []group
+	cells   []cell
+	members []int32 // groups of each cell, as many as there are budgets
+	queues  []*queue
+	queue   map[place]int32 // index in queues
+	eased   []int32         // counted anew while queues wait for them
 
 	pendings uint64 // rises when a device that no wave has drawn changes
 	barren   uint64 // 1 + pendings when a draw for wave barrenOf found nobody; 0: none did
@@ -91,38 +93,32 @@ type hindrance struct {
 
 // group is what one budget knows about one of its groups.
 type group struct {
-	name        string
-	budget      int
-	size        int
-	unavailable int
-	blocked     [2][]int32 // queues that wait for it, by what a device of theirs costs
+	name        string // value of the budget's label
+	budget      int32
+	size        int32
+	unavailable int32
+	cell        int32      // of those that are in this one, where it is of the first budget
 	eased       bool       // listed in Roster.eased
+	blocked     [2][]int32 // queues that wait for it, by what a device of theirs costs
 }
 
-// cell is a combination of groups, one for each budget or for the first few of
-// them, with the ways to the combinations that have one group more.
+// names finds the group of a label's value.
+type names struct {
+	few  []int32 // the first ones, which are looked through one by one
+	rest map[string]int32
+}
+
+const fewNames = 4
+
+// cell is a combination of groups, one of each budget or of each of the first
+// few, with the way to the cells that have one group more.
 type cell struct {
-	groups []*group
-	few    []further
-	next   map[string]int32 // more than those few
+	next [3]further
+	rest map[int32]int32 // by group
 }
 
-type further struct {
-	name string // of the group
-	cell int32
-}
-
-// fewGroups is how many names are looked through one by one.
-const fewGroups = 4
-
-func (c *cell) seen(name string) (next int32, ok bool) {
-	for i := range c.few {
-		if c.few[i].name == name {
-			return c.few[i].cell, true
-		}
-	}
-	return 0, false
-}
+// further is a group, and the cell that has it, too; cell 0 is nobody's.
+type further struct{ group, cell int32 }
 
 // place tells queues apart.
 type place struct {
@@ -167,10 +163,7 @@ func muster(r Rollout, o Orders, devices []*Device, lent bool) *Roster {
 	}
 	f.sorted = slices.IsSortedFunc(devices, func(a, b *Device) int { return compare(a.ID, b.ID) })
 	f.metrics = slices.ContainsFunc(f.u.p.Gates, func(g Gate) bool { return g.Name == GateExpr })
-	f.names = make([]map[string]*group, len(f.u.p.Budgets))
-	for i := range f.names {
-		f.names[i] = map[string]*group{}
-	}
+	f.names, f.members = make([]names, len(f.u.p.Budgets)), make([]int32, len(f.u.p.Budgets))
 	return f
 }
 
@@ -461,14 +454,15 @@ func (f *Roster) record(i int32, rec Record) {
 func (f *Roster) count(i int32, sign int) {
 	st, d := &f.status[i], f.devices[i]
 	f.causes[st.cause] += sign
-	for _, g := range f.cells[st.cell].groups {
-		g.size += sign
+	for _, k := range f.groupsOf(st.cell) {
+		g := &f.groups[k]
+		g.size += int32(sign)
 		if st.is(away) {
-			g.unavailable += sign
+			g.unavailable += int32(sign)
 		}
 		if !g.eased && len(g.blocked[0])+len(g.blocked[1]) > 0 {
 			g.eased = true
-			f.eased = append(f.eased, g)
+			f.eased = append(f.eased, k)
 		}
 	}
 	if st.wave > 0 {
@@ -560,41 +554,88 @@ func (f *Roster) counts() (c Counts) {
 	return c
 }
 
-// cell returns the index of a device's groups.
+// cell returns the cell of a device.
 func (f *Roster) cell(d *Device) int32 {
-	var c int32 // the cell without groups
+	var c int32
 	for b := range f.names {
-		name := d.Labels[f.u.p.Budgets[b].GroupBy]
-		if next, ok := f.cells[c].seen(name); ok {
-			c = next
-			continue
+		g := f.group(int32(b), d.Labels[f.u.p.Budgets[b].GroupBy])
+		if b == 0 {
+			c = f.groups[g].cell
+		} else {
+			c = f.further(c, b, g)
 		}
-		c = f.further(c, b, name)
 	}
 	return c
 }
 
-// further returns the cell of those of c that are in a group of a budget, too.
-func (f *Roster) further(c int32, b int, name string) int32 {
-	if next, ok := f.cells[c].next[name]; ok {
+// group returns the group of a budget for a label's value.
+func (f *Roster) group(b int32, name string) int32 {
+	n := &f.names[b]
+	for _, g := range n.few {
+		if f.groups[g].name == name {
+			return g
+		}
+	}
+	g, ok := n.rest[name]
+	if ok {
+		return g
+	}
+	g = int32(len(f.groups))
+	f.groups = append(f.groups, group{name: name, budget: b})
+	switch {
+	case len(n.few) < fewNames:
+		n.few = append(n.few, g)
+	case n.rest == nil:
+		n.rest = map[string]int32{name: g}
+	default:
+		n.rest[name] = g
+	}
+	if b == 0 {
+		f.groups[g].cell = f.newCell(0, 0, g)
+	}
+	return g
+}
+
+// newCell makes the cell of those in cell c that are in a group of budget b, too.
+func (f *Roster) newCell(c int32, b int, g int32) int32 {
+	n := len(f.names)
+	f.members = append(f.members, f.members[int(c)*n:int(c)*n+n]...)
+	next := int32(len(f.cells))
+	f.cells = append(f.cells, cell{})
+	f.members[int(next)*n+b] = g
+	return next
+}
+
+// further returns the cell of those in cell c that are in a group of budget b, too.
+func (f *Roster) further(c int32, b int, g int32) int32 {
+	from := &f.cells[c]
+	for i := range from.next {
+		if k := &from.next[i]; k.cell != 0 && k.group == g {
+			return k.cell
+		}
+	}
+	if next, ok := from.rest[g]; ok {
 		return next
 	}
-	g := f.names[b][name]
-	if g == nil {
-		g = &group{name: name, budget: b}
-		f.names[b][name] = g
+	next := f.newCell(c, b, g)
+	from = &f.cells[c]
+	for i := range from.next {
+		if from.next[i].cell == 0 {
+			from.next[i] = further{g, next}
+			return next
+		}
 	}
-	next := int32(len(f.cells))
-	f.cells = append(f.cells, cell{groups: append(slices.Clip(f.cells[c].groups), g)})
-	switch from := &f.cells[c]; {
-	case len(from.few) < fewGroups:
-		from.few = append(from.few, further{name, next})
-	case from.next == nil:
-		from.next = map[string]int32{name: next}
-	default:
-		from.next[name] = next
+	if from.rest == nil {
+		from.rest = map[int32]int32{}
 	}
+	from.rest[g] = next
 	return next
+}
+
+// groupsOf returns the groups of a device's cell.
+func (f *Roster) groupsOf(c int32) []int32 {
+	n := len(f.names)
+	return f.members[int(c)*n : int(c)*n+n]
 }
 
 // join puts a device into the queue for a lease.
@@ -693,10 +734,11 @@ func (f *Roster) head(k int32) (slot int32, ok bool) {
 
 // ease lists the queues again that wait for a group which has room now.
 func (f *Roster) ease() {
-	for _, g := range f.eased {
+	for _, k := range f.eased {
+		g := &f.groups[k]
 		g.eased = false
 		for cost := range g.blocked {
-			if g.unavailable+cost > f.limit(g) {
+			if int(g.unavailable)+cost > f.limit(g) {
 				continue
 			}
 			for _, k := range g.blocked[cost] {
@@ -711,12 +753,12 @@ func (f *Roster) ease() {
 	f.eased = f.eased[:0]
 }
 
-func (f *Roster) limit(g *group) int { return f.u.p.Budgets[g.budget].limit(g.size) }
+func (f *Roster) limit(g *group) int { return f.u.p.Budgets[g.budget].limit(int(g.size)) }
 
 // blocking returns the first group that does not allow a lease of a queue, or nil.
 func (f *Roster) blocking(at place) *group {
-	for _, g := range f.cells[at.cell].groups {
-		if g.unavailable+int(at.cost) > f.limit(g) {
+	for _, k := range f.groupsOf(at.cell) {
+		if g := &f.groups[k]; int(g.unavailable)+int(at.cost) > f.limit(g) {
 			return g
 		}
 	}
