@@ -106,6 +106,7 @@ func TestWhatCannotBePlayedIsExplained(t *testing.T) {
 		"a fleet that says more":       {[]string{"what-if", "--policy", policy, "--fleet", write(t, "z.txt", "fleet 3\nwave all\n")}, "a fleet file says only"},
 		"an unknown nature":            {[]string{"what-if", "--policy", policy, "--fleet", text, "--release", "evil"}, `a release has no "evil": there are sound, flags xN`},
 		"a policy that never ends":     {[]string{"what-if", "--policy", write(t, "p.yaml", strings.Replace(quick, "maxUnavailable: 1", "minAvailable: 6", 1)), "--fleet", text}, "the hub would refuse this"},
+		"no scenario":                  {[]string{"run"}, "name a scenario file, as docs/examples/first.txt"},
 		"a scenario that is not there": {[]string{"run", "none.txt"}, "cannot read the scenario"},
 		"a word it does not know":      {[]string{"run", write(t, "w.txt", "fleet 3\nwaves all\n")}, `w:2: unknown word "waves"`},
 	} {

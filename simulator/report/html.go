@@ -447,8 +447,11 @@ func (r Run) decisions() ([]row, string) {
 // Percent writes n of all.
 func Percent(n, all int) string {
 	p := 100 * float64(n) / float64(max(all, 1))
-	if p == 0 || p >= 1 {
+	switch {
+	case p == 0 || p >= 10:
 		return fmt.Sprintf("%.0f %%", p)
+	case p >= 1:
+		return fmt.Sprintf("%.1f %%", p)
 	}
 	return fmt.Sprintf("%.2g %%", p)
 }
