@@ -122,9 +122,6 @@ func (c *Checker) Begin() {
 	}
 }
 
-// Seat returns the place of a device, or nil.
-func (c *Checker) Seat(id topic.ID) *Seat { return c.byID[id] }
-
 // Of returns the place of a device.
 func (c *Checker) Of(d *device.Device) *Seat { return c.byDevice[d] }
 

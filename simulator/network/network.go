@@ -21,7 +21,7 @@ type Faults struct {
 type Network struct {
 	w *world.World
 
-	Sent, Dropped, Doubled int
+	Sent, Dropped int
 }
 
 // New returns a network without parties.
@@ -61,7 +61,7 @@ func (p *Party) Send(deliver func()) (sent bool) {
 	}
 	copies := 1
 	if p.rand.Chance(p.Faults.Duplicate) {
-		copies, n.Doubled = 2, n.Doubled+1
+		copies = 2
 	}
 	arrive := func() {
 		if p.cuts > 0 {

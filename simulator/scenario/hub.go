@@ -8,6 +8,7 @@ import (
 
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/rollout"
+	"github.com/swellfleet/swell/cloud/rollout/rollouttest"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 	"github.com/swellfleet/swell/protocol/twin"
@@ -497,6 +498,11 @@ func (h *hub) committed(c dispatch.Commit, id uint64) {
 		h.trace("%s decision %d: %s (%d changes)", r.Name, id, c.Decision.Decision.Summary, len(c.Decision.Decision.Changes))
 		for _, why := range c.Decision.Decision.Reasons {
 			h.trace("    %s", why)
+		}
+		if !c.Decision.Delta && c.Decision.Omitted == 0 { // with all its evidence it can be looked at by itself
+			for _, bad := range rollouttest.Check(c.Decision.Input, c.Decision.Snapshot, c.Decision.Decision, c.Decision.At) {
+				h.check.Fault("decision %d of %s: %s", id, r.Name, bad)
+			}
 		}
 	}
 	if c.Holder != "" {
