@@ -49,8 +49,8 @@ assumption breaks stand beside those in which it holds. docs/gates.md explains.`
 		},
 	}
 	f := cmd.Flags()
-	f.IntVar(&o.Runs, "runs", 1000, "runs of each row in which a stop is a false alarm")
-	f.IntVar(&o.Caught, "caught-runs", 300, "runs of each row in which a stop is wanted")
+	f.IntVar(&o.Runs, "runs", 1000, "runs of each row in which a stop is a false alarm and the assumption holds; fewer of many devices")
+	f.IntVar(&o.Caught, "caught-runs", 200, "runs of each other row")
 	f.Uint64Var(&o.Seed, "seed", 1, "draws the streams")
 	f.IntVar(&o.Workers, "workers", 2, "how many at a time")
 	f.StringVar(&picture, "plot", "", "write the curves to this SVG file")

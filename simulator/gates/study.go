@@ -30,8 +30,8 @@ import (
 // Options say how much is measured. The zero value measures what the figures
 // of the documentation are made of.
 type Options struct {
-	Runs    int    // of each row in which a stop is a false alarm and the assumption holds, but of many devices only where noise is independent; default 1000
-	Caught  int    // of each other row; default 300
+	Runs    int    // of each row in which a stop is a false alarm and the assumption holds, fewer of many devices where noise is not independent; default 1000
+	Caught  int    // of each other row; default 200
 	Seed    uint64 // default 1
 	Workers int    // default 2
 	// Progress is told how many of all rows are done. nil: nobody.
@@ -152,9 +152,15 @@ func cells(o Options) []cell {
 					c.settings = settings
 				}
 				for _, s := range c.settings {
+					if r > s.Margin || !holds(n, r, s) {
+						continue
+					}
 					// Many devices cost much and say the same in every noise.
-					if r <= s.Margin && holds(n, r, s) && (d < 50 || n.kind == independent) {
+					switch {
+					case d < 10 || n.kind == independent:
 						c.runs = o.Runs
+					case d < 50:
+						c.runs = max(o.Caught, o.Runs/2)
 					}
 				}
 				out = append(out, c)
@@ -173,7 +179,7 @@ func Run(ctx context.Context, o Options) ([]Row, error) {
 		o.Runs = 1000
 	}
 	if o.Caught == 0 {
-		o.Caught = 300
+		o.Caught = 200
 	}
 	if o.Seed == 0 {
 		o.Seed = 1
