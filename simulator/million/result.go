@@ -185,6 +185,9 @@ func (r Result) Print(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n", says)
 	fmt.Fprintf(out, "%s decisions on %s reports sent %s documents; %s power cuts.\n", group(uint64(r.Decisions)), group(uint64(r.Reports)), group(uint64(r.Documents)), group(uint64(r.PowerCuts)))
 	fmt.Fprintf(out, "It ended after %s and was at rest after %s of virtual time.\n", r.Ended, r.Rest)
+	if r.Watched > 0 {
+		fmt.Fprintf(out, "The watched device and the agent's own machine agreed on %s events.\n", group(uint64(r.Watched)))
+	}
 	fmt.Fprintf(out, "%s devices tried the release, %s were harmed (%.3g %%).\n\n", group(uint64(r.Tried)), group(uint64(r.Harmed)), 100*float64(r.Harmed)/float64(r.Devices))
 	row("step function called by", "events")
 	for k, name := range [kinds]string{"starts", "documents", "answers of actions", "observations", "ticks"} {

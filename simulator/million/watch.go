@@ -2,6 +2,7 @@ package million
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/swellfleet/swell/agent/update"
@@ -73,7 +74,8 @@ func (d *double) step(at update.Moment, e update.Event, a update.Asks) {
 	}
 	same := len(r.Do) == len(a.Do) && r.Report == a.Report && (r.Save != nil) == a.Save && r.Wake == a.Wake &&
 		st.Generation == b.Generation && manifest(st.Champion) == manifest(b.Champion) && manifest(st.LastGood) == manifest(b.LastGood) &&
-		t.Manifest == manifest(b.Trial) && t.Phase == b.Phase && t.Code == b.Code && t.Lease == b.Lease && t.Attempts == b.Attempts && t.Windows == b.Windows
+		t.Manifest == manifest(b.Trial) && t.Phase == b.Phase && t.Code == b.Code && t.Lease == b.Lease && t.Attempts == b.Attempts && t.Windows == b.Windows &&
+		slices.Contains(st.Quarantined, d.s.table.Releases[challenger-1].Manifest) == p.Quarantined(challenger)
 	for i := range min(len(r.Do), len(a.Do)) {
 		same = same && r.Do[i].Kind == a.Do[i].Kind && r.Do[i].ID == uint64(a.Do[i].ID)
 	}
