@@ -99,6 +99,7 @@ type group struct {
 	unavailable int32
 	cell        int32      // of those that are in this one, where it is of the first budget
 	eased       bool       // listed in Roster.eased
+	after       int32      // the group found after this one
 	blocked     [2][]int32 // queues that wait for it, by what a device of theirs costs
 }
 
@@ -106,6 +107,7 @@ type group struct {
 type names struct {
 	few  []int32 // the first ones, which are looked through one by one
 	rest map[string]int32
+	last int32 // the group found last
 }
 
 const fewNames = 4
@@ -576,8 +578,20 @@ func (f *Roster) group(b int32, name string) int32 {
 			return g
 		}
 	}
+	// Devices in the order of their IDs go through the groups in a pattern: one
+	// after the other, or again and again in turn. The map is only asked where
+	// the pattern breaks.
+	if n.rest != nil {
+		for _, g := range [...]int32{n.last, f.groups[n.last].after} {
+			if k := &f.groups[g]; k.budget == b && k.name == name {
+				n.last = g
+				return g
+			}
+		}
+	}
 	g, ok := n.rest[name]
 	if ok {
+		f.groups[n.last].after, n.last = g, g
 		return g
 	}
 	g = int32(len(f.groups))
@@ -589,6 +603,7 @@ func (f *Roster) group(b int32, name string) int32 {
 		n.rest = map[string]int32{name: g}
 	default:
 		n.rest[name] = g
+		f.groups[n.last].after, n.last = g, g
 	}
 	if b == 0 {
 		f.groups[g].cell = f.newCell(0, 0, g)
