@@ -26,7 +26,7 @@ var mutations = []struct{ name, file, old, new string }{
 	},
 	{
 		"an empty wave passes", "cloud/rollout/decide.go",
-		"if i > 0 && left == 0 {", "if i > 0 {",
+		"if i > 0 && left == 0 {", "if i > 0 && left >= 0 {",
 	},
 	{
 		"missing data passes", "cloud/rollout/gates.go",
