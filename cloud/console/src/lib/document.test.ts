@@ -13,6 +13,11 @@ describe("a policy as a document", () => {
     expect(text).toContain('resourceVersion: "7"'.replaceAll('"', "'"));
     expect(text).not.toContain("status");
   });
+  it("says who and how before the details, in whatever order the hub answers", () => {
+    const spec = { budgets: [{ maxUnavailable: 1, groupBy: "line" }], leaseSeconds: 20, selector: "", waves: [{ devices: 3, name: "canary" }] };
+    const text = write({ ...policy, spec }, "yaml");
+    expect(text.slice(text.indexOf("spec:"))).toBe("spec:\n  selector: ''\n  waves:\n    - {name: canary, devices: 3}\n  budgets:\n    - {groupBy: line, maxUnavailable: 1}\n  leaseSeconds: 20\n");
+  });
   it("leaves dates as they are written", () => {
     expect(read("metadata: {name: p}\nspec: {selector: '', waves: [], windows: [{name: w, except: [2026-12-24]}]}").spec.windows?.[0]?.except).toEqual(["2026-12-24"]);
   });

@@ -12,9 +12,23 @@ export function write(p: Policy, form: Form): string {
     apiVersion: p.apiVersion,
     kind: p.kind,
     metadata: { name: p.metadata.name, ...(p.metadata.labels ? { labels: p.metadata.labels } : {}), ...(p.metadata.resourceVersion ? { resourceVersion: p.metadata.resourceVersion } : {}) },
-    spec: p.spec,
+    spec: ordered(p.spec),
   };
   return form === "json" ? `${JSON.stringify(doc, null, 2)}\n` : dump(doc, { schema: JSON_SCHEMA, lineWidth: 100, noRefs: true, flowLevel: 3 });
+}
+
+// People read who and how before the details; the hub answers in alphabetical order.
+const first = ["name", "groupBy", "selector", "waves", "growth", "budgets", "windows", "gates"];
+
+function ordered(v: unknown): unknown {
+  if (Array.isArray(v)) return v.map(ordered);
+  if (typeof v !== "object" || v === null) return v;
+  const rank = ([key]: [string, unknown]) => (first.includes(key) ? first.indexOf(key) : first.length);
+  return Object.fromEntries(
+    Object.entries(v)
+      .sort((a, b) => rank(a) - rank(b))
+      .map(([key, x]) => [key, ordered(x)]),
+  );
 }
 
 /** The document in a text of either form. The hub checks what it says; here it only has to be an object. */

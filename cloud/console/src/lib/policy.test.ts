@@ -22,5 +22,5 @@ it("says gates, growth and a whole policy", () => {
   expect(gateWords({ name: "shadow", threshold: 1.5, alpha: 0.01 })).toBe("threshold 1.5, error 1 %");
   expect(growthWords({ first: 2, factor: 3, maxShare: 0.25 })).toBe("then waves from 2 devices on, each ×3, at most 25 % of the fleet");
   expect(policySentence({ selector: "class=pump", waves: [{ name: "all" }], budgets: [{ groupBy: "line", maxUnavailable: 1 }], windows: [{ name: "night" }] }, 24)).toBe("class=pump (24 now) in 1 wave, with a budget per line and 1 maintenance window.");
-  expect(policySentence({ selector: "", waves: [], growth: { first: 1, factor: 2 } }, undefined)).toBe("every device in growing waves.");
+  expect(policySentence({ selector: "", waves: [], growth: { first: 1, factor: 2 } }, undefined)).toBe("Every device in growing waves.");
 });

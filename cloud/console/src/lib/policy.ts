@@ -42,7 +42,7 @@ export function gateWords(g: Schemas["GateSpec"]): string {
 export function policySentence(spec: Spec, devices: number | undefined): string {
   const n = spec.waves.length;
   const waves = n > 0 ? `${n} ${n === 1 ? "wave" : "waves"}${spec.growth ? " and more that grow" : ""}` : "growing waves";
-  const fleet = `${spec.selector || "every device"}${devices === undefined ? "" : ` (${devices} now)`}`;
+  const fleet = `${spec.selector || "Every device"}${devices === undefined ? "" : ` (${devices} now)`}`;
   const rules = [spec.budgets?.length && `a budget per ${spec.budgets.map((b) => b.groupBy).join(" and ")}`, spec.windows?.length && `${spec.windows.length} maintenance ${spec.windows.length === 1 ? "window" : "windows"}`].filter(Boolean);
   return `${fleet} in ${waves}${rules.length ? `, with ${rules.join(" and ")}` : ""}.`;
 }
