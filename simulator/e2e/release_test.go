@@ -95,6 +95,15 @@ func newFactory(t *testing.T, n int) *factory {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.fleet.Close)
+	until(t, 30*time.Second, "all devices to report", func() (bool, error) { // nothing is offered to devices that are not there
+		for _, id := range f.ids {
+			resp, err := f.hub.API.GetDeviceWithResponse(t.Context(), id.Site, id.Node)
+			if err != nil || resp.JSON200 == nil || resp.JSON200.Status.Reported == nil {
+				return false, err
+			}
+		}
+		return true, f.fleet.Err()
+	})
 	f.promote(f.publish(candidate(calm("one"), nil)))
 	return f
 }
