@@ -38,14 +38,6 @@ type Term struct {
 // Look returns what a device has under a key, and whether it has it.
 type Look func(key string) (value string, ok bool)
 
-// Labels looks into a map.
-func Labels(m map[string]string) Look {
-	return func(key string) (string, bool) {
-		v, ok := m[key]
-		return v, ok
-	}
-}
-
 // maxTerms bounds a selector; the contract bounds its text.
 const maxTerms = 64
 
