@@ -118,9 +118,9 @@ func (k *shrinker) shrink(s scenario.Scenario) scenario.Scenario {
 			break
 		}
 	}
-	for _, part := range []time.Duration{1, 2, 3} {
-		at := k.violations[0].At
-		if short := (at*part/3 + time.Minute).Round(time.Minute); short < s.For {
+	for _, part := range []float64{1. / 3, 2. / 3, 1} {
+		at := k.violations[0].At.Seconds()
+		if short := (time.Duration(at*part*float64(time.Second)) + time.Minute).Round(time.Minute); short < s.For {
 			before := s.For
 			if try(func(t *scenario.Scenario) { t.For = short }); s.For != before {
 				break
