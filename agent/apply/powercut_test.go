@@ -237,7 +237,8 @@ func (r *rig) do(a update.Action) error {
 				r.act("")
 				return update.Release{}, nil
 			}
-			rel, err := update.Release{}, error(nil)
+			var rel update.Release
+			var err error
 			if a.Kind == update.ActRollback && r.resident[d] {
 				v := r.p.releases[d]
 				rel = update.Release{Name: v.Name, Counter: v.Counter, Manifest: d, Model: v.Model}

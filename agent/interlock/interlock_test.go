@@ -3,6 +3,7 @@ package interlock_test
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,7 +37,7 @@ func check(t *testing.T, p interlock.Predicate, want string) {
 	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 		t.Errorf("got %v, want %q", err, want)
 	}
-	if s.Last() != err {
+	if !errors.Is(s.Last(), err) {
 		t.Errorf("remembers %v", s.Last())
 	}
 }

@@ -523,10 +523,10 @@ func (p Policy) validateWindows() error {
 		}
 		names[w.Name] = true
 		if _, err := readSelector(w.Selector); err != nil {
-			return fmt.Errorf("window %q: %v", w.Name, err)
+			return fmt.Errorf("window %q: %w", w.Name, err)
 		}
 		if _, err := w.calendar(w.Zone); err != nil {
-			return fmt.Errorf("window %q: %v", w.Name, err)
+			return fmt.Errorf("window %q: %w", w.Name, err)
 		}
 	}
 	return nil

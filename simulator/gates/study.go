@@ -99,11 +99,11 @@ type Row struct {
 // stop is a false alarm.
 func (r Row) Allowed() bool { return r.Ratio <= r.Margin }
 
-// Median and Late are the hours within which half and 90 % of the runs
-// stopped; +Inf when fewer did.
+// Median is the hours within which half of the runs stopped; +Inf when fewer
+// did.
 func (r Row) Median() float64 { return quantile(r.Stopped, r.Runs, 0.5) }
 
-// Late: see Median.
+// Late is the hours within which 90 % of the runs stopped; +Inf when fewer did.
 func (r Row) Late() float64 { return quantile(r.Stopped, r.Runs, 0.9) }
 
 // MedianPass is the hours within which half of the runs passed.

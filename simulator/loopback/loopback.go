@@ -19,7 +19,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/swellfleet/swell/agent"
@@ -58,7 +57,6 @@ type plant struct {
 	created []string // people that have an account
 	pass    string
 
-	mu     sync.Mutex
 	acted  map[string]bool // devices on which the release ever acted
 	repair []func()        // what ends a fault, when it is due
 	due    []time.Time

@@ -51,7 +51,7 @@ func (c *chart) axes() {
 		c.add(`<text class="tick" x="%.1f" y="%.1f" text-anchor="end">%s</text>`, c.left-6, y+4, short(v))
 	}
 	step := stepOf(c.to-c.from, c.w)
-	for t := (c.from + step - 1) / step * step; t <= c.to; t += step {
+	for t := (c.from + step - 1).Truncate(step); t <= c.to; t += step {
 		x, anchor := c.x(t), "middle"
 		if x > c.w-c.right-14 {
 			anchor = "end"
@@ -144,7 +144,8 @@ func stepOf(span time.Duration, width float64) time.Duration {
 			return s
 		}
 	}
-	return (want + 96*time.Hour - 1) / (96 * time.Hour) * 96 * time.Hour
+	const days = 96 * time.Hour
+	return (want + days - 1).Truncate(days)
 }
 
 // clock writes time since the beginning as 1:05 h.
