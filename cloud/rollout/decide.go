@@ -228,14 +228,8 @@ func (d *decider) wave() (passed bool) {
 		}
 	}
 	d.gatesSettled(w)
-	// A failure that shows after its wave passed still counts.
-	if all := d.f.all(); all.failures > t.failures {
-		for _, g := range d.p.Gates {
-			if v := success(g, all); g.Name == GateSuccess && v.Result == Fail {
-				d.fail("over all waves so far: %s gate: %s", g.Name, v.Reason)
-				return false
-			}
-		}
+	if d.turnedBad(t) {
+		return false
 	}
 	if clear && w.Cleared.IsZero() {
 		w.Cleared = d.now
@@ -265,6 +259,24 @@ func (d *decider) wave() (passed bool) {
 	default:
 		d.r.State = Running
 		d.hold("wave %s: %d of %d devices done, %d failed, %d on their way, %d not reached", name, t.done, t.devices, t.failures, t.unresolved, t.away)
+	}
+	return false
+}
+
+// turnedBad fails the rollout for what has shown after its wave passed: devices
+// that failed later, and scores that stopped being finite later. t is the wave
+// on its way.
+func (d *decider) turnedBad(t *tally) bool {
+	all := d.f.all()
+	for _, g := range d.p.Gates {
+		news := g.Name == GateSuccess && all.failures > t.failures || g.Name == GateNonFinite && all.nonFinite > t.nonFinite
+		if !news {
+			continue
+		}
+		if v := evaluate(d.r, d.p, g, all); v.Result == Fail {
+			d.fail("over all waves so far: %s gate: %s", g.Name, v.Reason)
+			return true
+		}
 	}
 	return false
 }

@@ -209,3 +209,23 @@ func TestADeviceWithoutAWindowNeverActivatesAndGoesBackThroughNone(t *testing.T)
 		t.Errorf("%d devices run it, ended at %s", w.running(), w.r.Ended)
 	}
 }
+
+// The soak of the canaries was sound; what they score later is not.
+func TestScoresThatTurnBadAfterTheirWavePassedStillStopTheRollout(t *testing.T) {
+	w := newWorld(t, 24, 3, simple())
+	w.run(func() bool { return w.r.Wave == 1 && w.running() > 3 })
+	for i := range w.devices {
+		if d := &w.devices[i]; d.Record.Wave == 1 {
+			d.Champion.Windows, d.Champion.NonFinite = 5000, 40
+			break
+		}
+	}
+	w.run(nil)
+	w.want(rollout.Failed)
+	if !strings.Contains(w.r.Reason, "over all waves so far: non-finite gate: 40 of") {
+		t.Errorf("the reason is %q", w.r.Reason)
+	}
+	if n := w.running(); n > 0 {
+		t.Errorf("%d devices still run it", n)
+	}
+}

@@ -526,6 +526,8 @@ func (f *Roster) all() *tally {
 		t.failures += w.sums.failures
 		t.unresolved += w.sums.unresolved
 		t.away += w.sums.away
+		t.windows += w.sums.windows
+		t.nonFinite += w.sums.nonFinite
 	}
 	return t
 }

@@ -120,15 +120,20 @@ func (t *sums) count(u *rules, d *Device, s *status, sign int, keep bool) {
 	}
 }
 
-// shown returns what a device has shown of the release: in its trial, or as
-// its champion where the trial had nothing to try, since the release ran there
-// before, and where an agent that started again has forgotten the soak.
+// shown returns what a device has shown of the release: in its trial, and once
+// it is done as its champion, whose counters go on. They stand alone where the
+// trial had nothing to try, since the release ran there before, and where an
+// agent that started again has forgotten the soak.
 func (d *Device) shown(c cause) (windows, nonFinite uint64, latencyMs float64) {
 	t := &d.Trial
-	if windows = t.Shadowed + t.Windows; windows == 0 && c == done {
-		return d.Champion.Windows, d.Champion.NonFinite, d.Champion.LatencyP99Ms
+	windows, nonFinite, latencyMs = t.Shadowed+t.Windows, t.NonFinite, t.LatencyP99Ms
+	if c != done {
+		return windows, nonFinite, latencyMs
 	}
-	return windows, t.NonFinite, t.LatencyP99Ms
+	if windows == 0 {
+		latencyMs = d.Champion.LatencyP99Ms
+	}
+	return max(windows, d.Champion.Windows), max(nonFinite, d.Champion.NonFinite), latencyMs
 }
 
 // paired says whether the device has a champion to compare the release with. A
