@@ -33,8 +33,9 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
   swell-sim backtest --data DIR        your own recordings, through the whole product
   swell-sim fleet                      many whole agents against a hub of yours
   swell-sim run FILE                   a rollout scenario on virtual time
-  swell-sim what-if --policy P --fleet F   what a policy of yours would do on your fleet
-  swell-sim explore                    the same with many seeds, until one breaks something
+  swell-sim what-if --policy P --fleet F
+                                       what a policy of yours would do on your fleet
+  swell-sim explore                    a night on which everything goes wrong, with many seeds
   swell-sim gates                      the shadow gate measured, beside what others do
   swell-sim million                    one rollout on a million packed devices`,
 		SilenceErrors: true, SilenceUsage: true,

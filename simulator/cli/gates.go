@@ -17,7 +17,7 @@ func (c *command) gates() *cobra.Command {
 	var picture string
 	cmd := &cobra.Command{
 		Use:   "gates",
-		Short: "measure the shadow gate: false alarms and time to stop, beside what others do",
+		Short: "Measure the shadow gate: false alarms and time to stop, beside what others do",
 		Long: `Plays streams of flags against the product's own shadow gate and prints how
 often it stops what it should not, how soon it stops what it should, and the
 same of two usual tests on the same streams. Rows in which the gate's
