@@ -95,10 +95,16 @@ func TestOneBadBatchDoesNotSpoilTheOthers(t *testing.T) {
 	bad.Columns[0].Name = "evil"
 	answers := make([]error, 4)
 	var wait sync.WaitGroup
-	for i, b := range []series.Batch{seriestest.Wave(0), bad, seriestest.Wave(2), seriestest.Wave(3)} {
+	put := func(i int, b series.Batch) {
 		wait.Go(func() { answers[i] = s.Append(context.Background(), []series.Batch{b}) })
 	}
-	await(t, func() bool { return server.Writes() == 1 && len(s.requests) == 3 })
+	// The first is on its way before the others come, so that these wait together.
+	put(0, seriestest.Wave(0))
+	await(t, func() bool { return server.Writes() == 1 })
+	put(1, bad)
+	put(2, seriestest.Wave(2))
+	put(3, seriestest.Wave(3))
+	await(t, func() bool { return len(s.requests) == 3 })
 	release()
 	wait.Wait()
 	for i, err := range answers {
