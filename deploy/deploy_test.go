@@ -85,7 +85,7 @@ func uncommented(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
 		bare := strings.TrimLeft(line, " ")
-		if rest, ok := strings.CutPrefix(bare, "# "); ok && isKey(rest) {
+		if rest, ok := strings.CutPrefix(bare, "# "); ok && isKey(strings.TrimPrefix(strings.TrimLeft(rest, " "), "- ")) {
 			line = line[:len(line)-len(bare)] + rest
 		}
 		out.WriteString(line)

@@ -332,7 +332,8 @@ func (m *stepper) done(id uint64, rel *Release) {
 	case id == 0:
 	case id == uint64(r.champion.id):
 		r.champion, r.fallback = pending{}, 0
-		if s.Champion != 0 && rel.Model != "" && m.release(s.Champion).Model != rel.Model {
+		// Another release may have become the champion while this one was loading.
+		if c := s.Champion; c != 0 && rel.Manifest == m.release(c).Manifest && rel.Model != "" && m.release(c).Model != rel.Model {
 			m.book.learn(s.Champion, rel.Model, nil)
 			m.save()
 		}
