@@ -143,6 +143,10 @@ bench-powercut: ## Power cuts, torn writes, lost fsync, full disk and bit rot at
 bench-harm: ## How far two bad releases come on 10 000 virtual devices, and how soon they are stopped
 	@SWELL_BENCH=1 go test -v -count=1 -timeout 20m -run '^TestHarmFigures$$' ./simulator/scenario 2>&1 | .ci/figures
 
+.PHONY: bench-nab
+bench-nab: build ## The standard score of the devices' verdicts on the public NAB streams
+	@simulator/backtest/nab.sh $(BIN)/swell-sim | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages

@@ -45,7 +45,7 @@ type Policy struct {
 	TrainRows int      `json:"train_rows,omitempty"` // only the first so many rows of each device's stream; 0: all
 	MinRows   int      `json:"min_rows,omitempty"`   // fewer usable rows in a class refuse it; 0: 100
 
-	Kinds []string   `json:"kinds,omitempty"` // detectors that compete; empty: all of models/zoo
+	Kinds []string   `json:"kinds,omitempty"` // detectors that compete; empty: zoo.Competitors
 	Fit   zoo.Config `json:"fit"`
 	Gates Gates      `json:"gates"`
 	Seed  uint64     `json:"seed"`
@@ -85,7 +85,7 @@ func (p Policy) withDefaults() Policy {
 		p.MinRows = 100
 	}
 	if len(p.Kinds) == 0 {
-		p.Kinds = zoo.Kinds()
+		p.Kinds = zoo.Competitors()
 	}
 	setDefault(&p.Gates.MaxFlagShare, 0.05)
 	setDefault(&p.Gates.MinDetected, 0.3)

@@ -208,7 +208,7 @@ func TestARealModelFindsSimulatedFaults(t *testing.T) {
 		}
 		return s
 	}
-	for _, kind := range zoo.Kinds() {
+	for _, kind := range zoo.Competitors() {
 		fitted, err := zoo.Fit(context.Background(), kind, zoo.Dataset{Channels: channels, SampleRateHz: 1, Series: []zoo.Series{series(1)}}, zoo.Config{})
 		if err != nil {
 			t.Fatal(err)

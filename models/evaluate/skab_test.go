@@ -99,7 +99,7 @@ func TestSKAB(t *testing.T) {
 	if _, err := runtime.Library(""); err != nil {
 		t.Skip(err)
 	}
-	for _, kind := range zoo.Kinds() {
+	for _, kind := range zoo.Competitors() {
 		t.Run(kind, func(t *testing.T) {
 			pooled := map[string]Confusion{}
 			var all Confusion

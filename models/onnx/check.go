@@ -183,22 +183,13 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 	if err != nil {
 		return none, err
 	}
-	var bytes int64
 	for _, name := range values.Order {
-		v := values.All[name]
-		if v.depth > limits.Depth {
+		if v := values.All[name]; v.depth > limits.Depth {
 			return none, fmt.Errorf("value %q needs %d operations in a row: at most %d are allowed", name, v.depth, limits.Depth)
 		}
-		n, err := count(v.Shape)
-		if err != nil {
-			return none, fmt.Errorf("value %q: %w", name, err)
-		}
-		if v.constant == nil {
-			bytes += n * elementSize(v.Type)
-		}
-		if bytes > limits.Activations {
-			return none, fmt.Errorf("one run would need more than %d bytes of memory", limits.Activations)
-		}
+	}
+	if values.Bytes() > limits.Activations {
+		return none, fmt.Errorf("one run would need more than %d bytes of memory", limits.Activations)
 	}
 	// What the graph declares was compared with the contract; here what it really computes is.
 	for _, o := range outputs(c) {

@@ -21,6 +21,21 @@ type Values struct {
 	Order []string // names in All: inputs, constants, then as computed
 }
 
+// Bytes is how much memory all values that are not constants take together.
+func (vs Values) Bytes() int64 {
+	var sum int64
+	for _, v := range vs.All {
+		n, err := count(v.Shape) // Infer has refused what it refuses, and bounded the number of values
+		if v.constant != nil || err != nil {
+			continue
+		}
+		if sum += n * elementSize(v.Type); sum > 1<<50 {
+			return 1 << 50
+		}
+	}
+	return sum
+}
+
 // Infer computes the type and shape of every value in g, given the shape of each input. It fails on
 // operations whose output size cannot be known before they run, on operations it does not know, and on
 // graphs that are not in execution order or define a name twice. The operations it knows are the ones

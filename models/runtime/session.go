@@ -30,14 +30,20 @@ type Session struct {
 	contract contract.Contract
 	channels bool // the model computes channel scores
 
+	// rows is how many windows ScoreBatch hands to the runtime at once.
+	rows int
+
 	mu      sync.Mutex
 	program *Program // nil after Close
 	single  *batch
 	many    *batch // nil until the first ScoreBatch
 }
 
-// manyWindows is how many windows ScoreBatch hands to the runtime at once.
-const manyWindows = 256
+// ScoreBatch hands so many windows to the runtime at once, and fewer where a run would need more memory.
+const (
+	manyWindows = 256
+	manyBytes   = 64 << 20
+)
 
 // Load checks model against its contract and the default limits of models/onnx, loads it and runs it once.
 func Load(model []byte, o Options) (*Session, error) {
@@ -49,7 +55,11 @@ func Load(model []byte, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{contract: c}
+	values, err := onnx.Infer(m.GetGraph(), map[string][]int64{contract.Window: {1, int64(len(c.Channels)), int64(c.Window)}})
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{contract: c, rows: int(min(max(manyBytes/max(values.Bytes(), 1), 1), manyWindows))}
 	for _, out := range m.GetGraph().GetOutput() {
 		s.channels = s.channels || out.GetName() == contract.ChannelScore
 	}
@@ -110,12 +120,12 @@ func (s *Session) ScoreBatch(windows, scores []float32, flags []bool, channelSco
 	}
 	if s.many == nil {
 		var err error
-		if s.many, err = s.newBatch(manyWindows); err != nil {
+		if s.many, err = s.newBatch(int64(s.rows)); err != nil {
 			return err
 		}
 	}
-	for from := 0; from < len(scores); from += manyWindows {
-		n := min(manyWindows, len(scores)-from)
+	for from := 0; from < len(scores); from += s.rows {
+		n := min(s.rows, len(scores)-from)
 		copy(s.many.window.Data(), windows[from*cells:(from+n)*cells])
 		// A short tail runs with old windows behind it, whose results are not read.
 		if err := s.many.binding.Run(); err != nil {

@@ -65,7 +65,7 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 		return nil, fmt.Errorf("false alarms per day need a sample rate")
 	}
 	card := map[string]any{"kind": kind, "devices": len(d.Series)}
-	experts, err := fitExperts(ctx, kind, d, c, card)
+	f, err := learn(ctx, kind, d, c, card)
 	if err != nil {
 		return nil, err
 	}
@@ -74,13 +74,13 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
 	out := &Fitted{Kind: kind, Threshold: 1, Card: card, Contract: contract.Contract{
-		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: c.Pattern + c.Smooth - 1, Stride: c.Stride,
-		SampleRateHz: d.SampleRateHz, Threshold: 1, ScoreDeciles: deciles(experts), DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
+		Version: contract.Version, Kind: kind, Channels: slices.Clone(d.Channels), Window: f.window, Stride: c.Stride,
+		SampleRateHz: d.SampleRateHz, Threshold: 1, ScoreDeciles: f.deciles, DatasetDigest: c.DatasetDigest, ParentModel: c.ParentModel, TrainingConfig: string(config),
 	}}
 	if err := out.Contract.Validate(); err != nil {
 		return nil, fmt.Errorf("contract: %w", err)
 	}
-	if out.ONNX, err = onnx.Marshal(kind, export(experts), out.Contract.Metadata()); err != nil {
+	if out.ONNX, err = onnx.Marshal(kind, f.graph, out.Contract.Metadata()); err != nil {
 		return nil, err
 	}
 	// What a device would refuse must not leave the hub.
@@ -89,6 +89,31 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 	}
 	out.TrainSeconds = time.Since(begin).Seconds()
 	return out, nil
+}
+
+// learned is what a kind came to.
+type learned struct {
+	graph   *onnxpb.GraphProto
+	window  int       // rows it reads
+	deciles []float64 // of its scores; nil where they say nothing
+}
+
+func learn(ctx context.Context, kind string, d Dataset, c Config, card map[string]any) (learned, error) {
+	if err := ctx.Err(); err != nil {
+		return learned{}, err
+	}
+	if kind == Neighbour {
+		n, err := fitNeighbour(d, c, card)
+		if err != nil {
+			return learned{}, err
+		}
+		return learned{graph: n.export().Graph(), window: n.window}, nil
+	}
+	experts, err := fitExperts(ctx, kind, d, c, card)
+	if err != nil {
+		return learned{}, err
+	}
+	return learned{export(experts), experts[0].window, deciles(experts)}, nil
 }
 
 // expert is a detector with what stands before and behind it in the graph.

@@ -26,10 +26,18 @@ const (
 	// DenseAE scores the squared reconstruction error of a dense autoencoder on the same patterns, trained
 	// in ONNX Runtime by models/train.
 	DenseAE = "dense-ae"
+	// Neighbour scores how far the newest values are from everything like them that was seen before, over
+	// how far that usually is. It goes on learning from the stream, needs few rows to start from, and tells
+	// an event once, when it begins. For single streams whose level and habits drift.
+	Neighbour = "neighbour"
 )
 
 // Kinds lists every kind that Fit knows.
-func Kinds() []string { return []string{PCA, DenseAE} }
+func Kinds() []string { return []string{PCA, DenseAE, Neighbour} }
+
+// Competitors lists the kinds that compete where nobody names any: those that judge machines by many
+// channels and whose threshold follows from the data.
+func Competitors() []string { return []string{PCA, DenseAE} }
 
 // Config says how to fit. The zero value is the default for every kind.
 type Config struct {
@@ -80,6 +88,15 @@ type Config struct {
 	// LearningRate of Adam at the start; it falls to zero along a half cosine. Default 0.005.
 	LearningRate float64 `json:"learningRate,omitempty"`
 
+	// History is how many rows the neighbour detector looks back on, beside those it was fitted on; default
+	// 576, and less where it was fitted on less.
+	History int `json:"history,omitempty"`
+	// Hold is for how many rows after an event the neighbour detector tells no other; default 149.
+	Hold int `json:"hold,omitempty"`
+	// Floor is the least distance the neighbour detector takes as usual, as a share of the stream's range;
+	// default 0.03.
+	Floor float64 `json:"floor,omitempty"`
+
 	// WarmStart, when not nil, is the ONNX file of an autoencoder with the same channels, pattern and layers,
 	// whose weights training starts from. ParentModel should name it. PCA has no use for it.
 	WarmStart []byte `json:"-"`
@@ -91,6 +108,16 @@ type Config struct {
 }
 
 func (c Config) withDefaults(kind string) Config {
+	if kind == Neighbour {
+		setDefault(&c.Pattern, 2)
+		c.Smooth = 1
+		setDefault(&c.History, 576)
+		setDefault(&c.Hold, 149)
+		setDefault(&c.Floor, 0.03)
+		setDefault(&c.Margin, 2.6)
+	} else {
+		c.History, c.Hold, c.Floor = 0, 0, 0
+	}
 	setDefault(&c.Pattern, 5)
 	setDefault(&c.Smooth, 20)
 	setDefault(&c.Stride, 1)
@@ -111,6 +138,8 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
+	case Neighbour:
+		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
 	}
 	return c
 }
@@ -140,6 +169,9 @@ func (c Config) Validate() error {
 	check(c.FalseAlarmsPerDay == 0 || c.Margin == 0, "margin", c.Margin, "none beside false alarms per day")
 	check(c.Variance >= 0 && c.Variance < 1, "variance", c.Variance, "a share below 1")
 	check(c.PlaneWeight >= 0 && c.PlaneWeight < 1e9, "plane weight", c.PlaneWeight, "a positive factor")
+	check(c.History >= 0 && c.History <= 1<<14, "history", c.History, "up to 16384 rows")
+	check(c.Hold >= 0 && c.Hold <= 1<<12, "hold", c.Hold, "up to 4096 rows")
+	check(c.Floor >= 0 && c.Floor <= 1, "floor", c.Floor, "a share of the range")
 	check(len(c.Hidden) <= 8, "hidden", c.Hidden, "at most 8 layers")
 	for _, h := range c.Hidden {
 		check(h >= 1 && h <= 4096, "hidden", h, "widths of 1 to 4096")

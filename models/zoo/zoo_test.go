@@ -96,7 +96,7 @@ func flagged(t *testing.T, m *runtime.Session, s Series) float64 {
 }
 
 func TestEachKind(t *testing.T) {
-	for _, kind := range Kinds() {
+	for _, kind := range Competitors() {
 		t.Run(kind, func(t *testing.T) {
 			f := fitted(t, kind, normal(1500), Config{DatasetDigest: "sha256:d", ParentModel: "sha256:p"})
 			m := session(t, f)
@@ -158,7 +158,7 @@ func unlike() Dataset {
 }
 
 func TestOneModelKeepsUnlikeDevicesApart(t *testing.T) {
-	for _, kind := range Kinds() {
+	for _, kind := range Competitors() {
 		t.Run(kind, func(t *testing.T) {
 			f := fitted(t, kind, unlike(), Config{PerDevice: true, Steps: 500})
 			if left := f.Card["leftOut"].(map[string]string); len(left) != 1 || !strings.Contains(left["new"], "only") {
@@ -222,7 +222,8 @@ func TestFittingAgainGivesTheSameBytes(t *testing.T) {
 func TestNaNOnTheDeviceAlarms(t *testing.T) {
 	for _, kind := range Kinds() {
 		m := session(t, fitted(t, kind, normal(300), Config{Steps: 50}))
-		w := machine("c", 3, 24).AppendWindow(nil, 24, 24)
+		n := m.Contract().Window
+		w := machine("c", 3, n).AppendWindow(nil, n, n)
 		w[30] = float32(math.NaN())
 		var r runtime.Result
 		if err := m.Score(w, &r); err != nil || !r.Anomaly {
@@ -459,7 +460,7 @@ func TestExportsPassTheOnnxChecker(t *testing.T) {
 		t.Skip("the ONNX checker is not here: install the Debian package python3-onnx")
 	}
 	for _, kind := range Kinds() {
-		f := fitted(t, kind, normal(300), Config{Steps: 50, PerDevice: true})
+		f := fitted(t, kind, normal(300), Config{Steps: 50, PerDevice: kind != Neighbour})
 		path := filepath.Join(t.TempDir(), "model.onnx")
 		if err := os.WriteFile(path, f.ONNX, 0o600); err != nil {
 			t.Fatal(err)
@@ -483,7 +484,8 @@ func BenchmarkScore(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer m.Close()
-			w, r := machine("c", 3, 24).AppendWindow(nil, 24, 24), runtime.Result{}
+			n := m.Contract().Window
+			w, r := machine("c", 3, n).AppendWindow(nil, n, n), runtime.Result{}
 			b.ReportAllocs()
 			for b.Loop() {
 				if err := m.Score(w, &r); err != nil {

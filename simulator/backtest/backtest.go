@@ -41,7 +41,8 @@ type Options struct {
 	TimeColumn string   // empty: the first column
 	Channels   []string // empty: every column but the time and Exclude
 	Exclude    []string // columns to leave out, such as labels
-	TrainRows  int      // first rows of each file to learn from
+	TrainRows  int      // first rows of each file to learn from; with TrainShare the most that are taken
+	TrainShare float64  // share of each file's rows to learn from, from the first on; 0: TrainRows of each
 	Rate       float64  // multiple of the recording's pace for the rest; 0: as fast as it goes
 	ModelPer   string   // device (default), folder or all
 	Kinds      []string // detectors that compete; empty: all
@@ -78,6 +79,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.TrainRows <= 0 {
 		return Result{}, errors.New("--train-rows: say how many first rows of each file are normal operation to learn from")
 	}
+	if !(o.TrainShare >= 0 && o.TrainShare < 1) {
+		return Result{}, fmt.Errorf("--train-share is %g: want a share of each file's rows, below 1", o.TrainShare)
+	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
@@ -88,8 +92,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	for _, r := range recs {
-		if r.rows <= o.TrainRows {
+	fewest := o.TrainRows
+	for i, r := range recs {
+		recs[i].train = o.TrainRows
+		if o.TrainShare > 0 {
+			recs[i].train = min(int(o.TrainShare*float64(r.rows)), o.TrainRows)
+		}
+		fewest = min(fewest, recs[i].train)
+		if r.rows <= recs[i].train {
 			return Result{}, fmt.Errorf("%s has %d rows: with --train-rows %d nothing is left to judge", r.name, r.rows, o.TrainRows)
 		}
 	}
@@ -104,7 +114,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		Objects:  hub.Objects{Dir: filepath.Join(o.WorkDir, "objects")},
 		Rollouts: hub.Rollouts{Policies: local.AtOnce("backtest")},
 		Training: hub.Training{Policies: []hub.RetrainPolicy{{
-			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: o.TrainRows, MinRows: min(o.TrainRows, 50), Kinds: o.Kinds, RolloutPolicy: "backtest",
+			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: o.TrainRows, MinRows: min(fewest, 50), Kinds: o.Kinds, RolloutPolicy: "backtest",
 			// Nothing is held back from so few rows, so the gates can only
 			// look for models that are broken.
 			Fit: func(p *retrain.Policy) {
@@ -128,8 +138,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	for _, r := range recs {
 		res.Rows += r.rows
 	}
-	say("%d devices stream their first %d rows", len(recs), o.TrainRows)
-	if err := b.streamed(ctx, f, func(recording) int { return o.TrainRows }); err != nil {
+	say("%d devices stream their first %d to %d rows", len(recs), fewest, o.TrainRows)
+	if err := b.streamed(ctx, f, func(r recording) int { return r.train }); err != nil {
 		return Result{}, err
 	}
 	say("the hub has them; training")
@@ -179,7 +189,7 @@ func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 		src := replay.New(replay.Config{
 			Path: r.path, TimeColumn: b.options.TimeColumn, Channels: b.options.Channels, Exclude: b.options.Exclude, Rate: rate, KeepTimes: true,
 		})
-		g := newGate(src, uint64(b.options.TrainRows), start)
+		g := newGate(src, uint64(r.train), start)
 		b.gates[r.id.Node] = g
 		devices = append(devices, fleet.Device{ID: r.id, Class: r.class, Labels: map[string]string{"line": "backtest"},
 			Source: func() (source.Source, error) { return g, nil }})
@@ -189,7 +199,8 @@ func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 		Adjust: func(c *agent.Config) {
 			c.Telemetry.BlockRows, c.Telemetry.BlockS, c.Telemetry.LiveS = 500, 0.3, -1
 			c.HeartbeatS = 1
-			c.Spool.SyncS = 0.05
+			// Every device syncs by itself and they share one disk.
+			c.Spool.SyncS = max(0.05, 0.02*float64(len(b.recs)))
 		},
 	})
 }
@@ -281,7 +292,7 @@ func (b *run) write(ctx context.Context, res *Result) error {
 		}
 		slices.Sort(rows)
 		for _, row := range rows {
-			if row < b.options.TrainRows {
+			if row < r.train {
 				continue
 			}
 			v := got[row]
@@ -293,7 +304,7 @@ func (b *run) write(ctx context.Context, res *Result) error {
 			res.Verdicts++
 			_ = w.Write([]string{r.name, strconv.Itoa(row), strconv.FormatFloat(v.score, 'g', 6, 64), flag})
 		}
-		res.Unscored += r.rows - b.options.TrainRows
+		res.Unscored += r.rows - r.train
 	}
 	res.Unscored -= res.Verdicts
 	w.Flush()

@@ -21,6 +21,7 @@ type recording struct {
 	name  string // path below the folder, without its ending; as in verdicts.csv
 	path  string
 	rows  int
+	train int // of them, from the first on, to learn from
 	id    topic.ID
 	class artifact.Class
 }

@@ -94,9 +94,23 @@ func (c *command) demo() *cobra.Command {
 	return cmd
 }
 
+// asUnivariate fills in what nobody gave.
+func asUnivariate(given func(flag string) bool, o *backtest.Options) {
+	if !given("train-rows") {
+		o.TrainRows = 750
+	}
+	if !given("train-share") {
+		o.TrainShare = 0.15
+	}
+	if !given("kinds") {
+		o.Kinds = []string{zoo.Neighbour}
+	}
+}
+
 func (c *command) backtest() *cobra.Command {
 	var o backtest.Options
 	var fit zoo.Config
+	var univariate bool
 	cmd := &cobra.Command{
 		Use: "backtest --data DIR --train-rows N", Short: "Play a folder of your recordings through the whole product", Args: cobra.NoArgs,
 		Long: `backtest plays a folder of CSV files, one file a device, through the whole
@@ -106,10 +120,14 @@ It writes verdicts.csv: file, row, score, verdict (1 is an anomaly).
 
 No labels are needed. Columns with labels must be named in --exclude, or they
 would be learned from.`,
-		Example: "  swell-sim backtest --data recordings --time-column datetime --exclude anomaly,changepoint --train-rows 400",
+		Example: `  swell-sim backtest --data recordings --time-column datetime --exclude anomaly,changepoint --train-rows 400
+  swell-sim backtest --data metrics --univariate`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Data == "" {
 				return fmt.Errorf("--data: name a folder with one CSV file a device")
+			}
+			if univariate {
+				asUnivariate(cmd.Flags().Changed, &o)
 			}
 			o.Progress, o.Fit, o.Log = c.err, fit, c.log()
 			r, err := backtest.Run(cmd.Context(), o)
@@ -127,8 +145,10 @@ would be learned from.`,
 	f.StringSliceVar(&o.Exclude, "exclude", nil, "columns to leave out, such as labels")
 	f.IntVar(&o.TrainRows, "train-rows", 0, "how many first rows of each file are normal operation to learn from")
 	f.Float64Var(&o.Rate, "rate", 0, "play the rest at so many times its own pace (default as fast as it goes)")
+	f.Float64Var(&o.TrainShare, "train-share", 0, "learn from this share of each file's rows, --train-rows at most")
+	f.BoolVar(&univariate, "univariate", false, "single streams whose level and habits drift: learn from 15 % of each file, 750 rows at most, and tell each event once")
 	f.StringVar(&o.ModelPer, "model-per", "device", "one model for each device, folder, or all")
-	f.StringSliceVar(&o.Kinds, "kinds", nil, "detectors that compete (default "+strings.Join(zoo.Kinds(), ", ")+")")
+	f.StringSliceVar(&o.Kinds, "kinds", nil, "detectors that compete (default "+strings.Join(zoo.Competitors(), ", ")+"; there are "+strings.Join(zoo.Kinds(), ", ")+")")
 	f.Float64Var(&fit.MaxGap, "max-gap", -1, "largest step within a window, in nominal steps; below 0 windows may span any gap")
 	f.StringVar(&o.Out, "out", "verdicts.csv", "file to write")
 	return cmd
