@@ -128,7 +128,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	defer h.Close()
 
-	b := &run{options: o, recs: recs, hub: h, gates: map[string]*gate{}}
+	b := &run{options: o, recs: recs, hub: h, gates: map[string]*gate{}, say: say}
 	f, err := b.start(ctx)
 	if err != nil {
 		return Result{}, err
@@ -176,6 +176,7 @@ type run struct {
 	recs    []recording
 	hub     *local.Hub
 	gates   map[string]*gate // by recording
+	say     func(format string, args ...any)
 }
 
 func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
@@ -245,29 +246,44 @@ func (b *run) play(ctx context.Context, f *fleet.Fleet) error {
 	})
 }
 
+// patience is after how long without progress somebody who waits is told for what.
+const patience = 15 * time.Second
+
 // streamed waits until the hub has acknowledged so many rows of each device,
 // and the verdicts on them.
 func (b *run) streamed(ctx context.Context, f *fleet.Fleet, want func(recording) int) error {
+	var seen uint64
+	since := time.Now()
 	return local.Until(ctx, "the devices to deliver their rows", func() (bool, error) {
 		if err := f.Err(); err != nil {
 			return false, err
 		}
 		reported := f.Reported()
+		var sum uint64
+		laggard := ""
 		for _, r := range b.recs {
 			s := reported[r.id].Stream
-			if int(s.Samples) < want(r) {
-				return false, nil
+			if s.SpoolDropped > 0 {
+				return false, fmt.Errorf("device %s lost %d blocks, as the disk of this machine was too slow for it: play fewer files at once with --files, or slower with --rate", r.id, s.SpoolDropped)
 			}
 			// What the hub has acknowledged counts, not what was sent.
 			rows, err := b.hub.Rows(ctx, r.id)
 			if err != nil {
 				return false, err
 			}
-			if rows < s.Samples+s.WindowsScored {
-				return false, nil
+			sum += rows + s.Samples
+			if int(s.Samples) < want(r) || rows < s.Samples+s.WindowsScored {
+				laggard = fmt.Sprintf("%s: %d of %d rows read, %d windows scored, the hub has %d of both", r.name, s.Samples, want(r), s.WindowsScored, rows)
 			}
 		}
-		return true, nil
+		if sum > seen {
+			seen, since = sum, time.Now()
+		}
+		if laggard != "" && time.Since(since) > patience {
+			b.say("  waiting for %s", laggard)
+			since = time.Now()
+		}
+		return laggard == "", nil
 	})
 }
 
