@@ -198,7 +198,7 @@ func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 	return fleet.Start(ctx, fleet.Config{
 		Hub: b.hub.Fleet(), Devices: devices, StateDir: filepath.Join(b.options.WorkDir, "devices"), Version: "backtest", Logger: b.options.Log,
 		Adjust: func(c *agent.Config) {
-			c.Telemetry.BlockRows, c.Telemetry.BlockS, c.Telemetry.LiveS = 500, 0.3, -1
+			c.Telemetry.BlockRows, c.Telemetry.BlockS, c.Telemetry.LiveS = 500, max(0.3, 0.05*float64(len(b.recs))), -1
 			c.HeartbeatS = 1
 			// Every device syncs by itself and they share one disk.
 			c.Spool.SyncS = max(0.05, 0.02*float64(len(b.recs)))
