@@ -74,6 +74,7 @@ func retrainSpec(p retrain.Policy) apimodel.RetrainPolicySpec {
 			HoldOut: given(p.Fit.HoldOut), Quantile: given(p.Fit.Quantile), Margin: given(p.Fit.Margin), FalseAlarmsPerDay: given(p.Fit.FalseAlarmsPerDay),
 			PerDevice: given(p.Fit.PerDevice), Variance: given(p.Fit.Variance), PlaneWeight: given(p.Fit.PlaneWeight), Hidden: list(p.Fit.Hidden),
 			DeepPenalty: given(p.Fit.DeepPenalty), Steps: given(p.Fit.Steps), BatchSize: given(p.Fit.BatchSize), LearningRate: given(p.Fit.LearningRate),
+			History: given(p.Fit.History), Hold: given(p.Fit.Hold), Floor: given(p.Fit.Floor),
 		},
 	}
 }
@@ -111,6 +112,7 @@ func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
 			Quantile: deref(f.Quantile), Margin: deref(f.Margin), FalseAlarmsPerDay: deref(f.FalseAlarmsPerDay), PerDevice: deref(f.PerDevice),
 			Variance: deref(f.Variance), PlaneWeight: deref(f.PlaneWeight), Hidden: deref(f.Hidden), DeepPenalty: deref(f.DeepPenalty),
 			Steps: deref(f.Steps), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate),
+			History: deref(f.History), Hold: deref(f.Hold), Floor: deref(f.Floor),
 		},
 	}
 }

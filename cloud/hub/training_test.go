@@ -20,6 +20,7 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 		Fit: zoo.Config{
 			Pattern: 4, Smooth: 10, Stride: 2, MaxGap: -1, HoldOut: 0.3, Quantile: 0.98, Margin: 2, FalseAlarmsPerDay: 0.5, PerDevice: true,
 			Variance: 0.9, PlaneWeight: 5, Hidden: []int{8, 3}, DeepPenalty: 2, Steps: 600, BatchSize: 32, LearningRate: 0.01,
+			History: 300, Hold: 20, Floor: 0.05,
 		},
 		Gates: retrain.Gates{MaxFlagShare: 0.02, MinDetected: 0.4, WaiveFaults: true, Margin: 0.1, MaxPSI: 0.25, MaxMissing: 0.3},
 		Seed:  7, RolloutPolicy: "careful",

@@ -936,8 +936,17 @@ type FitSpec struct {
 	// FalseAlarmsPerDay Sets the threshold instead of margin: windows flagged per device and day of normal operation
 	FalseAlarmsPerDay *float64 `json:"falseAlarmsPerDay,omitempty"`
 
+	// Floor Least distance that the neighbour detector takes as usual, as a share of the stream's range; default 0.03
+	Floor *float64 `json:"floor,omitempty"`
+
 	// Hidden Widths of the autoencoder's layers up to the code; default 4/5 and 2/5 of the features
 	Hidden *[]int `json:"hidden,omitempty"`
+
+	// History Rows that the neighbour detector looks back on; default 576
+	History *int `json:"history,omitempty"`
+
+	// Hold Rows after an event for which the neighbour detector tells no other; default 149
+	Hold *int `json:"hold,omitempty"`
 
 	// HoldOut Share of each series
 	HoldOut *float64 `json:"holdOut,omitempty"`
@@ -1592,7 +1601,7 @@ type RetrainPolicySpec struct {
 	// Channels Signals to learn; absent takes those that every device of a class has
 	Channels *[]string `json:"channels,omitempty"`
 
-	// Detectors Kinds that compete, such as "pca" and "dense-ae"; absent lets all compete
+	// Detectors Kinds that compete: "pca", "dense-ae", "neighbour"; absent lets the first two compete
 	Detectors *[]string `json:"detectors,omitempty"`
 
 	// Exclude Signals never to learn, such as label columns

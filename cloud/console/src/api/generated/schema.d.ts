@@ -1583,7 +1583,7 @@ export interface components {
              * @description Fewer usable rows than this refuse a device class; default 100
              */
             minRows?: number;
-            /** @description Kinds that compete, such as "pca" and "dense-ae"; absent lets all compete */
+            /** @description Kinds that compete: "pca", "dense-ae", "neighbour"; absent lets the first two compete */
             detectors?: string[];
             fit?: components["schemas"]["FitSpec"];
             gates?: components["schemas"]["RetrainGates"];
@@ -1683,6 +1683,15 @@ export interface components {
              * @description Of Adam at the start; default 0.005
              */
             learningRate?: number;
+            /** @description Rows that the neighbour detector looks back on; default 576 */
+            history?: number;
+            /** @description Rows after an event for which the neighbour detector tells no other; default 149 */
+            hold?: number;
+            /**
+             * Format: double
+             * @description Least distance that the neighbour detector takes as usual, as a share of the stream's range; default 0.03
+             */
+            floor?: number;
         };
         Schedule: {
             /** @description Five fields, e.g. "0 2 * * *", or six with seconds first; empty runs by hand only */
