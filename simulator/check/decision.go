@@ -354,6 +354,9 @@ func (c *Checker) AtRest(r rollout.Rollout, now time.Time) {
 			continue
 		case d.Acting() == "" && d.Confirmed:
 			c.Fault("nothing acts on %s", d.Name())
+		case runs && slices.ContainsFunc(s.groups, func(g *group) bool { return g.limit == 0 }):
+			// Somebody labelled it into a group whose budget has no room at all. It
+			// is not touched, not even on the way back, and the hub says so.
 		case runs && r.State.Final() && r.State != rollout.Promoted && r.Previous != nil:
 			rec, said := s.Memory[r.Name], ""
 			for _, cond := range d.Status().Conditions {
