@@ -89,6 +89,10 @@ type Agent struct {
 	recorded chan recorded // blocks on their way to the spool
 	beat     atomic.Int64  // when the updater last turned, ns
 	lost     atomic.Uint64 // blocks that never reached the spool
+	// writeError is how the newest write of telemetry went; nil: none yet. It is
+	// not under mu, which a report holds while it waits for the pipeline, which
+	// may wait for the recorder.
+	writeError atomic.Pointer[error]
 
 	// view guards newest. The pipeline takes it while it holds its own lock, so
 	// nothing else may be locked under it.

@@ -64,6 +64,9 @@ type Config struct {
 	Version string           `yaml:"-"` // of the program, for reports; empty: "devel"
 	Now     func() time.Time `yaml:"-"` // nil: time.Now
 	Uplink  Uplink           `yaml:"-"` // nil: MQTT by Hub.MQTT
+	// Patient makes rows wait for as long as the disk takes, where a device
+	// would rather lose blocks than stand still: for recordings, which can wait.
+	Patient bool `yaml:"-"`
 	// Slot is the slot that the boot loader started this program from, "a" or
 	// "b". Empty: no loader did, and firmware cannot be updated.
 	Slot string `yaml:"-"`

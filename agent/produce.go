@@ -244,13 +244,18 @@ func (a *Agent) setSource(change func(*health.Facts)) {
 }
 
 // emit hands a block to the recorder's goroutine. A disk that stalls holds the
-// pipeline up for a bounded time; after that blocks are lost, and counted.
+// pipeline up for a bounded time; after that blocks are lost, and counted. A
+// patient agent waits for as long as it takes.
 func (a *Agent) emit(b *telemetry.Block, nextRow uint64) {
 	r := recorded{b, nextRow}
 	select {
 	case a.recorded <- r:
 		return
 	default:
+	}
+	if a.config.Patient {
+		a.recorded <- r // keep takes it: it ends after everything that emits
+		return
 	}
 	t := time.NewTimer(recordWait)
 	defer t.Stop()
@@ -268,9 +273,7 @@ func (a *Agent) keep() {
 		if err != nil {
 			a.config.Log.Warn("a block of telemetry is lost", "error", err)
 		}
-		a.mu.Lock()
-		a.facts.WriteError = err
-		a.mu.Unlock()
+		a.writeError.Store(&err)
 	}
 }
 
@@ -279,9 +282,7 @@ func (a *Agent) syncLoop(ctx context.Context) {
 	for sleep(ctx, seconds(a.config.Spool.SyncS)) {
 		if err := a.spool.Sync(); err != nil {
 			a.config.Log.Warn("telemetry is not durable", "error", err)
-			a.mu.Lock()
-			a.facts.WriteError = err
-			a.mu.Unlock()
+			a.writeError.Store(&err)
 		}
 	}
 }

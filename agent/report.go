@@ -148,6 +148,9 @@ func (a *Agent) look() bool {
 	if f.Now.Sub(a.droppedAt) < droppedLately {
 		f.Dropped = a.dropped
 	}
+	if err := a.writeError.Load(); err != nil {
+		f.WriteError = *err
+	}
 	if a.updater != nil {
 		if _, err := a.updater.read(); err != nil && f.WriteError == nil {
 			f.WriteError = err
