@@ -1,5 +1,5 @@
-// Package contract states what a Swell model promises about itself: the signals it reads, the window
-// it wants, the rate it was fitted at, the threshold inside its graph, and where it came from.
+// Package contract states what a Swell model promises about itself: the signals or images it reads, the
+// window it wants, the rate it was fitted at, the threshold inside its graph, and where it came from.
 //
 // Three parties read it. The trainer (models/zoo) writes it into the metadata_props of the ONNX file.
 // The hub compares it with what a fleet's devices deliver before it proposes a rollout. The agent
@@ -23,6 +23,8 @@ import (
 // Version is the newest contract version this package writes and the only one it reads.
 //
 //   - 1 (2026-11-22): sensor models: window → score, anomaly, channel_score.
+//   - 1 (2026-11-23): image models: image → score, anomaly, probs, embedding. The number stays: a program that
+//     knows no images refuses such a model for having no channels.
 const Version = 1
 
 // Limits on what a contract may say. They keep a hostile file from asking an agent for absurd buffers.
@@ -33,6 +35,11 @@ const (
 	MaxText        = 64 << 10
 	Deciles        = 9 // edges in Contract.ScoreDeciles
 	maxName        = 256
+
+	MinSide      = 8    // pixels of an image's height or width
+	MaxSide      = 2048 // the same, at most
+	MaxClasses   = 1000
+	MaxEmbedding = 8192
 )
 
 // Names of the graph's inputs and outputs.
@@ -41,6 +48,9 @@ const (
 	Score        = "score"         // float32 [batch]
 	Anomaly      = "anomaly"       // bool [batch], Not(score <= threshold)
 	ChannelScore = "channel_score" // float32 [batch, channels]; optional
+	Pixels       = "image"         // uint8 [batch, height, width, 3], RGB
+	Probs        = "probs"         // float32 [batch, classes]; adds up to 1
+	Embedding    = "embedding"     // float32 [batch, Image.Embedding]
 )
 
 // Channel is one signal in the order the model reads it.
@@ -51,15 +61,36 @@ type Channel struct {
 	Unit string `json:"unit,omitempty"`
 }
 
+// Image is what a vision model reads and tells.
+//
+// With classes its score says how little of the probability lies on good parts, over what is allowed; where no
+// class is good, how unsure the model is of its best one, over what is allowed. Without classes it says how far
+// the image is from those the model was fitted on.
+type Image struct {
+	Height int `json:"height"` // pixels the graph reads, MinSide to MaxSide
+	Width  int `json:"width"`
+	// Classes in the order of probs, two or more. Empty for a model that knows good parts only.
+	Classes []string `json:"classes,omitempty"`
+	// Normal are the classes that are good parts: none, or some but not all.
+	Normal []string `json:"normal,omitempty"`
+	// Embedding is the length of the embedding output. 0 means it has none.
+	Embedding int `json:"embedding,omitempty"`
+}
+
+// Bytes is the size of one image in bytes: three for each pixel, row by row.
+func (i Image) Bytes() int { return i.Height * i.Width * 3 }
+
 // Contract is everything an agent or the hub has to know of a model besides its bytes.
 type Contract struct {
 	// Version is the contract version. Zero means Version.
 	Version int `json:"version"`
 	// Kind names the family that fitted the model, for example "pca". Required. Agents only show it.
 	Kind string `json:"kind"`
-	// Channels in the order of the window's second dimension. At least one.
+	// Channels in the order of the window's second dimension. At least one, and none with Image.
 	Channels []Channel `json:"channels"`
-	// Window is how many samples of each channel one run reads. At least 1.
+	// Image is what a vision model reads; nil for a sensor model.
+	Image *Image `json:"image,omitempty"`
+	// Window is how many samples of each channel one run reads. At least 1, and 1 with Image.
 	Window int `json:"window"`
 	// Stride is how many samples apart the model wants to be run. At least 1.
 	Stride int `json:"stride"`
@@ -84,6 +115,7 @@ const (
 	keyVersion   = "swell.contract"
 	keyKind      = "swell.kind"
 	keyChannels  = "swell.channels"
+	keyImage     = "swell.image"
 	keyWindow    = "swell.window"
 	keyStride    = "swell.stride"
 	keyRate      = "swell.sample_rate_hz"
@@ -104,7 +136,15 @@ func (c Contract) Validate() error {
 	if c.Kind == "" {
 		bad("kind is empty")
 	}
-	if len(c.Channels) == 0 || len(c.Channels) > MaxChannels {
+	switch {
+	case c.Image != nil && len(c.Channels) > 0:
+		bad("channels and an image: a model reads one or the other")
+	case c.Image != nil:
+		errs = append(errs, c.Image.validate()...)
+		if c.Window != 1 {
+			bad("window of %d images: want 1", c.Window)
+		}
+	case len(c.Channels) == 0 || len(c.Channels) > MaxChannels:
 		bad("%d channels: want 1 to %d", len(c.Channels), MaxChannels)
 	}
 	seen := make(map[string]bool, len(c.Channels))
@@ -153,30 +193,63 @@ func (c Contract) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Cells is the number of float32 values in one window: channels times samples.
+func (i Image) validate() (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if min(i.Height, i.Width) < MinSide || max(i.Height, i.Width) > MaxSide {
+		bad("image of %d by %d pixels: want sides of %d to %d", i.Height, i.Width, MinSide, MaxSide)
+	}
+	if len(i.Classes) == 1 || len(i.Classes) > MaxClasses {
+		bad("%d image classes: want 2 to %d, or none", len(i.Classes), MaxClasses)
+	}
+	known := map[string]bool{} // true once it was named as normal
+	for _, name := range i.Classes {
+		if _, twice := known[name]; twice || name == "" || !printable(name) {
+			bad("image class %q is empty, appears twice, is longer than %d bytes or holds control characters", name, maxName)
+		}
+		known[name] = false
+	}
+	for _, name := range i.Normal {
+		if named, ok := known[name]; !ok || named {
+			bad("normal class %q is no image class, or appears twice", name)
+		}
+		known[name] = true
+	}
+	if len(i.Normal) > 0 && len(i.Normal) >= len(i.Classes) {
+		bad("every image class is normal: there is nothing to find")
+	}
+	if i.Embedding < 0 || i.Embedding > MaxEmbedding {
+		bad("embedding of %d values: want 0 to %d", i.Embedding, MaxEmbedding)
+	}
+	return errs
+}
+
+// Cells is the number of float32 values in one window: channels times samples. 0 for an image model.
 func (c Contract) Cells() int { return len(c.Channels) * c.Window }
 
 // Metadata encodes c as ONNX metadata_props. Empty optional fields are absent.
 func (c Contract) Metadata() map[string]string {
-	channels, err := json.Marshal(c.Channels)
-	if err != nil {
-		panic(err) // two strings per channel always marshal
-	}
 	m := map[string]string{
 		keyVersion:   strconv.Itoa(Version),
 		keyKind:      c.Kind,
-		keyChannels:  string(channels),
 		keyWindow:    strconv.Itoa(c.Window),
 		keyStride:    strconv.Itoa(c.Stride),
 		keyRate:      formatFloat(c.SampleRateHz),
 		keyThreshold: formatFloat(c.Threshold),
 	}
-	if len(c.ScoreDeciles) > 0 {
-		deciles, err := json.Marshal(c.ScoreDeciles)
+	list := func(key string, v any) {
+		text, err := json.Marshal(v)
 		if err != nil {
-			panic(err) // Validate has seen that they are finite
+			panic(err) // strings and integers always marshal, and Validate has seen that deciles are finite
 		}
-		m[keyDeciles] = string(deciles)
+		m[key] = string(text)
+	}
+	if c.Image != nil {
+		list(keyImage, c.Image)
+	} else {
+		list(keyChannels, c.Channels)
+	}
+	if len(c.ScoreDeciles) > 0 {
+		list(keyDeciles, c.ScoreDeciles)
 	}
 	for key, text := range map[string]string{keyDataset: c.DatasetDigest, keyParent: c.ParentModel, keyConfig: c.TrainingConfig} {
 		if text != "" {
@@ -203,24 +276,15 @@ func Parse(m map[string]string) (Contract, error) {
 		ParentModel:    m[keyParent],
 		TrainingConfig: m[keyConfig],
 	}
-	switch text := m[keyChannels]; {
-	case len(text) > MaxChannels*2*maxName:
-		p.fail(keyChannels, errors.New("too long"))
-	default:
-		d := json.NewDecoder(strings.NewReader(text))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&c.Channels); err != nil {
-			p.fail(keyChannels, err)
-		}
+	if m[keyImage] == "" || m[keyChannels] != "" {
+		p.list(keyChannels, MaxChannels*2*maxName, &c.Channels)
 	}
-	switch text := m[keyDeciles]; {
-	case text == "":
-	case len(text) > maxName:
-		p.fail(keyDeciles, errors.New("too long"))
-	default:
-		if err := json.Unmarshal([]byte(text), &c.ScoreDeciles); err != nil {
-			p.fail(keyDeciles, err)
-		}
+	if m[keyImage] != "" {
+		c.Image = &Image{}
+		p.list(keyImage, 2*MaxClasses*2*maxName, c.Image)
+	}
+	if m[keyDeciles] != "" {
+		p.list(keyDeciles, maxName, &c.ScoreDeciles)
 	}
 	if p.err != nil {
 		return Contract{}, p.err
@@ -242,6 +306,20 @@ type parser struct {
 func (p *parser) fail(key string, err error) {
 	if p.err == nil {
 		p.err = fmt.Errorf("model metadata %q: %w", key, err)
+	}
+}
+
+// list reads JSON of at most limit bytes into v, with no field that v does not know.
+func (p *parser) list(key string, limit int, v any) {
+	text := p.m[key]
+	if len(text) > limit {
+		p.fail(key, errors.New("too long"))
+		return
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		p.fail(key, err)
 	}
 }
 

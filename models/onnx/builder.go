@@ -36,6 +36,7 @@ const (
 	Float = onnxpb.TensorProto_FLOAT
 	Int64 = onnxpb.TensorProto_INT64
 	Bool  = onnxpb.TensorProto_BOOL
+	Uint8 = onnxpb.TensorProto_UINT8
 )
 
 // Batch as a dimension stands for the batch, whose size is chosen when the model runs.

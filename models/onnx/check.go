@@ -178,8 +178,8 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 	if len(g.Initializer) > limits.Tensors {
 		return none, fmt.Errorf("graph has %d constants: at most %d are allowed", len(g.Initializer), limits.Tensors)
 	}
-	channels, window := int64(len(c.Channels)), int64(c.Window)
-	values, err := Infer(g, map[string][]int64{contract.Window: {1, channels, window}})
+	in := input(c)
+	values, err := Infer(g, map[string][]int64{in.name: append([]int64{1}, in.dims...)})
 	if err != nil {
 		return none, err
 	}
@@ -208,15 +208,34 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 	return c, nil
 }
 
-type output struct {
+// port is an input or output that a contract names.
+type port struct {
 	name     string
 	kind     DataType
 	dims     []int64 // after the batch
 	optional bool
 }
 
-func outputs(c contract.Contract) []output {
-	return []output{
+// input is the only input of a model under contract c.
+func input(c contract.Contract) port {
+	if i := c.Image; i != nil {
+		return port{name: contract.Pixels, kind: Uint8, dims: []int64{int64(i.Height), int64(i.Width), 3}}
+	}
+	return port{name: contract.Window, kind: Float, dims: []int64{int64(len(c.Channels)), int64(c.Window)}}
+}
+
+func outputs(c contract.Contract) []port {
+	if i := c.Image; i != nil {
+		out := []port{{name: contract.Score, kind: Float}, {name: contract.Anomaly, kind: Bool}}
+		if len(i.Classes) > 0 {
+			out = append(out, port{name: contract.Probs, kind: Float, dims: []int64{int64(len(i.Classes))}})
+		}
+		if i.Embedding > 0 {
+			out = append(out, port{name: contract.Embedding, kind: Float, dims: []int64{int64(i.Embedding)}})
+		}
+		return out
+	}
+	return []port{
 		{name: contract.Score, kind: Float},
 		{name: contract.Anomaly, kind: Bool},
 		{name: contract.ChannelScore, kind: Float, dims: []int64{int64(len(c.Channels))}, optional: true},
@@ -225,10 +244,11 @@ func outputs(c contract.Contract) []output {
 
 // checkSignature compares the declared inputs and outputs with the contract.
 func checkSignature(g *onnxpb.GraphProto, c contract.Contract) error {
-	if len(g.Input) != 1 || g.Input[0].GetName() != contract.Window {
-		return fmt.Errorf("graph has %d inputs: want only %q", len(g.Input), contract.Window)
+	in := input(c)
+	if len(g.Input) != 1 || g.Input[0].GetName() != in.name {
+		return fmt.Errorf("graph has %d inputs: want only %q", len(g.Input), in.name)
 	}
-	if err := checkDeclared(g.Input[0], Float, []int64{int64(len(c.Channels)), int64(c.Window)}); err != nil {
+	if err := checkDeclared(g.Input[0], in.kind, in.dims); err != nil {
 		return err
 	}
 	declared := map[string]*onnxpb.ValueInfoProto{}

@@ -1,7 +1,7 @@
 // Package runtime runs ONNX graphs in ONNX Runtime: device-side scoring, the hub's evaluation and its
 // training steps all go through it. It is the only package that imports the native binding.
 //
-// Session is a model under the contract of models/contract: raw windows in, verdicts out. Loading one
+// Session is a model under the contract of models/contract: raw windows or images in, verdicts out. Loading one
 // runs the guard of models/onnx first, so no unchecked bytes reach native code, and a warm-up run after,
 // so a session that exists has computed at least once. Program and Binding run any graph our own trainer
 // built; they check nothing.

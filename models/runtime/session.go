@@ -23,6 +23,9 @@ type Result struct {
 	// ChannelScore says how much each channel contributed, in the contract's order. Score reuses the
 	// slice it finds here. Nil when the model does not compute it.
 	ChannelScore []float32
+	// Probs and Embedding are what an image model says of the classes in the contract's order, and the image
+	// as it sees it. ScoreImage reuses the slices it finds here; both are empty where the model has none.
+	Probs, Embedding []float32
 }
 
 // Session is a model ready to score. All methods may be called from any goroutine; runs take turns.
@@ -30,16 +33,16 @@ type Session struct {
 	contract contract.Contract
 	channels bool // the model computes channel scores
 
-	// rows is how many windows ScoreBatch hands to the runtime at once.
+	// rows is how many windows or images ScoreBatch and ScoreImages hand to the runtime at once.
 	rows int
 
 	mu      sync.Mutex
 	program *Program // nil after Close
 	single  *batch
-	many    *batch // nil until the first ScoreBatch
+	many    *batch // nil until the first ScoreBatch or ScoreImages
 }
 
-// ScoreBatch hands so many windows to the runtime at once, and fewer where a run would need more memory.
+// ScoreBatch and ScoreImages hand so many windows to the runtime at once, and fewer where a run would need more memory.
 const (
 	manyWindows = 256
 	manyBytes   = 64 << 20
@@ -55,7 +58,11 @@ func Load(model []byte, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	values, err := onnx.Infer(m.GetGraph(), map[string][]int64{contract.Window: {1, int64(len(c.Channels)), int64(c.Window)}})
+	in, shape := contract.Window, []int64{1, int64(len(c.Channels)), int64(c.Window)}
+	if i := c.Image; i != nil {
+		in, shape = contract.Pixels, []int64{1, int64(i.Height), int64(i.Width), 3}
+	}
+	values, err := onnx.Infer(m.GetGraph(), map[string][]int64{in: shape})
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +93,7 @@ func (s *Session) Score(window []float32, out *Result) error {
 	if s.program == nil {
 		return ErrClosed
 	}
-	if len(window) != s.contract.Cells() {
+	if s.contract.Image != nil || len(window) != s.contract.Cells() {
 		return s.sizeError(len(window))
 	}
 	copy(s.single.window.Data(), window)
@@ -112,17 +119,14 @@ func (s *Session) ScoreBatch(windows, scores []float32, flags []bool, channelSco
 		return ErrClosed
 	}
 	cells, channels := s.contract.Cells(), len(s.contract.Channels)
-	if len(windows) != cells*len(scores) {
+	if s.contract.Image != nil || len(windows) != cells*len(scores) {
 		return s.sizeError(len(windows))
 	}
 	if flags != nil && len(flags) != len(scores) || channelScores != nil && len(channelScores) != channels*len(scores) {
 		return fmt.Errorf("score %d windows: room for %d flags and %d channel scores", len(scores), len(flags), len(channelScores))
 	}
-	if s.many == nil {
-		var err error
-		if s.many, err = s.newBatch(int64(s.rows)); err != nil {
-			return err
-		}
+	if err := s.needMany(); err != nil {
+		return err
 	}
 	for from := 0; from < len(scores); from += s.rows {
 		n := min(s.rows, len(scores)-from)
@@ -142,7 +146,18 @@ func (s *Session) ScoreBatch(windows, scores []float32, flags []bool, channelSco
 	return nil
 }
 
+// needMany makes the buffers for many at once, with the first use of them.
+func (s *Session) needMany() (err error) {
+	if s.many == nil {
+		s.many, err = s.newBatch(int64(s.rows))
+	}
+	return err
+}
+
 func (s *Session) sizeError(got int) error {
+	if i := s.contract.Image; i != nil {
+		return fmt.Errorf("score: %d values are for a model of windows, this one reads images of %d by %d pixels", got, i.Height, i.Width)
+	}
 	return fmt.Errorf("score: %d values do not make windows of %d channels by %d samples",
 		got, len(s.contract.Channels), s.contract.Window)
 }
@@ -160,39 +175,64 @@ func (s *Session) Close() error {
 	return err
 }
 
-// batch is the buffers of one batch size.
+// batch is the buffers of one batch size. What the model does not read or compute is nil.
 type batch struct {
-	window, score *Tensor
-	anomaly       *ort.Tensor[bool]
-	channel       *Tensor // nil when the model computes no channel scores
-	binding       *Binding
+	window, score    *Tensor
+	pixels           *ort.Tensor[uint8]
+	anomaly          *ort.Tensor[bool]
+	channel          *Tensor
+	probs, embedding *Tensor
+	binding          *Binding
 }
 
-func (s *Session) newBatch(n int64) (*batch, error) {
-	channels := int64(len(s.contract.Channels))
+func (s *Session) newBatch(n int64) (_ *batch, err error) {
 	b := &batch{}
-	var err error
-	if b.window, err = NewTensor(n, channels, int64(s.contract.Window)); err != nil {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	tensors := func(of map[string]*Tensor, name string, dims ...int64) *Tensor {
+		if err == nil {
+			of[name], err = NewTensor(append([]int64{n}, dims...)...)
+		}
+		return of[name]
+	}
+	inputs, outputs := map[string]*Tensor{}, map[string]*Tensor{}
+	b.score = tensors(outputs, contract.Score)
+	if i := s.contract.Image; i == nil {
+		channels := int64(len(s.contract.Channels))
+		b.window = tensors(inputs, contract.Window, channels, int64(s.contract.Window))
+		if s.channels {
+			b.channel = tensors(outputs, contract.ChannelScore, channels)
+		}
+	} else {
+		if len(i.Classes) > 0 {
+			b.probs = tensors(outputs, contract.Probs, int64(len(i.Classes)))
+		}
+		if i.Embedding > 0 {
+			b.embedding = tensors(outputs, contract.Embedding, int64(i.Embedding))
+		}
+		if err == nil {
+			b.pixels, err = ort.NewEmptyTensor[uint8](ort.NewShape(n, int64(i.Height), int64(i.Width), 3))
+		}
+	}
+	if err == nil {
+		b.anomaly, err = ort.NewEmptyTensor[bool](ort.NewShape(n))
+	}
+	if err != nil {
 		return nil, err
 	}
-	if b.score, err = NewTensor(n); err != nil {
-		return nil, errors.Join(err, b.close())
-	}
-	if b.anomaly, err = ort.NewEmptyTensor[bool](ort.NewShape(n)); err != nil {
-		return nil, errors.Join(err, b.close())
-	}
-	outputs := map[string]*Tensor{contract.Score: b.score}
-	if s.channels {
-		if b.channel, err = NewTensor(n, channels); err != nil {
-			return nil, errors.Join(err, b.close())
-		}
-		outputs[contract.ChannelScore] = b.channel
-	}
-	if b.binding, err = s.program.Bind(map[string]*Tensor{contract.Window: b.window}, outputs); err != nil {
-		return nil, errors.Join(err, b.close())
+	if b.binding, err = s.program.Bind(inputs, outputs); err != nil {
+		return nil, err
 	}
 	if err = b.binding.io.BindOutput(contract.Anomaly, b.anomaly); err != nil {
-		return nil, errors.Join(fmt.Errorf("bind %s: %w", contract.Anomaly, err), b.close())
+		return nil, fmt.Errorf("bind %s: %w", contract.Anomaly, err)
+	}
+	if b.pixels != nil {
+		if err = b.binding.io.BindInput(contract.Pixels, b.pixels); err != nil {
+			return nil, fmt.Errorf("bind %s: %w", contract.Pixels, err)
+		}
 	}
 	return b, nil
 }
@@ -205,10 +245,13 @@ func (b *batch) close() error {
 	if b.binding != nil {
 		errs = append(errs, b.binding.Close())
 	}
-	for _, t := range []*Tensor{b.window, b.score, b.channel} {
+	for _, t := range []*Tensor{b.window, b.score, b.channel, b.probs, b.embedding} {
 		if t != nil {
 			errs = append(errs, t.Close())
 		}
+	}
+	if b.pixels != nil {
+		errs = append(errs, b.pixels.Destroy())
 	}
 	if b.anomaly != nil {
 		errs = append(errs, b.anomaly.Destroy())
