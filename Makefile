@@ -115,8 +115,8 @@ bench-agent: $(ORT) ## Memory and CPU of an agent at 1 kHz × 8 channels with an
 bench-ingest: ## Values per CPU-second from MQTT to durable and queryable, beside JSON
 	@go test -run '^$$' -bench '^BenchmarkIngest' -benchtime 1x ./cloud/ingest 2>&1 | .ci/figures
 
-.PHONY: bench-backtest
-bench-backtest: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
+.PHONY: bench-skab
+bench-skab: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
 	@simulator/backtest/skab.sh $(BIN)/swell-sim | .ci/figures
 
 .PHONY: bench-rollout

@@ -182,7 +182,7 @@ type run struct {
 func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 	start := time.Now().Add(-29 * 24 * time.Hour) // as old as late data may be
 	var devices []fleet.Device
-	rate := b.options.Rate
+	rate := b.options.Rate // gates hold the sources back where the hub is slower
 	if rate == 0 {
 		rate = -1
 	}
@@ -199,7 +199,7 @@ func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 		Hub: b.hub.Fleet(), Devices: devices, StateDir: filepath.Join(b.options.WorkDir, "devices"), Version: "backtest", Logger: b.options.Log,
 		Adjust: func(c *agent.Config) {
 			c.Telemetry.BlockRows, c.Telemetry.BlockS, c.Telemetry.LiveS = 500, max(0.3, 0.05*float64(len(b.recs))), -1
-			c.HeartbeatS = 1
+			c.HeartbeatS, c.Patient = 1, true
 			// Every device syncs by itself and they share one disk.
 			c.Spool.SyncS = max(0.05, 0.02*float64(len(b.recs)))
 		},
@@ -264,7 +264,7 @@ func (b *run) streamed(ctx context.Context, f *fleet.Fleet, want func(recording)
 		for _, r := range b.recs {
 			s := reported[r.id].Stream
 			if s.SpoolDropped > 0 {
-				return false, fmt.Errorf("device %s lost %d blocks, as the disk of this machine was too slow for it: play fewer files at once with --files, or slower with --rate", r.id, s.SpoolDropped)
+				return false, fmt.Errorf("device %s lost %d blocks: is there room left on the disk of %s?", r.id, s.SpoolDropped, b.options.WorkDir)
 			}
 			// What the hub has acknowledged counts, not what was sent.
 			rows, err := b.hub.Rows(ctx, r.id)
@@ -272,6 +272,7 @@ func (b *run) streamed(ctx context.Context, f *fleet.Fleet, want func(recording)
 				return false, err
 			}
 			sum += rows + s.Samples
+			b.gates[r.id.Node].allow(s.Samples, s.Samples+s.WindowsScored-min(rows, s.Samples+s.WindowsScored))
 			if int(s.Samples) < want(r) || rows < s.Samples+s.WindowsScored {
 				laggard = fmt.Sprintf("%s: %d of %d rows read, %d windows scored, the hub has %d of both", r.name, s.Samples, want(r), s.WindowsScored, rows)
 			}

@@ -11,7 +11,8 @@ import (
 )
 
 // gate plays a recording up to a row, waits there until it is opened, and
-// plays the rest: first the rows to learn from, then those to judge.
+// plays the rest: first the rows to learn from, then those to judge. It never
+// plays far ahead of what the hub has.
 type gate struct {
 	source.Source
 	at    uint64    // rows before it pass at once
@@ -21,14 +22,52 @@ type gate struct {
 	open chan struct{} // closed when the rest may pass
 	once *sync.Once
 	held *source.Rows // the part of a batch that waits
+
+	mu    sync.Mutex
+	below uint64        // rows below it may be played
+	more  chan struct{} // closed and replaced when below rises
 }
 
+// ahead is how many rows, samples and verdicts together, a device may have
+// that the hub has not acknowledged. A recording has no need to lose any: it
+// waits.
+const ahead = 20_000
+
 func newGate(s source.Source, at uint64, start time.Time) *gate {
-	return &gate{Source: s, at: at, start: start, open: make(chan struct{}), once: &sync.Once{}}
+	return &gate{Source: s, at: at, start: start, open: make(chan struct{}), once: &sync.Once{}, below: ahead, more: make(chan struct{})}
 }
 
 // release lets the rest pass.
 func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
+
+// allow tells the gate how many rows its device has read and how many it has
+// that the hub has not acknowledged.
+func (g *gate) allow(read, waiting uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if below := read + ahead - min(waiting, ahead); below > g.below {
+		g.below = below
+		close(g.more)
+		g.more = make(chan struct{})
+	}
+}
+
+// allowed waits until a row may be played.
+func (g *gate) allowed(ctx context.Context, row uint64) error {
+	for {
+		g.mu.Lock()
+		below, more := g.below, g.more
+		g.mu.Unlock()
+		if row < below {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
 // Next implements source.Source.
 func (g *gate) Next(ctx context.Context) (source.Rows, error) {
@@ -65,7 +104,7 @@ func (g *gate) Next(ctx context.Context) (source.Rows, error) {
 			return source.Rows{}, ctx.Err()
 		}
 	}
-	return rows, nil
+	return rows, g.allowed(ctx, rows.First)
 }
 
 // slice copies rows from..to: the source may reuse what it handed out.
