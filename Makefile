@@ -147,6 +147,10 @@ bench-harm: ## How far two bad releases come on 10 000 virtual devices, and how 
 bench-nab: build ## The standard score of the devices' verdicts on the public NAB streams
 	@simulator/backtest/nab.sh $(BIN)/swell-sim | .ci/figures
 
+.PHONY: bench-train
+bench-train: $(ORT) ## Samples per CPU-second of training beside PyTorch on four nets (Debian: python3-torch libopenblas0-pthread)
+	@SWELL_BENCH=1 go test -v -count=1 -run '^TestTrainingFigures$$' ./models/train 2>&1 | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages
