@@ -48,7 +48,7 @@ func TestAsyncAPIHasTheTopicsOfPackageTopic(t *testing.T) {
 	}
 	id := topic.ID{Site: "a-site", Node: "a-node"}
 	var want []string
-	for _, k := range []topic.Kind{topic.Blocks, topic.Desired, topic.Reported, topic.Events} {
+	for _, k := range []topic.Kind{topic.Blocks, topic.Frames, topic.Desired, topic.Reported, topic.Events} {
 		want = append(want, topic.Of(id, k))
 	}
 	for _, m := range []topic.Message{topic.NBIRTH, topic.NDATA, topic.NDEATH, topic.NCMD} {

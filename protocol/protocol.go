@@ -18,6 +18,9 @@
 //	               peers ignore both
 //	1  2026-11-23  numbers for gates: Reported.Metrics, Drift of a champion and
 //	               of a shadow; older peers ignore them
+//	1  2026-11-23  cameras: topic kind frames, signals class and probability of
+//	               verdicts, Reported.Frames; older hubs refuse frames and
+//	               ignore the rest
 package protocol
 
 // Version is the protocol version this code speaks. It rises with each change

@@ -38,6 +38,11 @@ const (
 	ChallengerScore = "challenger_score" // the same for the model in shadow
 	ChallengerFlag  = "challenger_flag"
 
+	// Class and Probability are there when the model tells classes of images
+	// apart: the index of the likeliest in the model's own list, and how likely.
+	Class       = "class"
+	Probability = "probability"
+
 	// RowOffset is there when a model does not score every row: how many raw
 	// rows the window of each verdict ends after Block.First. Without it
 	// verdict i is of the window that ends with row First + i.

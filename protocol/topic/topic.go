@@ -8,7 +8,7 @@
 //
 // Two families exist. The control and block topics are Swell's own:
 //
-//	swell/v1/{site}/{node}/{blocks|desired|reported|events}
+//	swell/v1/{site}/{node}/{blocks|frames|desired|reported|events}
 //
 // The live topics follow Sparkplug B 3.0:
 //
@@ -84,6 +84,7 @@ type Kind string
 // The kinds, with who publishes and the quality of service each is sent with.
 const (
 	Blocks   Kind = "blocks"   // agent → hub, QoS 1: arrays of samples and verdicts; acknowledged when durable
+	Frames   Kind = "frames"   // agent → hub, QoS 1: single pictures of cameras; acknowledged when durable
 	Desired  Kind = "desired"  // hub → agent, QoS 1, retained: what the device should run
 	Reported Kind = "reported" // agent → hub, QoS 1: what the device runs and how it fares
 	Events   Kind = "events"   // agent → hub, QoS 1: single happenings worth a line in the audit
@@ -165,7 +166,7 @@ func Parse(s string) (Topic, error) {
 		}
 		t := Topic{ID: ID{p[0], p[1]}, Kind: Kind(p[2])}
 		switch t.Kind {
-		case Blocks, Desired, Reported, Events:
+		case Blocks, Frames, Desired, Reported, Events:
 		default:
 			return Topic{}, fmt.Errorf("topic %q: unknown kind %q", s, p[2])
 		}
@@ -207,7 +208,7 @@ type Filters struct {
 // its own topics.
 func FiltersFor(id ID) Filters {
 	f := Filters{
-		Publish:   []string{Of(id, Blocks), Of(id, Reported), Of(id, Events)},
+		Publish:   []string{Of(id, Blocks), Of(id, Frames), Of(id, Reported), Of(id, Events)},
 		Subscribe: []string{Of(id, Desired), Sparkplug(id, NCMD, ""), sparkplugB + id.Site + "/" + string(DCMD) + "/" + id.Node + "/+"},
 	}
 	for _, m := range []Message{NBIRTH, NDATA, NDEATH} {

@@ -91,7 +91,7 @@ func TestADeviceReachesItsOwnTopicsAndNoOthers(t *testing.T) {
 		it := ID{name.Draw(t, "other site"), name.Draw(t, "other node")}
 		f := FiltersFor(me)
 		every := func(id ID) []string {
-			out := []string{Of(id, Blocks), Of(id, Desired), Of(id, Reported), Of(id, Events)}
+			out := []string{Of(id, Blocks), Of(id, Frames), Of(id, Desired), Of(id, Reported), Of(id, Events)}
 			for m := range messages {
 				out = append(out, Sparkplug(id, m, "part"))
 			}
@@ -152,6 +152,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("spBv1.0/plant-1/DDATA/pump.7/motor")
 	f.Add("spBv1.0/a/NCMD/b")
 	f.Add("swell/v1/+/#/blocks")
+	f.Add("swell/v1/plant-1/camera.7/frames")
 	f.Fuzz(func(t *testing.T, s string) {
 		got, err := Parse(s)
 		if err != nil {

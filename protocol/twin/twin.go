@@ -144,7 +144,9 @@ type Reported struct {
 	// replace it, because no boot loader started it.
 	Firmware *Firmware `json:"firmware,omitempty"`
 
-	Stream     Stream      `json:"stream"`
+	Stream Stream `json:"stream"`
+	// Frames is what became of a camera's pictures. nil: the device is no camera.
+	Frames     *Frames     `json:"frames,omitempty"`
 	Conditions []Condition `json:"conditions,omitempty"`
 	// Quarantined are manifests this device has rolled back and will not try again.
 	Quarantined []artifact.Digest `json:"quarantined,omitempty"`
@@ -311,6 +313,20 @@ type Stream struct {
 	SpoolDropped  uint64  `json:"spool_dropped"` // blocks dropped because the spool was full
 	Swaps         uint64  `json:"swaps"`
 	SampleRateHz  float64 `json:"sample_rate_hz,omitempty"`
+}
+
+// Frames says which of its pictures a camera sends to the hub. Counters never
+// fall, except across a re-installation.
+type Frames struct {
+	Unreadable  uint64 `json:"unreadable"`   // pictures that could not be decoded, and were skipped
+	Chosen      uint64 `json:"chosen"`       // wanted by the device's policy
+	Refused     uint64 `json:"refused"`      // of those, not sent because the day's budget was spent
+	Sent        uint64 `json:"sent"`         // acknowledged by the hub
+	Dropped     uint64 `json:"dropped"`      // chosen and lost: the spool was full or not writable
+	SpoolFrames int    `json:"spool_frames"` // waiting for acknowledgement
+	SpoolBytes  int64  `json:"spool_bytes"`
+	// BudgetBytes are left to send now. Absent: there is no budget.
+	BudgetBytes *int64 `json:"budget_bytes,omitempty"`
 }
 
 // Condition is one finding about health, Kubernetes style.

@@ -292,7 +292,7 @@ func (b *Broker) wait(ctx context.Context, l *link, tok mqtt.Token) error {
 // filters are the hub's subscriptions: everything that devices publish.
 func (b *Broker) filters() []string {
 	share := "$share/" + b.cfg.Group + "/"
-	fs := []string{share + topic.All(topic.Blocks), share + topic.All(topic.Reported), share + topic.All(topic.Events)}
+	fs := []string{share + topic.All(topic.Blocks), share + topic.All(topic.Frames), share + topic.All(topic.Reported), share + topic.All(topic.Events)}
 	for _, m := range []topic.Message{topic.NBIRTH, topic.NDATA, topic.NDEATH} {
 		fs = append(fs, share+"spBv1.0/+/"+string(m)+"/+")
 	}
