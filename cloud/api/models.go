@@ -140,22 +140,27 @@ func (s *Server) GetModel(ctx context.Context, r apigen.GetModelRequestObject) (
 	return apigen.GetModel200JSONResponse(m), err
 }
 
+func lineageOf(v registry.Version) apimodel.Lineage {
+	out := apimodel.Lineage{
+		Run: some(v.Lineage.Run), Snapshot: some(string(v.Lineage.Snapshot)), Config: some(string(v.Lineage.Config)), Code: some(v.Lineage.Code), Seed: some(int64(v.Lineage.Seed)),
+		Segments: some(int64(v.Lineage.Segments)), Devices: some(int64(v.Lineage.Devices)), From: at(v.Lineage.From), To: at(v.Lineage.To),
+	}
+	if v.Lineage.ParentCounter > 0 {
+		ref := refOf(artifact.Model, v.Family, v.Lineage.ParentCounter, v.Lineage.Parent)
+		out.Parent = &ref
+	}
+	return out
+}
+
 func (s *Server) modelVersion(ctx context.Context, v registry.Version, runs map[artifact.Digest]*apimodel.RunsOn, all []rollout.Rollout) (apimodel.ModelVersion, error) {
 	out := apimodel.ModelVersion{
 		APIVersion: apiVersion, Kind: "ModelVersion",
 		Metadata: apimodel.ObjectMeta{Name: versionRef(v).ID, CreatedAt: at(v.Created)},
 		Spec: apimodel.ModelVersionSpec{
 			Release: versionRef(v), Card: some(v.Card), Classes: []string{}, Files: []apimodel.ReleaseFile{},
-			Lineage: apimodel.Lineage{
-				Run: some(v.Lineage.Run), Snapshot: some(string(v.Lineage.Snapshot)), Config: some(string(v.Lineage.Config)), Code: some(v.Lineage.Code), Seed: some(int64(v.Lineage.Seed)),
-				Segments: some(int64(v.Lineage.Segments)), Devices: some(int64(v.Lineage.Devices)), From: at(v.Lineage.From), To: at(v.Lineage.To),
-			},
+			Lineage: lineageOf(v),
 		},
 		Status: apimodel.ModelVersionStatus{Metrics: []apimodel.Metric{}, Signatures: []apimodel.Signature{}, Conditions: []apimodel.Condition{}, RunsOn: runs[v.Release]},
-	}
-	if v.Lineage.ParentCounter > 0 {
-		ref := refOf(artifact.Model, v.Family, v.Lineage.ParentCounter, v.Lineage.Parent)
-		out.Spec.Lineage.Parent = &ref
 	}
 	if v.Expected != nil {
 		child, parent := v.Expected.FlagShareChallenger, v.Expected.FlagShareChampion

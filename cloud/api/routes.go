@@ -59,15 +59,31 @@ func (s *Server) routes() []route {
 		{get, "/models/{name}/versions/{counter}", auth.Viewer, w.GetModelVersion},
 		{post, "/models/{name}/versions/{counter}/actions/verify", auth.Viewer, w.VerifyModelVersion},
 
+		{get, "/models/{name}/versions/{counter}/compare", auth.Viewer, w.CompareModelVersions},
+		{get, "/models/{name}/versions/{counter}/lineage", auth.Viewer, w.GetModelLineage},
+		{post, "/models/actions/collect", auth.Admin, w.CollectModels},
+		{get, "/segments/{digest}/releases", auth.Viewer, w.ListSegmentReleases},
+		{get, "/garden", auth.Viewer, w.ListGarden},
+		{post, "/garden/import", auth.Admin, w.ImportGardenModel},
+
+		{get, "/labels", auth.Viewer, w.ListLabels},
+		{post, "/labels", auth.Operator, w.AddLabels},
+		{get, "/frames", auth.Viewer, w.ListFrames},
+		{get, "/frames/queue", auth.Viewer, w.ListFrameQueue},
+		{get, "/frames/{digest}/image", auth.Viewer, w.GetFrameImage},
+
 		{post, "/firmware", auth.Admin, w.PublishFirmware},
 
 		{get, "/retrain-policies", auth.Viewer, w.ListRetrainPolicies},
 		{get, "/retrain-policies/{name}", auth.Viewer, w.GetRetrainPolicy},
 		{put, "/retrain-policies/{name}", auth.Operator, w.ApplyRetrainPolicy},
+		{post, "/retrain-policies/{name}/actions/backfill", auth.Operator, w.BackfillRetrainPolicy},
 		{get, "/training-runs", auth.Viewer, w.ListTrainingRuns},
 		{post, "/training-runs", auth.Operator, w.StartTrainingRun},
 		{get, "/training-runs/{name}", auth.Viewer, w.GetTrainingRun},
 		{post, "/training-runs/{name}/actions/cancel", auth.Operator, w.CancelTrainingRun},
+		{post, "/training-runs/{name}/actions/rerun", auth.Operator, w.RerunTrainingRun},
+		{get, "/training-runs/{name}/logs", auth.Viewer, w.GetTrainingLogs},
 
 		{get, "/rollout-policies", auth.Viewer, w.ListRolloutPolicies},
 		{get, "/rollout-policies/{name}", auth.Viewer, w.GetRolloutPolicy},

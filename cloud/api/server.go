@@ -137,10 +137,18 @@ type Training interface {
 	Run(ctx context.Context, name string) (apimodel.TrainingRun, error)
 	Start(ctx context.Context, policy string, seed *int64, by, reason string, dry bool) (apimodel.TrainingRun, error)
 	Cancel(ctx context.Context, name string) (apimodel.TrainingRun, error)
+	// Backfill queues the nights of a policy's schedule within from..to and
+	// returns their runs.
+	Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error)
+	// Rerun repeats an ended run from the named step on, as a new one.
+	Rerun(ctx context.Context, name, step string) (apimodel.TrainingRun, error)
+	// Logs returns what a run's steps said; step "" means all.
+	Logs(ctx context.Context, name, step string) ([]apimodel.TrainingLogLine, error)
 }
 
-// Config names the parties. Training may be nil on a hub that does not train,
-// Console on one that serves none; everything else is required.
+// Config names the parties. Training, Lineages and Garden may be nil on a hub
+// that does not train, Feedback on one that keeps no frames, Console on one
+// that serves none; everything else is required.
 type Config struct {
 	Auth     *auth.Service
 	Fleet    *fleet.Registry
@@ -153,6 +161,9 @@ type Config struct {
 	Registry registry.Store
 	Releases Releases
 	Training Training
+	Lineages Lineages
+	Feedback Feedback
+	Garden   Garden
 	Stream   *Stream
 	Console  http.Handler
 	Metrics  *prometheus.Registry

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/api/apigen"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
@@ -131,4 +132,61 @@ func (s *Server) CancelTrainingRun(ctx context.Context, r apigen.CancelTrainingR
 	}
 	run, err = s.cfg.Training.Cancel(ctx, r.Name)
 	return apigen.CancelTrainingRun200JSONResponse(run), err
+}
+
+// BackfillRetrainPolicy queues nights of the past.
+func (s *Server) BackfillRetrainPolicy(ctx context.Context, r apigen.BackfillRetrainPolicyRequestObject) (apigen.BackfillRetrainPolicyResponseObject, error) {
+	if s.cfg.Training == nil {
+		return nil, errNoTraining
+	}
+	if !r.Body.From.Before(r.Body.To) {
+		return nil, invalid("from must be before to", apimodel.FieldError{Field: "to", Message: "not after from"})
+	}
+	if _, err := s.cfg.Training.Policy(ctx, r.Name); err != nil {
+		return nil, err
+	}
+	reason := value(r.Params.Reason)
+	detail := map[string]string{"from": r.Body.From.UTC().Format(time.RFC3339), "to": r.Body.To.UTC().Format(time.RFC3339)}
+	if err := s.audit(ctx, "training.backfill", "RetrainPolicy/"+r.Name, reason, detail); err != nil {
+		return nil, err
+	}
+	runs, err := s.cfg.Training.Backfill(ctx, r.Name, r.Body.From, r.Body.To, callerOf(ctx).Actor(), reason)
+	if err != nil {
+		return nil, err
+	}
+	if runs == nil {
+		runs = []string{}
+	}
+	return apigen.BackfillRetrainPolicy201JSONResponse(apimodel.BackfillAnswer{Runs: runs}), nil
+}
+
+// RerunTrainingRun repeats a run from a step on.
+func (s *Server) RerunTrainingRun(ctx context.Context, r apigen.RerunTrainingRunRequestObject) (apigen.RerunTrainingRunResponseObject, error) {
+	if s.cfg.Training == nil {
+		return nil, errNoTraining
+	}
+	run, err := s.cfg.Training.Run(ctx, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	if st := run.Status.State; st == apimodel.RunStateQueued || st == apimodel.RunStateRunning {
+		return nil, conflict("run " + r.Name + " is " + string(st) + ": cancel it first, or wait for its end")
+	}
+	if err := s.audit(ctx, "training.rerun", "TrainingRun/"+r.Name, value(r.Params.Reason), map[string]string{"from": r.Body.From}); err != nil {
+		return nil, err
+	}
+	run, err = s.cfg.Training.Rerun(ctx, r.Name, r.Body.From)
+	return apigen.RerunTrainingRun201JSONResponse(run), err
+}
+
+// GetTrainingLogs shows what a run's steps said.
+func (s *Server) GetTrainingLogs(ctx context.Context, r apigen.GetTrainingLogsRequestObject) (apigen.GetTrainingLogsResponseObject, error) {
+	if s.cfg.Training == nil {
+		return nil, errNoTraining
+	}
+	lines, err := s.cfg.Training.Logs(ctx, r.Name, value(r.Params.Step))
+	if lines == nil {
+		lines = []apimodel.TrainingLogLine{}
+	}
+	return apigen.GetTrainingLogs200JSONResponse(apimodel.TrainingLogs{Items: lines}), err
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/api"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
@@ -146,6 +147,37 @@ func (t training) Cancel(ctx context.Context, name string) (apimodel.TrainingRun
 		return apimodel.TrainingRun{}, err
 	}
 	return t.Run(ctx, name)
+}
+
+func (t training) Rerun(ctx context.Context, name, step string) (apimodel.TrainingRun, error) {
+	r, err := t.nights.Run(name)
+	if err != nil {
+		return apimodel.TrainingRun{}, known(err)
+	}
+	names := retrain.Steps(r.Order)
+	from := slices.Index(names, step)
+	if from < 0 {
+		return apimodel.TrainingRun{}, fmt.Errorf("%w: run %s has no step %q: its steps are %s", api.ErrInvalid, name, step, strings.Join(names, ", "))
+	}
+	if from > len(r.Steps) {
+		return apimodel.TrainingRun{}, fmt.Errorf("%w: run %s never came to step %s: choose %s or one before it", api.ErrInvalid, name, step, names[len(r.Steps)])
+	}
+	id, err := t.nights.Rerun(name, uint(from))
+	if err != nil {
+		return apimodel.TrainingRun{}, err
+	}
+	return t.Run(ctx, id)
+}
+
+// errNotYet answers for what nights cannot do on this hub.
+var errNotYet = fmt.Errorf("%w: this hub's nights cannot do that", api.ErrInvalid)
+
+func (t training) Backfill(context.Context, string, time.Time, time.Time, string, string) ([]string, error) {
+	return nil, errNotYet
+}
+
+func (t training) Logs(context.Context, string, string) ([]apimodel.TrainingLogLine, error) {
+	return nil, errNotYet
 }
 
 func (t training) Runs(_ context.Context, policy, state, after string, limit int) ([]apimodel.TrainingRun, error) {
@@ -400,10 +432,10 @@ func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 	var out []apimodel.Candidate
 	for _, c := range o.Judged.Classes {
 		for _, s := range c.Candidates {
-			m := apimodel.Candidate{Detector: s.Candidate.Kind, Metrics: []apimodel.Metric{}, Chosen: some(false), Message: some("class " + string(c.Class))}
+			m := apimodel.Candidate{Detector: s.Candidate.Kind, Class: some(string(c.Class)), Metrics: []apimodel.Metric{}, Chosen: some(false)}
 			for _, w := range o.Blessed.Winners {
 				if w.Score.Candidate.Digest == s.Candidate.Digest && w.Score.Candidate.Class == c.Class {
-					m.Chosen = some(true)
+					m.Chosen, m.Why = some(true), given(w.Why)
 				}
 			}
 			metric := func(name string, v float64, champion *float64, n int) {
@@ -423,7 +455,7 @@ func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 				metric("non_finite_scores", float64(s.NonFinite), nil, c.Windows)
 			}
 			if s.Err != "" {
-				m.Message = some(*m.Message + ": " + s.Err)
+				m.Message = some(s.Err)
 			}
 			out = append(out, m)
 		}

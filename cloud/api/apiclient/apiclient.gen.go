@@ -191,6 +191,20 @@ type ClientInterface interface {
 	// Signs and publishes a build of the agent as the next release of its family. The body is the program itself; the hub makes the image. Roll it out by the id in the answer, as a model's release.
 	PublishFirmwareWithBody(ctx context.Context, params *PublishFirmwareParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListFrames performs a GET /frames (the `ListFrames` operationId) request.
+	//
+	// Pictures that devices uploaded, oldest first.
+	ListFrames(ctx context.Context, params *ListFramesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListFrameQueue performs a GET /frames/queue (the `ListFrameQueue` operationId) request.
+	//
+	// Frames without a label, the most instructive first: those the model is least sure of, spread over
+	// devices and classes.
+	ListFrameQueue(ctx context.Context, params *ListFrameQueueParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetFrameImage performs a GET /frames/{digest}/image (the `GetFrameImage` operationId) request.
+	GetFrameImage(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListFreezes performs a GET /freezes (the `ListFreezes` operationId) request.
 	//
 	// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
@@ -211,11 +225,50 @@ type ClientInterface interface {
 	// LiftFreeze performs a DELETE /freezes/{name} (the `LiftFreeze` operationId) request.
 	LiftFreeze(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListGarden performs a GET /garden (the `ListGarden` operationId) request.
+	//
+	// Models that were brought from outside, by name, with what they can be used for.
+	ListGarden(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ImportGardenModelWithBody performs a POST /garden/import (the `ImportGardenModel` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
+	// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+	// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
+	ImportGardenModelWithBody(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetHealth performs a GET /health (the `GetHealth` operationId) request.
 	GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListLabels performs a GET /labels (the `ListLabels` operationId) request.
+	//
+	// What people said of stretches of a device's data and of frames, oldest first.
+	ListLabels(ctx context.Context, params *ListLabelsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddLabelsWithBody performs a POST /labels (the `AddLabels` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+	// person on the same target replaces the older one. They enter the next night.
+	AddLabelsWithBody(ctx context.Context, params *AddLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddLabels performs a POST /labels (the `AddLabels` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+	// person on the same target replaces the older one. They enter the next night.
+	AddLabels(ctx context.Context, params *AddLabelsParams, body AddLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListModels performs a GET /models (the `ListModels` operationId) request.
 	ListModels(ctx context.Context, params *ListModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CollectModels performs a POST /models/actions/collect (the `CollectModels` operationId) request.
+	//
+	// Removes model files, snapshots and frames that nothing needs any more. What a device runs, may
+	// go back to, or a kept version came from always stays. Unless `dryRun` is false, it only says what
+	// would go.
+	CollectModels(ctx context.Context, params *CollectModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetModel performs a GET /models/{name} (the `GetModel` operationId) request.
 	GetModel(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -230,6 +283,16 @@ type ClientInterface interface {
 	//
 	// Reads the stored files again and checks digests, signatures and the ledger's receipt. Changes nothing.
 	VerifyModelVersion(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CompareModelVersions performs a GET /models/{name}/versions/{counter}/compare (the `CompareModelVersions` operationId) request.
+	//
+	// Two versions of a family side by side, in metrics, data and make.
+	CompareModelVersions(ctx context.Context, name Name, counter Counter, params *CompareModelVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetModelLineage performs a GET /models/{name}/versions/{counter}/lineage (the `GetModelLineage` operationId) request.
+	//
+	// Everything a version came from, down to the segments, and who runs it.
+	GetModelLineage(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetOverview performs a GET /overview (the `GetOverview` operationId) request.
 	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -271,6 +334,18 @@ type ClientInterface interface {
 	//
 	// Creates or replaces. `status` in the body is ignored.
 	ApplyRetrainPolicy(ctx context.Context, name Name, params *ApplyRetrainPolicyParams, body ApplyRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRolloutPolicies performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
 	ListRolloutPolicies(ctx context.Context, params *ListRolloutPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -388,6 +463,11 @@ type ClientInterface interface {
 	// done: the answer goes on only as far as the evidence supports, and says so.
 	ReplayRollout(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListSegmentReleases performs a GET /segments/{digest}/releases (the `ListSegmentReleases` operationId) request.
+	//
+	// Every release that learned from a raw segment, directly or through its snapshot.
+	ListSegmentReleases(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// QuerySeries performs a GET /series (the `QuerySeries` operationId) request.
 	//
 	// One signal of one device over [from, to), at most `maxPoints` points. When the range
@@ -447,6 +527,23 @@ type ClientInterface interface {
 	//
 	// Answers 409 when the run has ended.
 	CancelTrainingRun(ctx context.Context, name Name, params *CancelTrainingRunParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RerunTrainingRunWithBody performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+	RerunTrainingRunWithBody(ctx context.Context, name Name, params *RerunTrainingRunParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RerunTrainingRun performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request.
+	// Takes a body of the `application/json` content type.
+	//
+	// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+	RerunTrainingRun(ctx context.Context, name Name, params *RerunTrainingRunParams, body RerunTrainingRunJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTrainingLogs performs a GET /training-runs/{name}/logs (the `GetTrainingLogs` operationId) request.
+	//
+	// What the steps said while they worked, oldest first; the newest 2000 lines are kept.
+	GetTrainingLogs(ctx context.Context, name Name, params *GetTrainingLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListUsers performs a GET /users (the `ListUsers` operationId) request.
 	ListUsers(ctx context.Context, params *ListUsersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -783,6 +880,50 @@ func (c *Client) PublishFirmwareWithBody(ctx context.Context, params *PublishFir
 	return c.Client.Do(req)
 }
 
+// ListFrames performs a GET /frames (the `ListFrames` operationId) request.
+//
+// Pictures that devices uploaded, oldest first.
+func (c *Client) ListFrames(ctx context.Context, params *ListFramesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFramesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFrameQueue performs a GET /frames/queue (the `ListFrameQueue` operationId) request.
+//
+// Frames without a label, the most instructive first: those the model is least sure of, spread over
+// devices and classes.
+func (c *Client) ListFrameQueue(ctx context.Context, params *ListFrameQueueParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFrameQueueRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetFrameImage performs a GET /frames/{digest}/image (the `GetFrameImage` operationId) request.
+func (c *Client) GetFrameImage(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetFrameImageRequest(c.Server, digest)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListFreezes performs a GET /freezes (the `ListFreezes` operationId) request.
 //
 // Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
@@ -843,6 +984,39 @@ func (c *Client) LiftFreeze(ctx context.Context, name Name, params *LiftFreezePa
 	return c.Client.Do(req)
 }
 
+// ListGarden performs a GET /garden (the `ListGarden` operationId) request.
+//
+// Models that were brought from outside, by name, with what they can be used for.
+func (c *Client) ListGarden(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGardenRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ImportGardenModelWithBody performs a POST /garden/import (the `ImportGardenModel` operationId) request,
+// with any type of body and a specified content type.
+//
+// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
+// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
+func (c *Client) ImportGardenModelWithBody(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewImportGardenModelRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetHealth performs a GET /health (the `GetHealth` operationId) request.
 func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHealthRequest(c.Server)
@@ -856,9 +1030,75 @@ func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (
 	return c.Client.Do(req)
 }
 
+// ListLabels performs a GET /labels (the `ListLabels` operationId) request.
+//
+// What people said of stretches of a device's data and of frames, oldest first.
+func (c *Client) ListLabels(ctx context.Context, params *ListLabelsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListLabelsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddLabelsWithBody performs a POST /labels (the `AddLabels` operationId) request,
+// with any type of body and a specified content type.
+//
+// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+// person on the same target replaces the older one. They enter the next night.
+func (c *Client) AddLabelsWithBody(ctx context.Context, params *AddLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddLabelsRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddLabels performs a POST /labels (the `AddLabels` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+// person on the same target replaces the older one. They enter the next night.
+func (c *Client) AddLabels(ctx context.Context, params *AddLabelsParams, body AddLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddLabelsRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListModels performs a GET /models (the `ListModels` operationId) request.
 func (c *Client) ListModels(ctx context.Context, params *ListModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListModelsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CollectModels performs a POST /models/actions/collect (the `CollectModels` operationId) request.
+//
+// Removes model files, snapshots and frames that nothing needs any more. What a device runs, may
+// go back to, or a kept version came from always stays. Unless `dryRun` is false, it only says what
+// would go.
+func (c *Client) CollectModels(ctx context.Context, params *CollectModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCollectModelsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -913,6 +1153,36 @@ func (c *Client) GetModelVersion(ctx context.Context, name Name, counter Counter
 // Reads the stored files again and checks digests, signatures and the ledger's receipt. Changes nothing.
 func (c *Client) VerifyModelVersion(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewVerifyModelVersionRequest(c.Server, name, counter)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CompareModelVersions performs a GET /models/{name}/versions/{counter}/compare (the `CompareModelVersions` operationId) request.
+//
+// Two versions of a family side by side, in metrics, data and make.
+func (c *Client) CompareModelVersions(ctx context.Context, name Name, counter Counter, params *CompareModelVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCompareModelVersionsRequest(c.Server, name, counter, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetModelLineage performs a GET /models/{name}/versions/{counter}/lineage (the `GetModelLineage` operationId) request.
+//
+// Everything a version came from, down to the segments, and who runs it.
+func (c *Client) GetModelLineage(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetModelLineageRequest(c.Server, name, counter)
 	if err != nil {
 		return nil, err
 	}
@@ -1044,6 +1314,38 @@ func (c *Client) ApplyRetrainPolicyWithBody(ctx context.Context, name Name, para
 // Creates or replaces. `status` in the body is ignored.
 func (c *Client) ApplyRetrainPolicy(ctx context.Context, name Name, params *ApplyRetrainPolicyParams, body ApplyRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewApplyRetrainPolicyRequest(c.Server, name, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
+// with any type of body and a specified content type.
+//
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+func (c *Client) BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewBackfillRetrainPolicyRequestWithBody(c.Server, name, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+func (c *Client) BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewBackfillRetrainPolicyRequest(c.Server, name, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1380,6 +1682,21 @@ func (c *Client) ReplayRollout(ctx context.Context, name Name, body ReplayRollou
 	return c.Client.Do(req)
 }
 
+// ListSegmentReleases performs a GET /segments/{digest}/releases (the `ListSegmentReleases` operationId) request.
+//
+// Every release that learned from a raw segment, directly or through its snapshot.
+func (c *Client) ListSegmentReleases(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSegmentReleasesRequest(c.Server, digest)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // QuerySeries performs a GET /series (the `QuerySeries` operationId) request.
 //
 // One signal of one device over [from, to), at most `maxPoints` points. When the range
@@ -1530,6 +1847,53 @@ func (c *Client) GetTrainingRun(ctx context.Context, name Name, reqEditors ...Re
 // Answers 409 when the run has ended.
 func (c *Client) CancelTrainingRun(ctx context.Context, name Name, params *CancelTrainingRunParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCancelTrainingRunRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RerunTrainingRunWithBody performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request,
+// with any type of body and a specified content type.
+//
+// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+func (c *Client) RerunTrainingRunWithBody(ctx context.Context, name Name, params *RerunTrainingRunParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRerunTrainingRunRequestWithBody(c.Server, name, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RerunTrainingRun performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request.
+// Takes a body of the `application/json` content type.
+//
+// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+func (c *Client) RerunTrainingRun(ctx context.Context, name Name, params *RerunTrainingRunParams, body RerunTrainingRunJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRerunTrainingRunRequest(c.Server, name, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTrainingLogs performs a GET /training-runs/{name}/logs (the `GetTrainingLogs` operationId) request.
+//
+// What the steps said while they worked, oldest first; the newest 2000 lines are kept.
+func (c *Client) GetTrainingLogs(ctx context.Context, name Name, params *GetTrainingLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTrainingLogsRequest(c.Server, name, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2829,6 +3193,232 @@ func NewPublishFirmwareRequestWithBody(server string, params *PublishFirmwarePar
 	return req, nil
 }
 
+// NewListFramesRequest constructs an http.Request for the ListFrames method
+func NewListFramesRequest(server string, params *ListFramesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/frames")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Device != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "device", *params.Device, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Class != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "class", *params.Class, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Unlabelled != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "unlabelled", *params.Unlabelled, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListFrameQueueRequest constructs an http.Request for the ListFrameQueue method
+func NewListFrameQueueRequest(server string, params *ListFrameQueueParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/frames/queue")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Class != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "class", *params.Class, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetFrameImageRequest constructs an http.Request for the GetFrameImage method
+func NewGetFrameImageRequest(server string, digest Content) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/frames/%s/image", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListFreezesRequest constructs an http.Request for the ListFreezes method
 func NewListFreezesRequest(server string, params *ListFreezesParams) (*http.Request, error) {
 	var err error
@@ -3054,6 +3644,109 @@ func NewLiftFreezeRequest(server string, name Name, params *LiftFreezeParams) (*
 	return req, nil
 }
 
+// NewListGardenRequest constructs an http.Request for the ListGarden method
+func NewListGardenRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/garden")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewImportGardenModelRequestWithBody constructs an http.Request for the ImportGardenModel method, with any body, and a specified content type
+func NewImportGardenModelRequestWithBody(server string, params *ImportGardenModelParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/garden/import")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.URL != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "url", *params.URL, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetHealthRequest constructs an http.Request for the GetHealth method
 func NewGetHealthRequest(server string) (*http.Request, error) {
 	var err error
@@ -3077,6 +3770,175 @@ func NewGetHealthRequest(server string) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewListLabelsRequest constructs an http.Request for the ListLabels method
+func NewListLabelsRequest(server string, params *ListLabelsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/labels")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Device != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "device", *params.Device, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddLabelsRequest calls the generic AddLabels builder with application/json body
+func NewAddLabelsRequest(server string, params *AddLabelsParams, body AddLabelsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddLabelsRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewAddLabelsRequestWithBody constructs an http.Request for the AddLabels method, with any body, and a specified content type
+func NewAddLabelsRequestWithBody(server string, params *AddLabelsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/labels")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -3140,6 +4002,72 @@ func NewListModelsRequest(server string, params *ListModelsParams) (*http.Reques
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCollectModelsRequest constructs an http.Request for the CollectModels method
+func NewCollectModelsRequest(server string, params *CollectModelsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/models/actions/collect")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -3329,6 +4257,111 @@ func NewVerifyModelVersionRequest(server string, name Name, counter Counter) (*h
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCompareModelVersionsRequest constructs an http.Request for the CompareModelVersions method
+func NewCompareModelVersionsRequest(server string, name Name, counter Counter, params *CompareModelVersionsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "counter", counter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int64"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/models/%s/versions/%s/compare", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "with", params.With, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetModelLineageRequest constructs an http.Request for the GetModelLineage method
+func NewGetModelLineageRequest(server string, name Name, counter Counter) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "counter", counter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int64"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/models/%s/versions/%s/lineage", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -3765,6 +4798,80 @@ func NewApplyRetrainPolicyRequestWithBody(server string, name Name, params *Appl
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewBackfillRetrainPolicyRequest calls the generic BackfillRetrainPolicy builder with application/json body
+func NewBackfillRetrainPolicyRequest(server string, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewBackfillRetrainPolicyRequestWithBody(server, name, params, "application/json", bodyReader)
+}
+
+// NewBackfillRetrainPolicyRequestWithBody constructs an http.Request for the BackfillRetrainPolicy method, with any body, and a specified content type
+func NewBackfillRetrainPolicyRequestWithBody(server string, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/retrain-policies/%s/actions/backfill", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -4866,6 +5973,40 @@ func NewReplayRolloutRequestWithBody(server string, name Name, contentType strin
 	return req, nil
 }
 
+// NewListSegmentReleasesRequest constructs an http.Request for the ListSegmentReleases method
+func NewListSegmentReleasesRequest(server string, digest Content) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/segments/%s/releases", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewQuerySeriesRequest constructs an http.Request for the QuerySeries method
 func NewQuerySeriesRequest(server string, params *QuerySeriesParams) (*http.Request, error) {
 	var err error
@@ -5318,6 +6459,141 @@ func NewCancelTrainingRunRequest(server string, name Name, params *CancelTrainin
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRerunTrainingRunRequest calls the generic RerunTrainingRun builder with application/json body
+func NewRerunTrainingRunRequest(server string, name Name, params *RerunTrainingRunParams, body RerunTrainingRunJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRerunTrainingRunRequestWithBody(server, name, params, "application/json", bodyReader)
+}
+
+// NewRerunTrainingRunRequestWithBody constructs an http.Request for the RerunTrainingRun method, with any body, and a specified content type
+func NewRerunTrainingRunRequestWithBody(server string, name Name, params *RerunTrainingRunParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/training-runs/%s/actions/rerun", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetTrainingLogsRequest constructs an http.Request for the GetTrainingLogs method
+func NewGetTrainingLogsRequest(server string, name Name, params *GetTrainingLogsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/training-runs/%s/logs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Step != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "step", *params.Step, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -5883,6 +7159,26 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	PublishFirmwareWithBodyWithResponse(ctx context.Context, params *PublishFirmwareParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error)
 
+	// ListFramesWithResponse performs a GET /frames (the `ListFrames` operationId) request.
+	//
+	// Pictures that devices uploaded, oldest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListFramesWithResponse(ctx context.Context, params *ListFramesParams, reqEditors ...RequestEditorFn) (*ListFramesResponse, error)
+
+	// ListFrameQueueWithResponse performs a GET /frames/queue (the `ListFrameQueue` operationId) request.
+	//
+	// Frames without a label, the most instructive first: those the model is least sure of, spread over
+	// devices and classes.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListFrameQueueWithResponse(ctx context.Context, params *ListFrameQueueParams, reqEditors ...RequestEditorFn) (*ListFrameQueueResponse, error)
+
+	// GetFrameImageWithResponse performs a GET /frames/{digest}/image (the `GetFrameImage` operationId) request.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	GetFrameImageWithResponse(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*GetFrameImageResponse, error)
+
 	// ListFreezesWithResponse performs a GET /freezes (the `ListFreezes` operationId) request.
 	//
 	// Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
@@ -5909,15 +7205,64 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	LiftFreezeWithResponse(ctx context.Context, name Name, params *LiftFreezeParams, reqEditors ...RequestEditorFn) (*LiftFreezeResponse, error)
 
+	// ListGardenWithResponse performs a GET /garden (the `ListGarden` operationId) request.
+	//
+	// Models that were brought from outside, by name, with what they can be used for.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListGardenWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGardenResponse, error)
+
+	// ImportGardenModelWithBodyWithResponse performs a POST /garden/import (the `ImportGardenModel` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
+	// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+	// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ImportGardenModelWithBodyWithResponse(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ImportGardenModelResponse, error)
+
 	// GetHealthWithResponse performs a GET /health (the `GetHealth` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	GetHealthWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetHealthResponse, error)
 
+	// ListLabelsWithResponse performs a GET /labels (the `ListLabels` operationId) request.
+	//
+	// What people said of stretches of a device's data and of frames, oldest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListLabelsWithResponse(ctx context.Context, params *ListLabelsParams, reqEditors ...RequestEditorFn) (*ListLabelsResponse, error)
+
+	// AddLabelsWithBodyWithResponse performs a POST /labels (the `AddLabels` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+	// person on the same target replaces the older one. They enter the next night.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	AddLabelsWithBodyWithResponse(ctx context.Context, params *AddLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddLabelsResponse, error)
+
+	// AddLabelsWithResponse performs a POST /labels (the `AddLabels` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+	// person on the same target replaces the older one. They enter the next night.
+	AddLabelsWithResponse(ctx context.Context, params *AddLabelsParams, body AddLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*AddLabelsResponse, error)
+
 	// ListModelsWithResponse performs a GET /models (the `ListModels` operationId) request.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	ListModelsWithResponse(ctx context.Context, params *ListModelsParams, reqEditors ...RequestEditorFn) (*ListModelsResponse, error)
+
+	// CollectModelsWithResponse performs a POST /models/actions/collect (the `CollectModels` operationId) request.
+	//
+	// Removes model files, snapshots and frames that nothing needs any more. What a device runs, may
+	// go back to, or a kept version came from always stays. Unless `dryRun` is false, it only says what
+	// would go.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	CollectModelsWithResponse(ctx context.Context, params *CollectModelsParams, reqEditors ...RequestEditorFn) (*CollectModelsResponse, error)
 
 	// GetModelWithResponse performs a GET /models/{name} (the `GetModel` operationId) request.
 	//
@@ -5940,6 +7285,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	VerifyModelVersionWithResponse(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*VerifyModelVersionResponse, error)
+
+	// CompareModelVersionsWithResponse performs a GET /models/{name}/versions/{counter}/compare (the `CompareModelVersions` operationId) request.
+	//
+	// Two versions of a family side by side, in metrics, data and make.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	CompareModelVersionsWithResponse(ctx context.Context, name Name, counter Counter, params *CompareModelVersionsParams, reqEditors ...RequestEditorFn) (*CompareModelVersionsResponse, error)
+
+	// GetModelLineageWithResponse performs a GET /models/{name}/versions/{counter}/lineage (the `GetModelLineage` operationId) request.
+	//
+	// Everything a version came from, down to the segments, and who runs it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	GetModelLineageWithResponse(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*GetModelLineageResponse, error)
 
 	// GetOverviewWithResponse performs a GET /overview (the `GetOverview` operationId) request.
 	//
@@ -5995,6 +7354,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Creates or replaces. `status` in the body is ignored.
 	ApplyRetrainPolicyWithResponse(ctx context.Context, name Name, params *ApplyRetrainPolicyParams, body ApplyRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*ApplyRetrainPolicyResponse, error)
+
+	// BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
+
+	// BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
 
 	// ListRolloutPoliciesWithResponse performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
 	//
@@ -6146,6 +7519,13 @@ type ClientWithResponsesInterface interface {
 	// done: the answer goes on only as far as the evidence supports, and says so.
 	ReplayRolloutWithResponse(ctx context.Context, name Name, body ReplayRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplayRolloutResponse, error)
 
+	// ListSegmentReleasesWithResponse performs a GET /segments/{digest}/releases (the `ListSegmentReleases` operationId) request.
+	//
+	// Every release that learned from a raw segment, directly or through its snapshot.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	ListSegmentReleasesWithResponse(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*ListSegmentReleasesResponse, error)
+
 	// QuerySeriesWithResponse performs a GET /series (the `QuerySeries` operationId) request.
 	//
 	// One signal of one device over [from, to), at most `maxPoints` points. When the range
@@ -6219,6 +7599,27 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	CancelTrainingRunWithResponse(ctx context.Context, name Name, params *CancelTrainingRunParams, reqEditors ...RequestEditorFn) (*CancelTrainingRunResponse, error)
+
+	// RerunTrainingRunWithBodyWithResponse performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request,
+	// with any type of body and a specified content type.
+	//
+	// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	RerunTrainingRunWithBodyWithResponse(ctx context.Context, name Name, params *RerunTrainingRunParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RerunTrainingRunResponse, error)
+
+	// RerunTrainingRunWithResponse performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request.
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+	RerunTrainingRunWithResponse(ctx context.Context, name Name, params *RerunTrainingRunParams, body RerunTrainingRunJSONRequestBody, reqEditors ...RequestEditorFn) (*RerunTrainingRunResponse, error)
+
+	// GetTrainingLogsWithResponse performs a GET /training-runs/{name}/logs (the `GetTrainingLogs` operationId) request.
+	//
+	// What the steps said while they worked, oldest first; the newest 2000 lines are kept.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	GetTrainingLogsWithResponse(ctx context.Context, name Name, params *GetTrainingLogsParams, reqEditors ...RequestEditorFn) (*GetTrainingLogsResponse, error)
 
 	// ListUsersWithResponse performs a GET /users (the `ListUsers` operationId) request.
 	//
@@ -7062,6 +8463,143 @@ func (r PublishFirmwareResponse) ContentType() string {
 	return ""
 }
 
+type ListFramesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FrameList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFramesResponse) GetJSON200() *FrameList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFramesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFramesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFramesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFramesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFramesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListFrameQueueResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FrameQueue
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFrameQueueResponse) GetJSON200() *FrameQueue {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFrameQueueResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFrameQueueResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFrameQueueResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFrameQueueResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFrameQueueResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetFrameImageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetFrameImageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetFrameImageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetFrameImageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetFrameImageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetFrameImageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListFreezesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7199,6 +8737,102 @@ func (r LiftFreezeResponse) ContentType() string {
 	return ""
 }
 
+type ListGardenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *GardenList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListGardenResponse) GetJSON200() *GardenList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListGardenResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListGardenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListGardenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListGardenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListGardenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ImportGardenModelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *GardenModel
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ImportGardenModelResponse) GetJSON201() *GardenModel {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ImportGardenModelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ImportGardenModelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ImportGardenModelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ImportGardenModelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ImportGardenModelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetHealthResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7254,6 +8888,102 @@ func (r GetHealthResponse) ContentType() string {
 	return ""
 }
 
+type ListLabelsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LabelList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListLabelsResponse) GetJSON200() *LabelList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListLabelsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListLabelsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListLabelsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListLabelsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListLabelsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddLabelsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *LabelList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddLabelsResponse) GetJSON201() *LabelList {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddLabelsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddLabelsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddLabelsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddLabelsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddLabelsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListModelsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7296,6 +9026,54 @@ func (r ListModelsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListModelsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CollectModelsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Collected
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CollectModelsResponse) GetJSON200() *Collected {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CollectModelsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CollectModelsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CollectModelsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CollectModelsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CollectModelsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7488,6 +9266,102 @@ func (r VerifyModelVersionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r VerifyModelVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CompareModelVersionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ModelComparison
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CompareModelVersionsResponse) GetJSON200() *ModelComparison {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CompareModelVersionsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CompareModelVersionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CompareModelVersionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CompareModelVersionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CompareModelVersionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetModelLineageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ModelLineage
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetModelLineageResponse) GetJSON200() *ModelLineage {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetModelLineageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetModelLineageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetModelLineageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetModelLineageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetModelLineageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7817,6 +9691,54 @@ func (r ApplyRetrainPolicyResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ApplyRetrainPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type BackfillRetrainPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *BackfillAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r BackfillRetrainPolicyResponse) GetJSON201() *BackfillAnswer {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r BackfillRetrainPolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r BackfillRetrainPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r BackfillRetrainPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r BackfillRetrainPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r BackfillRetrainPolicyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8639,6 +10561,54 @@ func (r ReplayRolloutResponse) ContentType() string {
 	return ""
 }
 
+type ListSegmentReleasesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SegmentReleases
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSegmentReleasesResponse) GetJSON200() *SegmentReleases {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListSegmentReleasesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSegmentReleasesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSegmentReleasesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSegmentReleasesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSegmentReleasesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type QuerySeriesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9024,6 +10994,102 @@ func (r CancelTrainingRunResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CancelTrainingRunResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RerunTrainingRunResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *TrainingRun
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RerunTrainingRunResponse) GetJSON201() *TrainingRun {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RerunTrainingRunResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RerunTrainingRunResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RerunTrainingRunResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RerunTrainingRunResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RerunTrainingRunResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTrainingLogsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrainingLogs
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTrainingLogsResponse) GetJSON200() *TrainingLogs {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTrainingLogsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTrainingLogsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTrainingLogsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTrainingLogsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTrainingLogsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -9565,6 +11631,44 @@ func (c *ClientWithResponses) PublishFirmwareWithBodyWithResponse(ctx context.Co
 	return ParsePublishFirmwareResponse(rsp)
 }
 
+// ListFramesWithResponse performs a GET /frames (the `ListFrames` operationId) request.
+//
+// Pictures that devices uploaded, oldest first.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListFramesWithResponse(ctx context.Context, params *ListFramesParams, reqEditors ...RequestEditorFn) (*ListFramesResponse, error) {
+	rsp, err := c.ListFrames(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFramesResponse(rsp)
+}
+
+// ListFrameQueueWithResponse performs a GET /frames/queue (the `ListFrameQueue` operationId) request.
+//
+// Frames without a label, the most instructive first: those the model is least sure of, spread over
+// devices and classes.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListFrameQueueWithResponse(ctx context.Context, params *ListFrameQueueParams, reqEditors ...RequestEditorFn) (*ListFrameQueueResponse, error) {
+	rsp, err := c.ListFrameQueue(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFrameQueueResponse(rsp)
+}
+
+// GetFrameImageWithResponse performs a GET /frames/{digest}/image (the `GetFrameImage` operationId) request.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) GetFrameImageWithResponse(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*GetFrameImageResponse, error) {
+	rsp, err := c.GetFrameImage(ctx, digest, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetFrameImageResponse(rsp)
+}
+
 // ListFreezesWithResponse performs a GET /freezes (the `ListFreezes` operationId) request.
 //
 // Freezes, by name. While one holds, no device that it matches is offered anything new or may activate; ways back stay open.
@@ -9615,6 +11719,35 @@ func (c *ClientWithResponses) LiftFreezeWithResponse(ctx context.Context, name N
 	return ParseLiftFreezeResponse(rsp)
 }
 
+// ListGardenWithResponse performs a GET /garden (the `ListGarden` operationId) request.
+//
+// Models that were brought from outside, by name, with what they can be used for.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListGardenWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGardenResponse, error) {
+	rsp, err := c.ListGarden(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListGardenResponse(rsp)
+}
+
+// ImportGardenModelWithBodyWithResponse performs a POST /garden/import (the `ImportGardenModel` operationId) request,
+// with any type of body and a specified content type.
+//
+// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
+// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ImportGardenModelWithBodyWithResponse(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ImportGardenModelResponse, error) {
+	rsp, err := c.ImportGardenModelWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseImportGardenModelResponse(rsp)
+}
+
 // GetHealthWithResponse performs a GET /health (the `GetHealth` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -9626,6 +11759,47 @@ func (c *ClientWithResponses) GetHealthWithResponse(ctx context.Context, reqEdit
 	return ParseGetHealthResponse(rsp)
 }
 
+// ListLabelsWithResponse performs a GET /labels (the `ListLabels` operationId) request.
+//
+// What people said of stretches of a device's data and of frames, oldest first.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListLabelsWithResponse(ctx context.Context, params *ListLabelsParams, reqEditors ...RequestEditorFn) (*ListLabelsResponse, error) {
+	rsp, err := c.ListLabels(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListLabelsResponse(rsp)
+}
+
+// AddLabelsWithBodyWithResponse performs a POST /labels (the `AddLabels` operationId) request,
+// with any type of body and a specified content type.
+//
+// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+// person on the same target replaces the older one. They enter the next night.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) AddLabelsWithBodyWithResponse(ctx context.Context, params *AddLabelsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddLabelsResponse, error) {
+	rsp, err := c.AddLabelsWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddLabelsResponse(rsp)
+}
+
+// AddLabelsWithResponse performs a POST /labels (the `AddLabels` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+// person on the same target replaces the older one. They enter the next night.
+func (c *ClientWithResponses) AddLabelsWithResponse(ctx context.Context, params *AddLabelsParams, body AddLabelsJSONRequestBody, reqEditors ...RequestEditorFn) (*AddLabelsResponse, error) {
+	rsp, err := c.AddLabels(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddLabelsResponse(rsp)
+}
+
 // ListModelsWithResponse performs a GET /models (the `ListModels` operationId) request.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -9635,6 +11809,21 @@ func (c *ClientWithResponses) ListModelsWithResponse(ctx context.Context, params
 		return nil, err
 	}
 	return ParseListModelsResponse(rsp)
+}
+
+// CollectModelsWithResponse performs a POST /models/actions/collect (the `CollectModels` operationId) request.
+//
+// Removes model files, snapshots and frames that nothing needs any more. What a device runs, may
+// go back to, or a kept version came from always stays. Unless `dryRun` is false, it only says what
+// would go.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) CollectModelsWithResponse(ctx context.Context, params *CollectModelsParams, reqEditors ...RequestEditorFn) (*CollectModelsResponse, error) {
+	rsp, err := c.CollectModels(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCollectModelsResponse(rsp)
 }
 
 // GetModelWithResponse performs a GET /models/{name} (the `GetModel` operationId) request.
@@ -9681,6 +11870,32 @@ func (c *ClientWithResponses) VerifyModelVersionWithResponse(ctx context.Context
 		return nil, err
 	}
 	return ParseVerifyModelVersionResponse(rsp)
+}
+
+// CompareModelVersionsWithResponse performs a GET /models/{name}/versions/{counter}/compare (the `CompareModelVersions` operationId) request.
+//
+// Two versions of a family side by side, in metrics, data and make.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) CompareModelVersionsWithResponse(ctx context.Context, name Name, counter Counter, params *CompareModelVersionsParams, reqEditors ...RequestEditorFn) (*CompareModelVersionsResponse, error) {
+	rsp, err := c.CompareModelVersions(ctx, name, counter, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCompareModelVersionsResponse(rsp)
+}
+
+// GetModelLineageWithResponse performs a GET /models/{name}/versions/{counter}/lineage (the `GetModelLineage` operationId) request.
+//
+// Everything a version came from, down to the segments, and who runs it.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) GetModelLineageWithResponse(ctx context.Context, name Name, counter Counter, reqEditors ...RequestEditorFn) (*GetModelLineageResponse, error) {
+	rsp, err := c.GetModelLineage(ctx, name, counter, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetModelLineageResponse(rsp)
 }
 
 // GetOverviewWithResponse performs a GET /overview (the `GetOverview` operationId) request.
@@ -9790,6 +12005,32 @@ func (c *ClientWithResponses) ApplyRetrainPolicyWithResponse(ctx context.Context
 		return nil, err
 	}
 	return ParseApplyRetrainPolicyResponse(rsp)
+}
+
+// BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
+// with any type of body and a specified content type.
+//
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
+	rsp, err := c.BackfillRetrainPolicyWithBody(ctx, name, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBackfillRetrainPolicyResponse(rsp)
+}
+
+// BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+func (c *ClientWithResponses) BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
+	rsp, err := c.BackfillRetrainPolicy(ctx, name, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBackfillRetrainPolicyResponse(rsp)
 }
 
 // ListRolloutPoliciesWithResponse performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
@@ -10068,6 +12309,19 @@ func (c *ClientWithResponses) ReplayRolloutWithResponse(ctx context.Context, nam
 	return ParseReplayRolloutResponse(rsp)
 }
 
+// ListSegmentReleasesWithResponse performs a GET /segments/{digest}/releases (the `ListSegmentReleases` operationId) request.
+//
+// Every release that learned from a raw segment, directly or through its snapshot.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) ListSegmentReleasesWithResponse(ctx context.Context, digest Content, reqEditors ...RequestEditorFn) (*ListSegmentReleasesResponse, error) {
+	rsp, err := c.ListSegmentReleases(ctx, digest, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSegmentReleasesResponse(rsp)
+}
+
 // QuerySeriesWithResponse performs a GET /series (the `QuerySeries` operationId) request.
 //
 // One signal of one device over [from, to), at most `maxPoints` points. When the range
@@ -10200,6 +12454,45 @@ func (c *ClientWithResponses) CancelTrainingRunWithResponse(ctx context.Context,
 		return nil, err
 	}
 	return ParseCancelTrainingRunResponse(rsp)
+}
+
+// RerunTrainingRunWithBodyWithResponse performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request,
+// with any type of body and a specified content type.
+//
+// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) RerunTrainingRunWithBodyWithResponse(ctx context.Context, name Name, params *RerunTrainingRunParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RerunTrainingRunResponse, error) {
+	rsp, err := c.RerunTrainingRunWithBody(ctx, name, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRerunTrainingRunResponse(rsp)
+}
+
+// RerunTrainingRunWithResponse performs a POST /training-runs/{name}/actions/rerun (the `RerunTrainingRun` operationId) request.
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended.
+func (c *ClientWithResponses) RerunTrainingRunWithResponse(ctx context.Context, name Name, params *RerunTrainingRunParams, body RerunTrainingRunJSONRequestBody, reqEditors ...RequestEditorFn) (*RerunTrainingRunResponse, error) {
+	rsp, err := c.RerunTrainingRun(ctx, name, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRerunTrainingRunResponse(rsp)
+}
+
+// GetTrainingLogsWithResponse performs a GET /training-runs/{name}/logs (the `GetTrainingLogs` operationId) request.
+//
+// What the steps said while they worked, oldest first; the newest 2000 lines are kept.
+//
+// Returns a wrapper object for the known response body format(s).
+func (c *ClientWithResponses) GetTrainingLogsWithResponse(ctx context.Context, name Name, params *GetTrainingLogsParams, reqEditors ...RequestEditorFn) (*GetTrainingLogsResponse, error) {
+	rsp, err := c.GetTrainingLogs(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTrainingLogsResponse(rsp)
 }
 
 // ListUsersWithResponse performs a GET /users (the `ListUsers` operationId) request.
@@ -10842,6 +13135,98 @@ func ParsePublishFirmwareResponse(rsp *http.Response) (*PublishFirmwareResponse,
 	return response, nil
 }
 
+// ParseListFramesResponse parses an HTTP response from a ListFramesWithResponse call
+func ParseListFramesResponse(rsp *http.Response) (*ListFramesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFramesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FrameList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListFrameQueueResponse parses an HTTP response from a ListFrameQueueWithResponse call
+func ParseListFrameQueueResponse(rsp *http.Response) (*ListFrameQueueResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFrameQueueResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FrameQueue
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetFrameImageResponse parses an HTTP response from a GetFrameImageWithResponse call
+func ParseGetFrameImageResponse(rsp *http.Response) (*GetFrameImageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetFrameImageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListFreezesResponse parses an HTTP response from a ListFreezesWithResponse call
 func ParseListFreezesResponse(rsp *http.Response) (*ListFreezesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10937,6 +13322,72 @@ func ParseLiftFreezeResponse(rsp *http.Response) (*LiftFreezeResponse, error) {
 	return response, nil
 }
 
+// ParseListGardenResponse parses an HTTP response from a ListGardenWithResponse call
+func ParseListGardenResponse(rsp *http.Response) (*ListGardenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListGardenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest GardenList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseImportGardenModelResponse parses an HTTP response from a ImportGardenModelWithResponse call
+func ParseImportGardenModelResponse(rsp *http.Response) (*ImportGardenModelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ImportGardenModelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest GardenModel
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetHealthResponse parses an HTTP response from a GetHealthWithResponse call
 func ParseGetHealthResponse(rsp *http.Response) (*GetHealthResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10977,6 +13428,72 @@ func ParseGetHealthResponse(rsp *http.Response) (*GetHealthResponse, error) {
 	return response, nil
 }
 
+// ParseListLabelsResponse parses an HTTP response from a ListLabelsWithResponse call
+func ParseListLabelsResponse(rsp *http.Response) (*ListLabelsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListLabelsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LabelList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddLabelsResponse parses an HTTP response from a AddLabelsWithResponse call
+func ParseAddLabelsResponse(rsp *http.Response) (*AddLabelsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddLabelsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest LabelList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListModelsResponse parses an HTTP response from a ListModelsWithResponse call
 func ParseListModelsResponse(rsp *http.Response) (*ListModelsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10993,6 +13510,39 @@ func ParseListModelsResponse(rsp *http.Response) (*ListModelsResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest ModelList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCollectModelsResponse parses an HTTP response from a CollectModelsWithResponse call
+func ParseCollectModelsResponse(rsp *http.Response) (*CollectModelsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CollectModelsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Collected
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11125,6 +13675,72 @@ func ParseVerifyModelVersionResponse(rsp *http.Response) (*VerifyModelVersionRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest VerifyReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCompareModelVersionsResponse parses an HTTP response from a CompareModelVersionsWithResponse call
+func ParseCompareModelVersionsResponse(rsp *http.Response) (*CompareModelVersionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CompareModelVersionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ModelComparison
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetModelLineageResponse parses an HTTP response from a GetModelLineageWithResponse call
+func ParseGetModelLineageResponse(rsp *http.Response) (*GetModelLineageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetModelLineageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ModelLineage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11356,6 +13972,39 @@ func ParseApplyRetrainPolicyResponse(rsp *http.Response) (*ApplyRetrainPolicyRes
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseBackfillRetrainPolicyResponse parses an HTTP response from a BackfillRetrainPolicyWithResponse call
+func ParseBackfillRetrainPolicyResponse(rsp *http.Response) (*BackfillRetrainPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &BackfillRetrainPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest BackfillAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -11930,6 +14579,39 @@ func ParseReplayRolloutResponse(rsp *http.Response) (*ReplayRolloutResponse, err
 	return response, nil
 }
 
+// ParseListSegmentReleasesResponse parses an HTTP response from a ListSegmentReleasesWithResponse call
+func ParseListSegmentReleasesResponse(rsp *http.Response) (*ListSegmentReleasesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSegmentReleasesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SegmentReleases
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseQuerySeriesResponse parses an HTTP response from a QuerySeriesWithResponse call
 func ParseQuerySeriesResponse(rsp *http.Response) (*QuerySeriesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -12199,6 +14881,72 @@ func ParseCancelTrainingRunResponse(rsp *http.Response) (*CancelTrainingRunRespo
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest TrainingRun
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRerunTrainingRunResponse parses an HTTP response from a RerunTrainingRunWithResponse call
+func ParseRerunTrainingRunResponse(rsp *http.Response) (*RerunTrainingRunResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RerunTrainingRunResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest TrainingRun
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTrainingLogsResponse parses an HTTP response from a GetTrainingLogsWithResponse call
+func ParseGetTrainingLogsResponse(rsp *http.Response) (*GetTrainingLogsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTrainingLogsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrainingLogs
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -67,6 +67,15 @@ type ServerInterface interface {
 	// (POST /firmware)
 	PublishFirmware(ctx echo.Context, params PublishFirmwareParams) error
 
+	// (GET /frames)
+	ListFrames(ctx echo.Context, params ListFramesParams) error
+
+	// (GET /frames/queue)
+	ListFrameQueue(ctx echo.Context, params ListFrameQueueParams) error
+
+	// (GET /frames/{digest}/image)
+	GetFrameImage(ctx echo.Context, digest Content) error
+
 	// (GET /freezes)
 	ListFreezes(ctx echo.Context, params ListFreezesParams) error
 
@@ -76,11 +85,26 @@ type ServerInterface interface {
 	// (DELETE /freezes/{name})
 	LiftFreeze(ctx echo.Context, name Name, params LiftFreezeParams) error
 
+	// (GET /garden)
+	ListGarden(ctx echo.Context) error
+
+	// (POST /garden/import)
+	ImportGardenModel(ctx echo.Context, params ImportGardenModelParams) error
+
 	// (GET /health)
 	GetHealth(ctx echo.Context) error
 
+	// (GET /labels)
+	ListLabels(ctx echo.Context, params ListLabelsParams) error
+
+	// (POST /labels)
+	AddLabels(ctx echo.Context, params AddLabelsParams) error
+
 	// (GET /models)
 	ListModels(ctx echo.Context, params ListModelsParams) error
+
+	// (POST /models/actions/collect)
+	CollectModels(ctx echo.Context, params CollectModelsParams) error
 
 	// (GET /models/{name})
 	GetModel(ctx echo.Context, name Name) error
@@ -93,6 +117,12 @@ type ServerInterface interface {
 
 	// (POST /models/{name}/versions/{counter}/actions/verify)
 	VerifyModelVersion(ctx echo.Context, name Name, counter Counter) error
+
+	// (GET /models/{name}/versions/{counter}/compare)
+	CompareModelVersions(ctx echo.Context, name Name, counter Counter, params CompareModelVersionsParams) error
+
+	// (GET /models/{name}/versions/{counter}/lineage)
+	GetModelLineage(ctx echo.Context, name Name, counter Counter) error
 
 	// (GET /overview)
 	GetOverview(ctx echo.Context) error
@@ -114,6 +144,9 @@ type ServerInterface interface {
 
 	// (PUT /retrain-policies/{name})
 	ApplyRetrainPolicy(ctx echo.Context, name Name, params ApplyRetrainPolicyParams) error
+
+	// (POST /retrain-policies/{name}/actions/backfill)
+	BackfillRetrainPolicy(ctx echo.Context, name Name, params BackfillRetrainPolicyParams) error
 
 	// (GET /rollout-policies)
 	ListRolloutPolicies(ctx echo.Context, params ListRolloutPoliciesParams) error
@@ -166,6 +199,9 @@ type ServerInterface interface {
 	// (POST /rollouts/{name}/replay)
 	ReplayRollout(ctx echo.Context, name Name) error
 
+	// (GET /segments/{digest}/releases)
+	ListSegmentReleases(ctx echo.Context, digest Content) error
+
 	// (GET /series)
 	QuerySeries(ctx echo.Context, params QuerySeriesParams) error
 	// Logout End the session
@@ -189,6 +225,12 @@ type ServerInterface interface {
 
 	// (POST /training-runs/{name}/actions/cancel)
 	CancelTrainingRun(ctx echo.Context, name Name, params CancelTrainingRunParams) error
+
+	// (POST /training-runs/{name}/actions/rerun)
+	RerunTrainingRun(ctx echo.Context, name Name, params RerunTrainingRunParams) error
+
+	// (GET /training-runs/{name}/logs)
+	GetTrainingLogs(ctx echo.Context, name Name, params GetTrainingLogsParams) error
 
 	// (GET /users)
 	ListUsers(ctx echo.Context, params ListUsersParams) error
@@ -729,6 +771,107 @@ func (w *ServerInterfaceWrapper) PublishFirmware(ctx echo.Context) error {
 	return err
 }
 
+// ListFrames converts echo context to params.
+func (w *ServerInterfaceWrapper) ListFrames(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFramesParams
+	// ------------- Optional query parameter "device" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "device", ctx.QueryParams(), &params.Device, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter device: %s", err))
+	}
+
+	// ------------- Optional query parameter "class" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "class", ctx.QueryParams(), &params.Class, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter class: %s", err))
+	}
+
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "unlabelled" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "unlabelled", ctx.QueryParams(), &params.Unlabelled, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter unlabelled: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListFrames(ctx, params)
+	return err
+}
+
+// ListFrameQueue converts echo context to params.
+func (w *ServerInterfaceWrapper) ListFrameQueue(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFrameQueueParams
+	// ------------- Optional query parameter "class" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "class", ctx.QueryParams(), &params.Class, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter class: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListFrameQueue(ctx, params)
+	return err
+}
+
+// GetFrameImage converts echo context to params.
+func (w *ServerInterfaceWrapper) GetFrameImage(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "digest" -------------
+	var digest Content
+
+	err = runtime.BindStyledParameterWithOptions("simple", "digest", ctx.Param("digest"), &digest, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter digest: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetFrameImage(ctx, digest)
+	return err
+}
+
 // ListFreezes converts echo context to params.
 func (w *ServerInterfaceWrapper) ListFreezes(ctx echo.Context) error {
 	var err error
@@ -828,12 +971,117 @@ func (w *ServerInterfaceWrapper) LiftFreeze(ctx echo.Context) error {
 	return err
 }
 
+// ListGarden converts echo context to params.
+func (w *ServerInterfaceWrapper) ListGarden(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListGarden(ctx)
+	return err
+}
+
+// ImportGardenModel converts echo context to params.
+func (w *ServerInterfaceWrapper) ImportGardenModel(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportGardenModelParams
+	// ------------- Required query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "name", ctx.QueryParams(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Optional query parameter "url" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "url", ctx.QueryParams(), &params.URL, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter url: %s", err))
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ImportGardenModel(ctx, params)
+	return err
+}
+
 // GetHealth converts echo context to params.
 func (w *ServerInterfaceWrapper) GetHealth(ctx echo.Context) error {
 	var err error
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetHealth(ctx)
+	return err
+}
+
+// ListLabels converts echo context to params.
+func (w *ServerInterfaceWrapper) ListLabels(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListLabelsParams
+	// ------------- Optional query parameter "device" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "device", ctx.QueryParams(), &params.Device, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter device: %s", err))
+	}
+
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListLabels(ctx, params)
+	return err
+}
+
+// AddLabels converts echo context to params.
+func (w *ServerInterfaceWrapper) AddLabels(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AddLabelsParams
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddLabels(ctx, params)
 	return err
 }
 
@@ -859,6 +1107,31 @@ func (w *ServerInterfaceWrapper) ListModels(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListModels(ctx, params)
+	return err
+}
+
+// CollectModels converts echo context to params.
+func (w *ServerInterfaceWrapper) CollectModels(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CollectModelsParams
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CollectModels(ctx, params)
 	return err
 }
 
@@ -955,6 +1228,63 @@ func (w *ServerInterfaceWrapper) VerifyModelVersion(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.VerifyModelVersion(ctx, name, counter)
+	return err
+}
+
+// CompareModelVersions converts echo context to params.
+func (w *ServerInterfaceWrapper) CompareModelVersions(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "counter" -------------
+	var counter Counter
+
+	err = runtime.BindStyledParameterWithOptions("simple", "counter", ctx.Param("counter"), &counter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "int64", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter counter: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CompareModelVersionsParams
+	// ------------- Required query parameter "with" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "with", ctx.QueryParams(), &params.With, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter with: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CompareModelVersions(ctx, name, counter, params)
+	return err
+}
+
+// GetModelLineage converts echo context to params.
+func (w *ServerInterfaceWrapper) GetModelLineage(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "counter" -------------
+	var counter Counter
+
+	err = runtime.BindStyledParameterWithOptions("simple", "counter", ctx.Param("counter"), &counter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "int64", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter counter: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetModelLineage(ctx, name, counter)
 	return err
 }
 
@@ -1136,6 +1466,31 @@ func (w *ServerInterfaceWrapper) ApplyRetrainPolicy(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ApplyRetrainPolicy(ctx, name, params)
+	return err
+}
+
+// BackfillRetrainPolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) BackfillRetrainPolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params BackfillRetrainPolicyParams
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.BackfillRetrainPolicy(ctx, name, params)
 	return err
 }
 
@@ -1614,6 +1969,22 @@ func (w *ServerInterfaceWrapper) ReplayRollout(ctx echo.Context) error {
 	return err
 }
 
+// ListSegmentReleases converts echo context to params.
+func (w *ServerInterfaceWrapper) ListSegmentReleases(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "digest" -------------
+	var digest Content
+
+	err = runtime.BindStyledParameterWithOptions("simple", "digest", ctx.Param("digest"), &digest, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter digest: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListSegmentReleases(ctx, digest)
+	return err
+}
+
 // QuerySeries converts echo context to params.
 func (w *ServerInterfaceWrapper) QuerySeries(ctx echo.Context) error {
 	var err error
@@ -1806,6 +2177,56 @@ func (w *ServerInterfaceWrapper) CancelTrainingRun(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.CancelTrainingRun(ctx, name, params)
+	return err
+}
+
+// RerunTrainingRun converts echo context to params.
+func (w *ServerInterfaceWrapper) RerunTrainingRun(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RerunTrainingRunParams
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RerunTrainingRun(ctx, name, params)
+	return err
+}
+
+// GetTrainingLogs converts echo context to params.
+func (w *ServerInterfaceWrapper) GetTrainingLogs(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetTrainingLogsParams
+	// ------------- Optional query parameter "step" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "step", ctx.QueryParams(), &params.Step, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter step: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetTrainingLogs(ctx, name, params)
 	return err
 }
 
@@ -2038,14 +2459,28 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/models/:name/versions", wrapper.ListModelVersions, options.OperationMiddlewares["listModelVersions"]...)
 	router.GET(options.BaseURL+"/models/:name/versions/:counter", wrapper.GetModelVersion, options.OperationMiddlewares["getModelVersion"]...)
 	router.POST(options.BaseURL+"/models/:name/versions/:counter/actions/verify", wrapper.VerifyModelVersion, options.OperationMiddlewares["verifyModelVersion"]...)
+	router.GET(options.BaseURL+"/models/:name/versions/:counter/compare", wrapper.CompareModelVersions, options.OperationMiddlewares["compareModelVersions"]...)
+	router.GET(options.BaseURL+"/models/:name/versions/:counter/lineage", wrapper.GetModelLineage, options.OperationMiddlewares["getModelLineage"]...)
+	router.POST(options.BaseURL+"/models/actions/collect", wrapper.CollectModels, options.OperationMiddlewares["collectModels"]...)
+	router.GET(options.BaseURL+"/segments/:digest/releases", wrapper.ListSegmentReleases, options.OperationMiddlewares["listSegmentReleases"]...)
+	router.GET(options.BaseURL+"/garden", wrapper.ListGarden, options.OperationMiddlewares["listGarden"]...)
+	router.POST(options.BaseURL+"/garden/import", wrapper.ImportGardenModel, options.OperationMiddlewares["importGardenModel"]...)
+	router.GET(options.BaseURL+"/labels", wrapper.ListLabels, options.OperationMiddlewares["listLabels"]...)
+	router.POST(options.BaseURL+"/labels", wrapper.AddLabels, options.OperationMiddlewares["addLabels"]...)
+	router.GET(options.BaseURL+"/frames", wrapper.ListFrames, options.OperationMiddlewares["listFrames"]...)
+	router.GET(options.BaseURL+"/frames/queue", wrapper.ListFrameQueue, options.OperationMiddlewares["listFrameQueue"]...)
+	router.GET(options.BaseURL+"/frames/:digest/image", wrapper.GetFrameImage, options.OperationMiddlewares["getFrameImage"]...)
 	router.POST(options.BaseURL+"/firmware", wrapper.PublishFirmware, options.OperationMiddlewares["publishFirmware"]...)
 	router.GET(options.BaseURL+"/retrain-policies", wrapper.ListRetrainPolicies, options.OperationMiddlewares["listRetrainPolicies"]...)
 	router.GET(options.BaseURL+"/retrain-policies/:name", wrapper.GetRetrainPolicy, options.OperationMiddlewares["getRetrainPolicy"]...)
 	router.PUT(options.BaseURL+"/retrain-policies/:name", wrapper.ApplyRetrainPolicy, options.OperationMiddlewares["applyRetrainPolicy"]...)
+	router.POST(options.BaseURL+"/retrain-policies/:name/actions/backfill", wrapper.BackfillRetrainPolicy, options.OperationMiddlewares["backfillRetrainPolicy"]...)
 	router.GET(options.BaseURL+"/training-runs", wrapper.ListTrainingRuns, options.OperationMiddlewares["listTrainingRuns"]...)
 	router.POST(options.BaseURL+"/training-runs", wrapper.StartTrainingRun, options.OperationMiddlewares["startTrainingRun"]...)
 	router.GET(options.BaseURL+"/training-runs/:name", wrapper.GetTrainingRun, options.OperationMiddlewares["getTrainingRun"]...)
 	router.POST(options.BaseURL+"/training-runs/:name/actions/cancel", wrapper.CancelTrainingRun, options.OperationMiddlewares["cancelTrainingRun"]...)
+	router.POST(options.BaseURL+"/training-runs/:name/actions/rerun", wrapper.RerunTrainingRun, options.OperationMiddlewares["rerunTrainingRun"]...)
+	router.GET(options.BaseURL+"/training-runs/:name/logs", wrapper.GetTrainingLogs, options.OperationMiddlewares["getTrainingLogs"]...)
 	router.GET(options.BaseURL+"/rollout-policies", wrapper.ListRolloutPolicies, options.OperationMiddlewares["listRolloutPolicies"]...)
 	router.GET(options.BaseURL+"/rollout-policies/:name", wrapper.GetRolloutPolicy, options.OperationMiddlewares["getRolloutPolicy"]...)
 	router.PUT(options.BaseURL+"/rollout-policies/:name", wrapper.ApplyRolloutPolicy, options.OperationMiddlewares["applyRolloutPolicy"]...)
@@ -2706,6 +3141,149 @@ func (response PublishFirmwaredefaultApplicationProblemPlusJSONResponse) VisitPu
 	return err
 }
 
+type ListFramesRequestObject struct {
+	Params ListFramesParams
+}
+
+type ListFramesResponseObject interface {
+	VisitListFramesResponse(w http.ResponseWriter) error
+}
+
+type ListFrames200JSONResponse FrameList
+
+func (response ListFrames200JSONResponse) VisitListFramesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFramesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListFramesdefaultApplicationProblemPlusJSONResponse) VisitListFramesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFrameQueueRequestObject struct {
+	Params ListFrameQueueParams
+}
+
+type ListFrameQueueResponseObject interface {
+	VisitListFrameQueueResponse(w http.ResponseWriter) error
+}
+
+type ListFrameQueue200JSONResponse FrameQueue
+
+func (response ListFrameQueue200JSONResponse) VisitListFrameQueueResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFrameQueuedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListFrameQueuedefaultApplicationProblemPlusJSONResponse) VisitListFrameQueueResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFrameImageRequestObject struct {
+	Digest Content `json:"digest"`
+}
+
+type GetFrameImageResponseObject interface {
+	VisitGetFrameImageResponse(w http.ResponseWriter) error
+}
+
+type GetFrameImage200ImageJpegResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetFrameImage200ImageJpegResponse) VisitGetFrameImageResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "image/jpeg")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetFrameImage200ImagePngResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetFrameImage200ImagePngResponse) VisitGetFrameImageResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "image/png")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetFrameImagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetFrameImagedefaultApplicationProblemPlusJSONResponse) VisitGetFrameImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListFreezesRequestObject struct {
 	Params ListFreezesParams
 }
@@ -2819,6 +3397,84 @@ func (response LiftFreezedefaultApplicationProblemPlusJSONResponse) VisitLiftFre
 	return err
 }
 
+type ListGardenRequestObject struct {
+}
+
+type ListGardenResponseObject interface {
+	VisitListGardenResponse(w http.ResponseWriter) error
+}
+
+type ListGarden200JSONResponse GardenList
+
+func (response ListGarden200JSONResponse) VisitListGardenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGardendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListGardendefaultApplicationProblemPlusJSONResponse) VisitListGardenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportGardenModelRequestObject struct {
+	Params ImportGardenModelParams
+	Body   io.Reader
+}
+
+type ImportGardenModelResponseObject interface {
+	VisitImportGardenModelResponse(w http.ResponseWriter) error
+}
+
+type ImportGardenModel201JSONResponse GardenModel
+
+func (response ImportGardenModel201JSONResponse) VisitImportGardenModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportGardenModeldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ImportGardenModeldefaultApplicationProblemPlusJSONResponse) VisitImportGardenModelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetHealthRequestObject struct {
 }
 
@@ -2871,6 +3527,85 @@ func (response GetHealthdefaultApplicationProblemPlusJSONResponse) VisitGetHealt
 	return err
 }
 
+type ListLabelsRequestObject struct {
+	Params ListLabelsParams
+}
+
+type ListLabelsResponseObject interface {
+	VisitListLabelsResponse(w http.ResponseWriter) error
+}
+
+type ListLabels200JSONResponse LabelList
+
+func (response ListLabels200JSONResponse) VisitListLabelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListLabelsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListLabelsdefaultApplicationProblemPlusJSONResponse) VisitListLabelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddLabelsRequestObject struct {
+	Params AddLabelsParams
+	Body   *AddLabelsJSONRequestBody
+}
+
+type AddLabelsResponseObject interface {
+	VisitAddLabelsResponse(w http.ResponseWriter) error
+}
+
+type AddLabels201JSONResponse LabelList
+
+func (response AddLabels201JSONResponse) VisitAddLabelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddLabelsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response AddLabelsdefaultApplicationProblemPlusJSONResponse) VisitAddLabelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListModelsRequestObject struct {
 	Params ListModelsParams
 }
@@ -2899,6 +3634,45 @@ type ListModelsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListModelsdefaultApplicationProblemPlusJSONResponse) VisitListModelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CollectModelsRequestObject struct {
+	Params CollectModelsParams
+}
+
+type CollectModelsResponseObject interface {
+	VisitCollectModelsResponse(w http.ResponseWriter) error
+}
+
+type CollectModels200JSONResponse Collected
+
+func (response CollectModels200JSONResponse) VisitCollectModelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CollectModelsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CollectModelsdefaultApplicationProblemPlusJSONResponse) VisitCollectModelsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3058,6 +3832,87 @@ type VerifyModelVersiondefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response VerifyModelVersiondefaultApplicationProblemPlusJSONResponse) VisitVerifyModelVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CompareModelVersionsRequestObject struct {
+	Name    Name    `json:"name"`
+	Counter Counter `json:"counter"`
+	Params  CompareModelVersionsParams
+}
+
+type CompareModelVersionsResponseObject interface {
+	VisitCompareModelVersionsResponse(w http.ResponseWriter) error
+}
+
+type CompareModelVersions200JSONResponse ModelComparison
+
+func (response CompareModelVersions200JSONResponse) VisitCompareModelVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CompareModelVersionsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CompareModelVersionsdefaultApplicationProblemPlusJSONResponse) VisitCompareModelVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetModelLineageRequestObject struct {
+	Name    Name    `json:"name"`
+	Counter Counter `json:"counter"`
+}
+
+type GetModelLineageResponseObject interface {
+	VisitGetModelLineageResponse(w http.ResponseWriter) error
+}
+
+type GetModelLineage200JSONResponse ModelLineage
+
+func (response GetModelLineage200JSONResponse) VisitGetModelLineageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetModelLineagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetModelLineagedefaultApplicationProblemPlusJSONResponse) VisitGetModelLineageResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3328,6 +4183,47 @@ type ApplyRetrainPolicydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ApplyRetrainPolicydefaultApplicationProblemPlusJSONResponse) VisitApplyRetrainPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BackfillRetrainPolicyRequestObject struct {
+	Name   Name `json:"name"`
+	Params BackfillRetrainPolicyParams
+	Body   *BackfillRetrainPolicyJSONRequestBody
+}
+
+type BackfillRetrainPolicyResponseObject interface {
+	VisitBackfillRetrainPolicyResponse(w http.ResponseWriter) error
+}
+
+type BackfillRetrainPolicy201JSONResponse BackfillAnswer
+
+func (response BackfillRetrainPolicy201JSONResponse) VisitBackfillRetrainPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BackfillRetrainPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response BackfillRetrainPolicydefaultApplicationProblemPlusJSONResponse) VisitBackfillRetrainPolicyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4015,6 +4911,45 @@ func (response ReplayRolloutdefaultApplicationProblemPlusJSONResponse) VisitRepl
 	return err
 }
 
+type ListSegmentReleasesRequestObject struct {
+	Digest Content `json:"digest"`
+}
+
+type ListSegmentReleasesResponseObject interface {
+	VisitListSegmentReleasesResponse(w http.ResponseWriter) error
+}
+
+type ListSegmentReleases200JSONResponse SegmentReleases
+
+func (response ListSegmentReleases200JSONResponse) VisitListSegmentReleasesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSegmentReleasesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListSegmentReleasesdefaultApplicationProblemPlusJSONResponse) VisitListSegmentReleasesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type QuerySeriesRequestObject struct {
 	Params QuerySeriesParams
 }
@@ -4339,6 +5274,87 @@ func (response CancelTrainingRundefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type RerunTrainingRunRequestObject struct {
+	Name   Name `json:"name"`
+	Params RerunTrainingRunParams
+	Body   *RerunTrainingRunJSONRequestBody
+}
+
+type RerunTrainingRunResponseObject interface {
+	VisitRerunTrainingRunResponse(w http.ResponseWriter) error
+}
+
+type RerunTrainingRun201JSONResponse TrainingRun
+
+func (response RerunTrainingRun201JSONResponse) VisitRerunTrainingRunResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RerunTrainingRundefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RerunTrainingRundefaultApplicationProblemPlusJSONResponse) VisitRerunTrainingRunResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTrainingLogsRequestObject struct {
+	Name   Name `json:"name"`
+	Params GetTrainingLogsParams
+}
+
+type GetTrainingLogsResponseObject interface {
+	VisitGetTrainingLogsResponse(w http.ResponseWriter) error
+}
+
+type GetTrainingLogs200JSONResponse TrainingLogs
+
+func (response GetTrainingLogs200JSONResponse) VisitGetTrainingLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTrainingLogsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetTrainingLogsdefaultApplicationProblemPlusJSONResponse) VisitGetTrainingLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListUsersRequestObject struct {
 	Params ListUsersParams
 }
@@ -4621,6 +5637,15 @@ type StrictServerInterface interface {
 	// (POST /firmware)
 	PublishFirmware(ctx context.Context, request PublishFirmwareRequestObject) (PublishFirmwareResponseObject, error)
 
+	// (GET /frames)
+	ListFrames(ctx context.Context, request ListFramesRequestObject) (ListFramesResponseObject, error)
+
+	// (GET /frames/queue)
+	ListFrameQueue(ctx context.Context, request ListFrameQueueRequestObject) (ListFrameQueueResponseObject, error)
+
+	// (GET /frames/{digest}/image)
+	GetFrameImage(ctx context.Context, request GetFrameImageRequestObject) (GetFrameImageResponseObject, error)
+
 	// (GET /freezes)
 	ListFreezes(ctx context.Context, request ListFreezesRequestObject) (ListFreezesResponseObject, error)
 
@@ -4630,11 +5655,26 @@ type StrictServerInterface interface {
 	// (DELETE /freezes/{name})
 	LiftFreeze(ctx context.Context, request LiftFreezeRequestObject) (LiftFreezeResponseObject, error)
 
+	// (GET /garden)
+	ListGarden(ctx context.Context, request ListGardenRequestObject) (ListGardenResponseObject, error)
+
+	// (POST /garden/import)
+	ImportGardenModel(ctx context.Context, request ImportGardenModelRequestObject) (ImportGardenModelResponseObject, error)
+
 	// (GET /health)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
 
+	// (GET /labels)
+	ListLabels(ctx context.Context, request ListLabelsRequestObject) (ListLabelsResponseObject, error)
+
+	// (POST /labels)
+	AddLabels(ctx context.Context, request AddLabelsRequestObject) (AddLabelsResponseObject, error)
+
 	// (GET /models)
 	ListModels(ctx context.Context, request ListModelsRequestObject) (ListModelsResponseObject, error)
+
+	// (POST /models/actions/collect)
+	CollectModels(ctx context.Context, request CollectModelsRequestObject) (CollectModelsResponseObject, error)
 
 	// (GET /models/{name})
 	GetModel(ctx context.Context, request GetModelRequestObject) (GetModelResponseObject, error)
@@ -4647,6 +5687,12 @@ type StrictServerInterface interface {
 
 	// (POST /models/{name}/versions/{counter}/actions/verify)
 	VerifyModelVersion(ctx context.Context, request VerifyModelVersionRequestObject) (VerifyModelVersionResponseObject, error)
+
+	// (GET /models/{name}/versions/{counter}/compare)
+	CompareModelVersions(ctx context.Context, request CompareModelVersionsRequestObject) (CompareModelVersionsResponseObject, error)
+
+	// (GET /models/{name}/versions/{counter}/lineage)
+	GetModelLineage(ctx context.Context, request GetModelLineageRequestObject) (GetModelLineageResponseObject, error)
 
 	// (GET /overview)
 	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
@@ -4668,6 +5714,9 @@ type StrictServerInterface interface {
 
 	// (PUT /retrain-policies/{name})
 	ApplyRetrainPolicy(ctx context.Context, request ApplyRetrainPolicyRequestObject) (ApplyRetrainPolicyResponseObject, error)
+
+	// (POST /retrain-policies/{name}/actions/backfill)
+	BackfillRetrainPolicy(ctx context.Context, request BackfillRetrainPolicyRequestObject) (BackfillRetrainPolicyResponseObject, error)
 
 	// (GET /rollout-policies)
 	ListRolloutPolicies(ctx context.Context, request ListRolloutPoliciesRequestObject) (ListRolloutPoliciesResponseObject, error)
@@ -4720,6 +5769,9 @@ type StrictServerInterface interface {
 	// (POST /rollouts/{name}/replay)
 	ReplayRollout(ctx context.Context, request ReplayRolloutRequestObject) (ReplayRolloutResponseObject, error)
 
+	// (GET /segments/{digest}/releases)
+	ListSegmentReleases(ctx context.Context, request ListSegmentReleasesRequestObject) (ListSegmentReleasesResponseObject, error)
+
 	// (GET /series)
 	QuerySeries(ctx context.Context, request QuerySeriesRequestObject) (QuerySeriesResponseObject, error)
 	// Logout End the session
@@ -4743,6 +5795,12 @@ type StrictServerInterface interface {
 
 	// (POST /training-runs/{name}/actions/cancel)
 	CancelTrainingRun(ctx context.Context, request CancelTrainingRunRequestObject) (CancelTrainingRunResponseObject, error)
+
+	// (POST /training-runs/{name}/actions/rerun)
+	RerunTrainingRun(ctx context.Context, request RerunTrainingRunRequestObject) (RerunTrainingRunResponseObject, error)
+
+	// (GET /training-runs/{name}/logs)
+	GetTrainingLogs(ctx context.Context, request GetTrainingLogsRequestObject) (GetTrainingLogsResponseObject, error)
 
 	// (GET /users)
 	ListUsers(ctx context.Context, request ListUsersRequestObject) (ListUsersResponseObject, error)
@@ -5256,6 +6314,81 @@ func (sh *strictHandler) PublishFirmware(ctx echo.Context, params PublishFirmwar
 	return nil
 }
 
+// ListFrames operation middleware
+func (sh *strictHandler) ListFrames(ctx echo.Context, params ListFramesParams) error {
+	var request ListFramesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFrames(ctx.Request().Context(), request.(ListFramesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFrames")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListFramesResponseObject); ok {
+		return validResponse.VisitListFramesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListFrameQueue operation middleware
+func (sh *strictHandler) ListFrameQueue(ctx echo.Context, params ListFrameQueueParams) error {
+	var request ListFrameQueueRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFrameQueue(ctx.Request().Context(), request.(ListFrameQueueRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFrameQueue")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListFrameQueueResponseObject); ok {
+		return validResponse.VisitListFrameQueueResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetFrameImage operation middleware
+func (sh *strictHandler) GetFrameImage(ctx echo.Context, digest Content) error {
+	var request GetFrameImageRequestObject
+
+	request.Digest = digest
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetFrameImage(ctx.Request().Context(), request.(GetFrameImageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetFrameImage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetFrameImageResponseObject); ok {
+		return validResponse.VisitGetFrameImageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListFreezes operation middleware
 func (sh *strictHandler) ListFreezes(ctx echo.Context, params ListFreezesParams) error {
 	var request ListFreezesRequestObject
@@ -5355,6 +6488,56 @@ func (sh *strictHandler) LiftFreeze(ctx echo.Context, name Name, params LiftFree
 	return nil
 }
 
+// ListGarden operation middleware
+func (sh *strictHandler) ListGarden(ctx echo.Context) error {
+	var request ListGardenRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListGarden(ctx.Request().Context(), request.(ListGardenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListGarden")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListGardenResponseObject); ok {
+		return validResponse.VisitListGardenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ImportGardenModel operation middleware
+func (sh *strictHandler) ImportGardenModel(ctx echo.Context, params ImportGardenModelParams) error {
+	var request ImportGardenModelRequestObject
+
+	request.Params = params
+
+	request.Body = ctx.Request().Body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportGardenModel(ctx.Request().Context(), request.(ImportGardenModelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportGardenModel")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ImportGardenModelResponseObject); ok {
+		return validResponse.VisitImportGardenModelResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // GetHealth operation middleware
 func (sh *strictHandler) GetHealth(ctx echo.Context) error {
 	var request GetHealthRequestObject
@@ -5372,6 +6555,79 @@ func (sh *strictHandler) GetHealth(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(GetHealthResponseObject); ok {
 		return validResponse.VisitGetHealthResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListLabels operation middleware
+func (sh *strictHandler) ListLabels(ctx echo.Context, params ListLabelsParams) error {
+	var request ListLabelsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListLabels(ctx.Request().Context(), request.(ListLabelsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListLabels")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListLabelsResponseObject); ok {
+		return validResponse.VisitListLabelsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AddLabels operation middleware
+func (sh *strictHandler) AddLabels(ctx echo.Context, params AddLabelsParams) error {
+	var request AddLabelsRequestObject
+
+	request.Params = params
+
+	var body AddLabelsJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AddLabels(ctx.Request().Context(), request.(AddLabelsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddLabels")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AddLabelsResponseObject); ok {
+		return validResponse.VisitAddLabelsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -5397,6 +6653,31 @@ func (sh *strictHandler) ListModels(ctx echo.Context, params ListModelsParams) e
 		return err
 	} else if validResponse, ok := response.(ListModelsResponseObject); ok {
 		return validResponse.VisitListModelsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CollectModels operation middleware
+func (sh *strictHandler) CollectModels(ctx echo.Context, params CollectModelsParams) error {
+	var request CollectModelsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CollectModels(ctx.Request().Context(), request.(CollectModelsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CollectModels")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CollectModelsResponseObject); ok {
+		return validResponse.VisitCollectModelsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -5500,6 +6781,59 @@ func (sh *strictHandler) VerifyModelVersion(ctx echo.Context, name Name, counter
 		return err
 	} else if validResponse, ok := response.(VerifyModelVersionResponseObject); ok {
 		return validResponse.VisitVerifyModelVersionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CompareModelVersions operation middleware
+func (sh *strictHandler) CompareModelVersions(ctx echo.Context, name Name, counter Counter, params CompareModelVersionsParams) error {
+	var request CompareModelVersionsRequestObject
+
+	request.Name = name
+	request.Counter = counter
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CompareModelVersions(ctx.Request().Context(), request.(CompareModelVersionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CompareModelVersions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CompareModelVersionsResponseObject); ok {
+		return validResponse.VisitCompareModelVersionsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetModelLineage operation middleware
+func (sh *strictHandler) GetModelLineage(ctx echo.Context, name Name, counter Counter) error {
+	var request GetModelLineageRequestObject
+
+	request.Name = name
+	request.Counter = counter
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetModelLineage(ctx.Request().Context(), request.(GetModelLineageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetModelLineage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetModelLineageResponseObject); ok {
+		return validResponse.VisitGetModelLineageResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -5721,6 +7055,55 @@ func (sh *strictHandler) ApplyRetrainPolicy(ctx echo.Context, name Name, params 
 		return err
 	} else if validResponse, ok := response.(ApplyRetrainPolicyResponseObject); ok {
 		return validResponse.VisitApplyRetrainPolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// BackfillRetrainPolicy operation middleware
+func (sh *strictHandler) BackfillRetrainPolicy(ctx echo.Context, name Name, params BackfillRetrainPolicyParams) error {
+	var request BackfillRetrainPolicyRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	var body BackfillRetrainPolicyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.BackfillRetrainPolicy(ctx.Request().Context(), request.(BackfillRetrainPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BackfillRetrainPolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(BackfillRetrainPolicyResponseObject); ok {
+		return validResponse.VisitBackfillRetrainPolicyResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -6252,6 +7635,31 @@ func (sh *strictHandler) ReplayRollout(ctx echo.Context, name Name) error {
 	return nil
 }
 
+// ListSegmentReleases operation middleware
+func (sh *strictHandler) ListSegmentReleases(ctx echo.Context, digest Content) error {
+	var request ListSegmentReleasesRequestObject
+
+	request.Digest = digest
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSegmentReleases(ctx.Request().Context(), request.(ListSegmentReleasesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSegmentReleases")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListSegmentReleasesResponseObject); ok {
+		return validResponse.VisitListSegmentReleasesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // QuerySeries operation middleware
 func (sh *strictHandler) QuerySeries(ctx echo.Context, params QuerySeriesParams) error {
 	var request QuerySeriesRequestObject
@@ -6487,6 +7895,81 @@ func (sh *strictHandler) CancelTrainingRun(ctx echo.Context, name Name, params C
 		return err
 	} else if validResponse, ok := response.(CancelTrainingRunResponseObject); ok {
 		return validResponse.VisitCancelTrainingRunResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RerunTrainingRun operation middleware
+func (sh *strictHandler) RerunTrainingRun(ctx echo.Context, name Name, params RerunTrainingRunParams) error {
+	var request RerunTrainingRunRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	var body RerunTrainingRunJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RerunTrainingRun(ctx.Request().Context(), request.(RerunTrainingRunRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RerunTrainingRun")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RerunTrainingRunResponseObject); ok {
+		return validResponse.VisitRerunTrainingRunResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetTrainingLogs operation middleware
+func (sh *strictHandler) GetTrainingLogs(ctx echo.Context, name Name, params GetTrainingLogsParams) error {
+	var request GetTrainingLogsRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetTrainingLogs(ctx.Request().Context(), request.(GetTrainingLogsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetTrainingLogs")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetTrainingLogsResponseObject); ok {
+		return validResponse.VisitGetTrainingLogsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -22,6 +22,24 @@ func (e APIVersion) Valid() bool {
 	}
 }
 
+// Defines values for ComparedMetricBetter.
+const (
+	ComparedMetricBetterOther ComparedMetricBetter = "other"
+	ComparedMetricBetterThis  ComparedMetricBetter = "this"
+)
+
+// Valid indicates whether the value is a known member of the ComparedMetricBetter enum.
+func (e ComparedMetricBetter) Valid() bool {
+	switch e {
+	case ComparedMetricBetterOther:
+		return true
+	case ComparedMetricBetterThis:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConditionStatus.
 const (
 	ConditionStatusFalse   ConditionStatus = "False"
@@ -680,6 +698,18 @@ type AuditEventList struct {
 	TreeSize   *int64       `json:"treeSize,omitempty"`
 }
 
+// BackfillAnswer defines model for BackfillAnswer.
+type BackfillAnswer struct {
+	// Runs Names of runs
+	Runs []string `json:"runs"`
+}
+
+// BackfillRequest defines model for BackfillRequest.
+type BackfillRequest struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
 // Budget How many devices of a group may be disturbed at once; offline, leased and degraded ones
 // count. Of the four numbers the strictest counts, and at least one is given. Shares of a
 // group round towards fewer disturbed devices.
@@ -694,11 +724,59 @@ type Budget struct {
 
 // Candidate One competing detector
 type Candidate struct {
-	Chosen   *bool    `json:"chosen,omitempty"`
+	Chosen *bool `json:"chosen,omitempty"`
+
+	// Class Device class
+	Class    *string  `json:"class,omitempty"`
 	Detector string   `json:"detector"`
 	Message  *string  `json:"message,omitempty"`
 	Metrics  []Metric `json:"metrics"`
+
+	// Why Why it was chosen
+	Why *string `json:"why,omitempty"`
 }
+
+// Collected defines model for Collected.
+type Collected struct {
+	DryRun bool            `json:"dryRun"`
+	Items  []CollectedKind `json:"items"`
+}
+
+// CollectedKind defines model for CollectedKind.
+type CollectedKind struct {
+	// Bytes Of what was removed
+	Bytes int64 `json:"bytes"`
+	Kept  int64 `json:"kept"`
+
+	// Kind e.g. "models", "snapshots", "frames"
+	Kind    string `json:"kind"`
+	Removed int64  `json:"removed"`
+}
+
+// ComparedField defines model for ComparedField.
+type ComparedField struct {
+	// Name e.g. "detector", "snapshot", "rows", "code"
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	With  string `json:"with"`
+}
+
+// ComparedMetric defines model for ComparedMetric.
+type ComparedMetric struct {
+	// Better Which is better by this metric; absent where no side is
+	Better *ComparedMetricBetter `json:"better,omitempty"`
+	Name   string                `json:"name"`
+	Slice  *string               `json:"slice,omitempty"`
+
+	// Value Of the version in the path; absent where it was not measured
+	Value *float64 `json:"value,omitempty"`
+
+	// With Of the other version
+	With *float64 `json:"with,omitempty"`
+}
+
+// ComparedMetricBetter Which is better by this metric; absent where no side is
+type ComparedMetricBetter string
 
 // Condition defines model for Condition.
 type Condition struct {
@@ -720,6 +798,15 @@ type Condition struct {
 
 // ConditionStatus defines model for ConditionStatus.
 type ConditionStatus string
+
+// Cost defines model for Cost.
+type Cost struct {
+	CPUSeconds float64 `json:"cpuSeconds"`
+
+	// PeakMiB Most resident memory at once; absent where it was not measured
+	PeakMiB     *float64 `json:"peakMiB,omitempty"`
+	WallSeconds float64  `json:"wallSeconds"`
+}
 
 // Counters defines model for Counters.
 type Counters struct {
@@ -753,11 +840,14 @@ type DataDrop struct {
 // DataUse defines model for DataUse.
 type DataUse struct {
 	// Added Of these
-	Added    *int64     `json:"added,omitempty"`
-	Devices  *int64     `json:"devices,omitempty"`
-	Dropped  []DataDrop `json:"dropped"`
-	From     *time.Time `json:"from,omitempty"`
-	Segments *int64     `json:"segments,omitempty"`
+	Added   *int64     `json:"added,omitempty"`
+	Devices *int64     `json:"devices,omitempty"`
+	Dropped []DataDrop `json:"dropped"`
+	From    *time.Time `json:"from,omitempty"`
+
+	// Gates What was checked of the data, by class and check
+	Gates    *[]Gate `json:"gates,omitempty"`
+	Segments *int64  `json:"segments,omitempty"`
 
 	// Snapshot "sha256:" and 64 lower-case hex digits
 	Snapshot *Digest    `json:"snapshot,omitempty"`
@@ -985,6 +1075,55 @@ type FitSpec struct {
 	Variance *float64 `json:"variance,omitempty"`
 }
 
+// Frame A picture that a device took and uploaded
+type Frame struct {
+	At    time.Time `json:"at"`
+	Bytes int64     `json:"bytes"`
+
+	// Class Device class
+	Class string `json:"class"`
+
+	// Device "SITE/NODE"
+	Device string `json:"device"`
+
+	// Digest "sha256:" and 64 lower-case hex digits
+	Digest Digest `json:"digest"`
+
+	// Format jpg or png
+	Format string `json:"format"`
+	Height int    `json:"height"`
+
+	// Release Release that judged it
+	Release *string `json:"release,omitempty"`
+
+	// Row Index in the device's stream
+	Row int64 `json:"row"`
+
+	// Score 1 and more is an anomaly; absent without a release
+	Score *float64 `json:"score,omitempty"`
+
+	// Top Class that the release thinks likeliest
+	Top            *string  `json:"top,omitempty"`
+	TopProbability *float64 `json:"topProbability,omitempty"`
+
+	// Why Why it was uploaded: all, sample, uncertain or flagged
+	Why   string `json:"why"`
+	Width int    `json:"width"`
+}
+
+// FrameList defines model for FrameList.
+type FrameList struct {
+	Items      []Frame `json:"items"`
+	NextCursor *string `json:"nextCursor,omitempty"`
+}
+
+// FrameQueue defines model for FrameQueue.
+type FrameQueue struct {
+	// Choices Names that were used for frames so far, by people and by models, the most used first
+	Choices []string `json:"choices"`
+	Items   []Frame  `json:"items"`
+}
+
 // Freeze defines model for Freeze.
 type Freeze struct {
 	// Active Whether it holds now
@@ -1023,6 +1162,35 @@ type FreezeCreate struct {
 type FreezeList struct {
 	Items      []Freeze `json:"items"`
 	NextCursor *string  `json:"nextCursor,omitempty"`
+}
+
+// GardenList defines model for GardenList.
+type GardenList struct {
+	Items []GardenModel `json:"items"`
+}
+
+// GardenModel defines model for GardenModel.
+type GardenModel struct {
+	At    time.Time `json:"at"`
+	By    *string   `json:"by,omitempty"`
+	Bytes int64     `json:"bytes"`
+
+	// Digest "sha256:" and 64 lower-case hex digits
+	Digest Digest `json:"digest"`
+
+	// Input What the graph reads, e.g. "u8 [1,224,224,3]"
+	Input *string `json:"input,omitempty"`
+	Name  string  `json:"name"`
+
+	// Notes What was found and changed, e.g. operators that cannot be trained
+	Notes   []string  `json:"notes"`
+	Outputs *[]string `json:"outputs,omitempty"`
+
+	// Source Address or name of the file it came from
+	Source *string `json:"source,omitempty"`
+
+	// Stage e.g. "candidate"
+	Stage string `json:"stage"`
 }
 
 // Gate One check with its numbers
@@ -1176,8 +1344,47 @@ type InclusionProof struct {
 	Witnesses *[]string `json:"witnesses,omitempty"`
 }
 
+// Label defines model for Label.
+type Label struct {
+	At time.Time `json:"at"`
+	By string    `json:"by"`
+
+	// Device "SITE/NODE"
+	Device string `json:"device"`
+
+	// Frame "sha256:" and 64 lower-case hex digits
+	Frame  *Digest    `json:"frame,omitempty"`
+	From   *time.Time `json:"from,omitempty"`
+	Reason *string    `json:"reason,omitempty"`
+	To     *time.Time `json:"to,omitempty"`
+	Value  string     `json:"value"`
+}
+
+// LabelCreate Either device, from and to are given, or frame.
+type LabelCreate struct {
+	// Device "SITE/NODE"
+	Device *string    `json:"device,omitempty"`
+	Frame  *string    `json:"frame,omitempty"`
+	From   *time.Time `json:"from,omitempty"`
+	To     *time.Time `json:"to,omitempty"`
+
+	// Value anomaly, normal, unsure, or for a frame the name of its class
+	Value string `json:"value"`
+}
+
+// LabelList defines model for LabelList.
+type LabelList struct {
+	Items      []Label `json:"items"`
+	NextCursor *string `json:"nextCursor,omitempty"`
+}
+
 // Labels Keys and values of letters, digits, "-", "_", "." and "/", at most 63 characters each
 type Labels map[string]string
+
+// LabelsCreate defines model for LabelsCreate.
+type LabelsCreate struct {
+	Items []LabelCreate `json:"items"`
+}
 
 // LabelsPatch defines model for LabelsPatch.
 type LabelsPatch struct {
@@ -1219,6 +1426,18 @@ type Lineage struct {
 	To       *time.Time `json:"to,omitempty"`
 }
 
+// LineageSegment defines model for LineageSegment.
+type LineageSegment struct {
+	// Device "SITE/NODE"
+	Device *string `json:"device,omitempty"`
+
+	// Digest "sha256:" and 64 lower-case hex digits
+	Digest Digest     `json:"digest"`
+	From   *time.Time `json:"from,omitempty"`
+	Rows   *int64     `json:"rows,omitempty"`
+	To     *time.Time `json:"to,omitempty"`
+}
+
 // LogLine defines model for LogLine.
 type LogLine struct {
 	At time.Time `json:"at"`
@@ -1258,6 +1477,39 @@ type Model struct {
 	Metadata ObjectMeta  `json:"metadata"`
 	Spec     ModelSpec   `json:"spec"`
 	Status   ModelStatus `json:"status"`
+}
+
+// ModelComparison defines model for ModelComparison.
+type ModelComparison struct {
+	// Differences What of make and data differs, in words
+	Differences []ComparedField `json:"differences"`
+
+	// Metrics Measured on the data of each version's own night, by class and name
+	Metrics []ComparedMetric `json:"metrics"`
+	Release ReleaseRef       `json:"release"`
+	With    ReleaseRef       `json:"with"`
+}
+
+// ModelLineage defines model for ModelLineage.
+type ModelLineage struct {
+	// Children Releases that were trained to replace it
+	Children []ReleaseRef `json:"children"`
+
+	// Devices Devices that run it now, "SITE/NODE", at most 1000
+	Devices *[]string `json:"devices,omitempty"`
+
+	// Frames Pictures in the snapshot
+	Frames *int64 `json:"frames,omitempty"`
+
+	// Labels What people said, as it entered the snapshot
+	Labels *int64 `json:"labels,omitempty"`
+
+	// Lineage Where a version came from; all absent for an imported model
+	Lineage Lineage    `json:"lineage"`
+	Release ReleaseRef `json:"release"`
+
+	// Segments At most 1000, by device and time
+	Segments []LineageSegment `json:"segments"`
 }
 
 // ModelList defines model for ModelList.
@@ -1556,6 +1808,12 @@ type ReplayStep struct {
 	// failed (a gate said FAIL), superseded
 	Replayed RolloutState `json:"replayed"`
 	Summary  string       `json:"summary"`
+}
+
+// RerunRequest defines model for RerunRequest.
+type RerunRequest struct {
+	// From Name of the first step to do again, e.g. "evaluate"
+	From string `json:"from"`
 }
 
 // RetrainGates Limits that a candidate has to keep to be released
@@ -2015,6 +2273,14 @@ type Schedule struct {
 	TimeZone *string `json:"timeZone,omitempty"`
 }
 
+// SegmentReleases defines model for SegmentReleases.
+type SegmentReleases struct {
+	Items []ReleaseRef `json:"items"`
+
+	// Segment "sha256:" and 64 lower-case hex digits
+	Segment Digest `json:"segment"`
+}
+
 // Series defines model for Series.
 type Series struct {
 	Anomalies []AnomalySpan `json:"anomalies"`
@@ -2159,6 +2425,21 @@ type TimelineList struct {
 	NextCursor *string         `json:"nextCursor,omitempty"`
 }
 
+// TrainingLogLine defines model for TrainingLogLine.
+type TrainingLogLine struct {
+	At time.Time `json:"at"`
+
+	// Level debug, info, warn or error
+	Level   *string `json:"level,omitempty"`
+	Message string  `json:"message"`
+	Step    string  `json:"step"`
+}
+
+// TrainingLogs defines model for TrainingLogs.
+type TrainingLogs struct {
+	Items []TrainingLogLine `json:"items"`
+}
+
 // TrainingRun defines model for TrainingRun.
 type TrainingRun struct {
 	APIVersion APIVersion `json:"apiVersion"`
@@ -2184,11 +2465,19 @@ type TrainingRunList struct {
 
 // TrainingRunSpec defines model for TrainingRunSpec.
 type TrainingRunSpec struct {
-	Model     string  `json:"model"`
-	Policy    string  `json:"policy"`
-	Reason    *string `json:"reason,omitempty"`
-	Seed      *int64  `json:"seed,omitempty"`
-	StartedBy *string `json:"startedBy,omitempty"`
+	// DryRun Stops after the gates
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// From Beginning of the data interval
+	From      *time.Time `json:"from,omitempty"`
+	Model     string     `json:"model"`
+	Policy    string     `json:"policy"`
+	Reason    *string    `json:"reason,omitempty"`
+	Seed      *int64     `json:"seed,omitempty"`
+	StartedBy *string    `json:"startedBy,omitempty"`
+
+	// To Its end; the policy and the interval name the run
+	To *time.Time `json:"to,omitempty"`
 
 	// Trigger schedule, manual, drift
 	Trigger string `json:"trigger"`
@@ -2197,7 +2486,7 @@ type TrainingRunSpec struct {
 // TrainingRunStatus defines model for TrainingRunStatus.
 type TrainingRunStatus struct {
 	Candidates *[]Candidate `json:"candidates,omitempty"`
-	CPUSeconds *float64     `json:"cpuSeconds,omitempty"`
+	Cost       *Cost        `json:"cost,omitempty"`
 	Data       *DataUse     `json:"data,omitempty"`
 	EndedAt    *time.Time   `json:"endedAt,omitempty"`
 	Gates      []Gate       `json:"gates"`
@@ -2225,6 +2514,7 @@ type TrainingStep struct {
 
 	// Cached The result was taken from an earlier run with equal inputs
 	Cached  *bool      `json:"cached,omitempty"`
+	Cost    *Cost      `json:"cost,omitempty"`
 	EndedAt *time.Time `json:"endedAt,omitempty"`
 
 	// Log The last lines at most 200; absent in lists
@@ -2243,6 +2533,22 @@ type TrainingStep struct {
 
 	// Summary A sentence for people
 	Summary *string `json:"summary,omitempty"`
+
+	// Tasks Absent where the step is one piece
+	Tasks *[]TrainingTask `json:"tasks,omitempty"`
+}
+
+// TrainingTask A piece of a step that a worker takes by itself
+type TrainingTask struct {
+	EndedAt *time.Time `json:"endedAt,omitempty"`
+
+	// Message Why it failed
+	Message *string `json:"message,omitempty"`
+
+	// Name e.g. "pca for class pump"
+	Name      string     `json:"name"`
+	StartedAt *time.Time `json:"startedAt,omitempty"`
+	State     StepState  `json:"state"`
 }
 
 // User defines model for User.
@@ -2388,6 +2694,9 @@ type Window struct {
 
 // WindowDays defines model for Window.Days.
 type WindowDays string
+
+// Content defines model for Content.
+type Content = string
 
 // Counter defines model for Counter.
 type Counter = int64
@@ -2549,6 +2858,31 @@ type PublishFirmwareParams struct {
 // PublishFirmwareParamsArch defines parameters for PublishFirmware.
 type PublishFirmwareParamsArch string
 
+// ListFramesParams defines parameters for ListFrames.
+type ListFramesParams struct {
+	// Device Device name, "SITE/NODE"
+	Device *string `form:"device,omitempty" json:"device,omitempty"`
+
+	// Class Device class
+	Class *string    `form:"class,omitempty" json:"class,omitempty"`
+	From  *time.Time `form:"from,omitempty" json:"from,omitempty"`
+	To    *time.Time `form:"to,omitempty" json:"to,omitempty"`
+
+	// Unlabelled Only those that nobody labelled
+	Unlabelled *bool `form:"unlabelled,omitempty" json:"unlabelled,omitempty"`
+
+	// Cursor nextCursor of the page before
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListFrameQueueParams defines parameters for ListFrameQueue.
+type ListFrameQueueParams struct {
+	// Class Device class
+	Class *string `form:"class,omitempty" json:"class,omitempty"`
+	Limit *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListFreezesParams defines parameters for ListFreezes.
 type ListFreezesParams struct {
 	// Cursor nextCursor of the page before
@@ -2575,6 +2909,36 @@ type LiftFreezeParams struct {
 	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
+// ImportGardenModelParams defines parameters for ImportGardenModel.
+type ImportGardenModelParams struct {
+	// Name Name that policies call it by
+	Name string `form:"name" json:"name"`
+
+	// URL Where to fetch it, https
+	URL *string `form:"url,omitempty" json:"url,omitempty"`
+
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// ListLabelsParams defines parameters for ListLabels.
+type ListLabelsParams struct {
+	// Device Device name, "SITE/NODE"
+	Device *string    `form:"device,omitempty" json:"device,omitempty"`
+	From   *time.Time `form:"from,omitempty" json:"from,omitempty"`
+	To     *time.Time `form:"to,omitempty" json:"to,omitempty"`
+
+	// Cursor nextCursor of the page before
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// AddLabelsParams defines parameters for AddLabels.
+type AddLabelsParams struct {
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
 // ListModelsParams defines parameters for ListModels.
 type ListModelsParams struct {
 	// Cursor nextCursor of the page before
@@ -2582,11 +2946,26 @@ type ListModelsParams struct {
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// CollectModelsParams defines parameters for CollectModels.
+type CollectModelsParams struct {
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// DryRun Say what would be removed and remove nothing
+	DryRun *bool `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+}
+
 // ListModelVersionsParams defines parameters for ListModelVersions.
 type ListModelVersionsParams struct {
 	// Cursor nextCursor of the page before
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CompareModelVersionsParams defines parameters for CompareModelVersions.
+type CompareModelVersionsParams struct {
+	// With Counter of the other version
+	With int64 `form:"with" json:"with"`
 }
 
 // ListQuarantineParams defines parameters for ListQuarantine.
@@ -2629,6 +3008,12 @@ type ApplyRetrainPolicyParams struct {
 
 	// DryRun Check and answer, store nothing
 	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
+}
+
+// BackfillRetrainPolicyParams defines parameters for BackfillRetrainPolicy.
+type BackfillRetrainPolicyParams struct {
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
 }
 
 // ListRolloutPoliciesParams defines parameters for ListRolloutPolicies.
@@ -2774,6 +3159,18 @@ type CancelTrainingRunParams struct {
 	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
 }
 
+// RerunTrainingRunParams defines parameters for RerunTrainingRun.
+type RerunTrainingRunParams struct {
+	// Reason Why, for the audit log
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// GetTrainingLogsParams defines parameters for GetTrainingLogs.
+type GetTrainingLogsParams struct {
+	// Step Only this step
+	Step *string `form:"step,omitempty" json:"step,omitempty"`
+}
+
 // ListUsersParams defines parameters for ListUsers.
 type ListUsersParams struct {
 	// Cursor nextCursor of the page before
@@ -2821,11 +3218,17 @@ type CreateEnrollmentTokenJSONRequestBody = EnrollmentTokenCreate
 // CreateFreezeJSONRequestBody defines body for CreateFreeze for application/json ContentType.
 type CreateFreezeJSONRequestBody = FreezeCreate
 
+// AddLabelsJSONRequestBody defines body for AddLabels for application/json ContentType.
+type AddLabelsJSONRequestBody = LabelsCreate
+
 // QuarantineReleaseJSONRequestBody defines body for QuarantineRelease for application/json ContentType.
 type QuarantineReleaseJSONRequestBody = QuarantineCreate
 
 // ApplyRetrainPolicyJSONRequestBody defines body for ApplyRetrainPolicy for application/json ContentType.
 type ApplyRetrainPolicyJSONRequestBody = RetrainPolicy
+
+// BackfillRetrainPolicyJSONRequestBody defines body for BackfillRetrainPolicy for application/json ContentType.
+type BackfillRetrainPolicyJSONRequestBody = BackfillRequest
 
 // ApplyRolloutPolicyJSONRequestBody defines body for ApplyRolloutPolicy for application/json ContentType.
 type ApplyRolloutPolicyJSONRequestBody = RolloutPolicy
@@ -2844,6 +3247,9 @@ type LoginJSONRequestBody = LoginRequest
 
 // StartTrainingRunJSONRequestBody defines body for StartTrainingRun for application/json ContentType.
 type StartTrainingRunJSONRequestBody = TrainingRunCreate
+
+// RerunTrainingRunJSONRequestBody defines body for RerunTrainingRun for application/json ContentType.
+type RerunTrainingRunJSONRequestBody = RerunRequest
 
 // CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
 type CreateUserJSONRequestBody = UserCreate

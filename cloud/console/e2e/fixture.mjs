@@ -565,7 +565,7 @@ function run(c, full) {
       refusals: refused ? ["channel pressure on line l2 is constant for 71 % of the night (limit 20 %)", "population shift 0.41 against the last promoted snapshot (limit 0.25)"] : [],
       release: refused ? undefined : release(c),
       rollout: refused ? undefined : `r-${c}`,
-      cpuSeconds: 41.2 + c,
+      cost: { cpuSeconds: 41.2 + c, wallSeconds: 33.5 + c, peakMiB: 412 },
     },
   };
 }

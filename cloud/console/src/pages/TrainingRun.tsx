@@ -64,7 +64,7 @@ export function TrainingRunPage() {
                     ["Rollout", r.status.rollout ? <Link to="/rollouts/$name" params={{ name: r.status.rollout }}>{r.status.rollout}</Link> : undefined],
                     ["Started", <When at={r.status.startedAt} />],
                     ["Took", <Took of={r.status} />],
-                    ["CPU time", seconds(r.status.cpuSeconds)],
+                    ["CPU time", seconds(r.status.cost?.cpuSeconds)],
                     ["Seed", r.spec.seed === undefined ? undefined : String(r.spec.seed)],
                   ]}
                 />

@@ -342,6 +342,204 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/models/{name}/versions/{counter}/compare": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                /** @description Release counter within the family */
+                counter: components["parameters"]["Counter"];
+            };
+            cookie?: never;
+        };
+        /** @description Two versions of a family side by side, in metrics, data and make. */
+        get: operations["compareModelVersions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/models/{name}/versions/{counter}/lineage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                /** @description Release counter within the family */
+                counter: components["parameters"]["Counter"];
+            };
+            cookie?: never;
+        };
+        /** @description Everything a version came from, down to the segments, and who runs it. */
+        get: operations["getModelLineage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/models/actions/collect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * @description Removes model files, snapshots and frames that nothing needs any more. What a device runs, may
+         *     go back to, or a kept version came from always stays. Unless `dryRun` is false, it only says what
+         *     would go.
+         */
+        post: operations["collectModels"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/segments/{digest}/releases": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description "sha256:" and 64 lower-case hex digits, or the hex digits alone */
+                digest: components["parameters"]["Content"];
+            };
+            cookie?: never;
+        };
+        /** @description Every release that learned from a raw segment, directly or through its snapshot. */
+        get: operations["listSegmentReleases"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/garden": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description Models that were brought from outside, by name, with what they can be used for. */
+        get: operations["listGarden"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/garden/import": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * @description Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
+         *     devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+         *     the file as the body is given. A file that cannot be used is answered 422 with the reasons.
+         */
+        post: operations["importGardenModel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/labels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description What people said of stretches of a device's data and of frames, oldest first. */
+        get: operations["listLabels"];
+        put?: never;
+        /**
+         * @description Adds labels, all or none. Each is for a stretch (device, from, to) or for a frame. The newest of a
+         *     person on the same target replaces the older one. They enter the next night.
+         */
+        post: operations["addLabels"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/frames": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description Pictures that devices uploaded, oldest first. */
+        get: operations["listFrames"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/frames/queue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * @description Frames without a label, the most instructive first: those the model is least sure of, spread over
+         *     devices and classes.
+         */
+        get: operations["listFrameQueue"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/frames/{digest}/image": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description "sha256:" and 64 lower-case hex digits, or the hex digits alone */
+                digest: components["parameters"]["Content"];
+            };
+            cookie?: never;
+        };
+        get: operations["getFrameImage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/firmware": {
         parameters: {
             query?: never;
@@ -388,6 +586,25 @@ export interface paths {
         /** @description Creates or replaces. `status` in the body is ignored. */
         put: operations["applyRetrainPolicy"];
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/retrain-policies/{name}/actions/backfill": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** @description Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. */
+        post: operations["backfillRetrainPolicy"];
         delete?: never;
         options?: never;
         head?: never;
@@ -443,6 +660,44 @@ export interface paths {
         put?: never;
         /** @description Answers 409 when the run has ended. */
         post: operations["cancelTrainingRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/training-runs/{name}/actions/rerun": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** @description Repeats a run from a step as a new run; what the steps before it found is kept. Answers 409 while the run has not ended. */
+        post: operations["rerunTrainingRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/training-runs/{name}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        /** @description What the steps said while they worked, oldest first; the newest 2000 lines are kept. */
+        get: operations["getTrainingLogs"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1542,6 +1797,188 @@ export interface components {
             items: components["schemas"]["ModelVersion"][];
             nextCursor?: string;
         };
+        ComparedMetric: {
+            name: string;
+            slice?: string;
+            /**
+             * Format: double
+             * @description Of the version in the path; absent where it was not measured
+             */
+            value?: number;
+            /**
+             * Format: double
+             * @description Of the other version
+             */
+            with?: number;
+            /**
+             * @description Which is better by this metric; absent where no side is
+             * @enum {string}
+             */
+            better?: "this" | "other";
+        };
+        ComparedField: {
+            /** @description e.g. "detector", "snapshot", "rows", "code" */
+            name: string;
+            value: string;
+            with: string;
+        };
+        ModelComparison: {
+            release: components["schemas"]["ReleaseRef"];
+            with: components["schemas"]["ReleaseRef"];
+            /** @description Measured on the data of each version's own night, by class and name */
+            metrics: components["schemas"]["ComparedMetric"][];
+            /** @description What of make and data differs, in words */
+            differences: components["schemas"]["ComparedField"][];
+        };
+        LineageSegment: {
+            digest: components["schemas"]["Digest"];
+            /** @description "SITE/NODE" */
+            device?: string;
+            /** Format: int64 */
+            rows?: number;
+            /** Format: date-time */
+            from?: string;
+            /** Format: date-time */
+            to?: string;
+        };
+        ModelLineage: {
+            release: components["schemas"]["ReleaseRef"];
+            lineage: components["schemas"]["Lineage"];
+            /** @description At most 1000, by device and time */
+            segments: components["schemas"]["LineageSegment"][];
+            /** @description Releases that were trained to replace it */
+            children: components["schemas"]["ReleaseRef"][];
+            /**
+             * Format: int64
+             * @description What people said, as it entered the snapshot
+             */
+            labels?: number;
+            /**
+             * Format: int64
+             * @description Pictures in the snapshot
+             */
+            frames?: number;
+            /** @description Devices that run it now, "SITE/NODE", at most 1000 */
+            devices?: string[];
+        };
+        SegmentReleases: {
+            segment: components["schemas"]["Digest"];
+            items: components["schemas"]["ReleaseRef"][];
+        };
+        CollectedKind: {
+            /** @description e.g. "models", "snapshots", "frames" */
+            kind: string;
+            /** Format: int64 */
+            removed: number;
+            /**
+             * Format: int64
+             * @description Of what was removed
+             */
+            bytes: number;
+            /** Format: int64 */
+            kept: number;
+        };
+        Collected: {
+            dryRun: boolean;
+            items: components["schemas"]["CollectedKind"][];
+        };
+        GardenModel: {
+            name: string;
+            digest: components["schemas"]["Digest"];
+            /** Format: int64 */
+            bytes: number;
+            /** @description Address or name of the file it came from */
+            source?: string;
+            /** @description e.g. "candidate" */
+            stage: string;
+            by?: string;
+            /** Format: date-time */
+            at: string;
+            /** @description What the graph reads, e.g. "u8 [1,224,224,3]" */
+            input?: string;
+            outputs?: string[];
+            /** @description What was found and changed, e.g. operators that cannot be trained */
+            notes: string[];
+        };
+        GardenList: {
+            items: components["schemas"]["GardenModel"][];
+        };
+        /** @description Either device, from and to are given, or frame. */
+        LabelCreate: {
+            /** @description "SITE/NODE" */
+            device?: string;
+            /** Format: date-time */
+            from?: string;
+            /** Format: date-time */
+            to?: string;
+            frame?: string;
+            /** @description anomaly, normal, unsure, or for a frame the name of its class */
+            value: string;
+        };
+        LabelsCreate: {
+            items: components["schemas"]["LabelCreate"][];
+        };
+        Label: {
+            /** @description "SITE/NODE" */
+            device: string;
+            /** Format: date-time */
+            from?: string;
+            /** Format: date-time */
+            to?: string;
+            frame?: components["schemas"]["Digest"];
+            value: string;
+            by: string;
+            reason?: string;
+            /** Format: date-time */
+            at: string;
+        };
+        LabelList: {
+            items: components["schemas"]["Label"][];
+            nextCursor?: string;
+        };
+        /** @description A picture that a device took and uploaded */
+        Frame: {
+            digest: components["schemas"]["Digest"];
+            /** @description "SITE/NODE" */
+            device: string;
+            /** @description Device class */
+            class: string;
+            /**
+             * Format: int64
+             * @description Index in the device's stream
+             */
+            row: number;
+            /** Format: date-time */
+            at: string;
+            /** Format: int64 */
+            bytes: number;
+            width: number;
+            height: number;
+            /** @description jpg or png */
+            format: string;
+            /** @description Why it was uploaded: all, sample, uncertain or flagged */
+            why: string;
+            /** @description Release that judged it */
+            release?: string;
+            /**
+             * Format: double
+             * @description 1 and more is an anomaly; absent without a release
+             */
+            score?: number;
+            /** @description Class that the release thinks likeliest */
+            top?: string;
+            /** Format: double */
+            topProbability?: number;
+        };
+        FrameList: {
+            items: components["schemas"]["Frame"][];
+            nextCursor?: string;
+        };
+        FrameQueue: {
+            items: components["schemas"]["Frame"][];
+            /** @description Names that were used for frames so far, by people and by models, the most used first */
+            choices: string[];
+        };
         VerifyCheck: {
             /** @description e.g. "digests", "model signature", "lineage", "ledger receipt" */
             name: string;
@@ -1736,6 +2173,54 @@ export interface components {
             level?: string;
             message: string;
         };
+        TrainingLogLine: {
+            /** Format: date-time */
+            at: string;
+            step: string;
+            /** @description debug, info, warn or error */
+            level?: string;
+            message: string;
+        };
+        TrainingLogs: {
+            items: components["schemas"]["TrainingLogLine"][];
+        };
+        Cost: {
+            /** Format: double */
+            cpuSeconds: number;
+            /** Format: double */
+            wallSeconds: number;
+            /**
+             * Format: double
+             * @description Most resident memory at once; absent where it was not measured
+             */
+            peakMiB?: number;
+        };
+        BackfillRequest: {
+            /** Format: date-time */
+            from: string;
+            /** Format: date-time */
+            to: string;
+        };
+        BackfillAnswer: {
+            /** @description Names of runs */
+            runs: string[];
+        };
+        RerunRequest: {
+            /** @description Name of the first step to do again, e.g. "evaluate" */
+            from: string;
+        };
+        /** @description A piece of a step that a worker takes by itself */
+        TrainingTask: {
+            /** @description e.g. "pca for class pump" */
+            name: string;
+            state: components["schemas"]["StepState"];
+            /** Format: date-time */
+            startedAt?: string;
+            /** Format: date-time */
+            endedAt?: string;
+            /** @description Why it failed */
+            message?: string;
+        };
         TrainingStep: {
             /** @description extract, validate, train, calibrate, evaluate, bless, package, sign, register, propose; a detector trains as "train/pca" */
             name: string;
@@ -1757,6 +2242,9 @@ export interface components {
             outputs?: {
                 [key: string]: string;
             };
+            /** @description Absent where the step is one piece */
+            tasks?: components["schemas"]["TrainingTask"][];
+            cost?: components["schemas"]["Cost"];
             /** @description The last lines at most 200; absent in lists */
             log?: components["schemas"]["LogLine"][];
         };
@@ -1789,11 +2277,17 @@ export interface components {
             /** Format: date-time */
             to?: string;
             dropped: components["schemas"]["DataDrop"][];
+            /** @description What was checked of the data, by class and check */
+            gates?: components["schemas"]["Gate"][];
         };
         /** @description One competing detector */
         Candidate: {
             detector: string;
+            /** @description Device class */
+            class?: string;
             chosen?: boolean;
+            /** @description Why it was chosen */
+            why?: string;
             metrics: components["schemas"]["Metric"][];
             message?: string;
         };
@@ -1806,6 +2300,18 @@ export interface components {
             reason?: string;
             /** Format: int64 */
             seed?: number;
+            /** @description Stops after the gates */
+            dryRun?: boolean;
+            /**
+             * Format: date-time
+             * @description Beginning of the data interval
+             */
+            from?: string;
+            /**
+             * Format: date-time
+             * @description Its end; the policy and the interval name the run
+             */
+            to?: string;
         };
         TrainingRunStatus: {
             state: components["schemas"]["RunState"];
@@ -1825,8 +2331,7 @@ export interface components {
             refusals: string[];
             release?: components["schemas"]["ReleaseRef"];
             rollout?: string;
-            /** Format: double */
-            cpuSeconds?: number;
+            cost?: components["schemas"]["Cost"];
         };
         TrainingRun: {
             apiVersion: components["schemas"]["ApiVersion"];
@@ -2628,6 +3133,8 @@ export interface components {
         Id: string;
         /** @description Release counter within the family */
         Counter: number;
+        /** @description "sha256:" and 64 lower-case hex digits, or the hex digits alone */
+        Content: string;
         /** @description Index of the leaf in the ledger, from 0 */
         LeafIndex: number;
         /** @description nextCursor of the page before */
@@ -3332,6 +3839,302 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    compareModelVersions: {
+        parameters: {
+            query: {
+                /** @description Counter of the other version */
+                with: number;
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                /** @description Release counter within the family */
+                counter: components["parameters"]["Counter"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What differs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelComparison"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getModelLineage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+                /** @description Release counter within the family */
+                counter: components["parameters"]["Counter"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The lineage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelLineage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    collectModels: {
+        parameters: {
+            query?: {
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+                /** @description Say what would be removed and remove nothing */
+                dryRun?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What was, or would be, removed */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Collected"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listSegmentReleases: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description "sha256:" and 64 lower-case hex digits, or the hex digits alone */
+                digest: components["parameters"]["Content"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Releases by family and counter */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SegmentReleases"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listGarden: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The garden */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GardenList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    importGardenModel: {
+        parameters: {
+            query: {
+                /** @description Name that policies call it by */
+                name: string;
+                /** @description Where to fetch it, https */
+                url?: string;
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Taken in */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GardenModel"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listLabels: {
+        parameters: {
+            query?: {
+                /** @description Device name, "SITE/NODE" */
+                device?: string;
+                from?: string;
+                to?: string;
+                /** @description nextCursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+                limit?: components["parameters"]["Limit"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One page of labels */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LabelList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addLabels: {
+        parameters: {
+            query?: {
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LabelsCreate"];
+            };
+        };
+        responses: {
+            /** @description As stored */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LabelList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listFrames: {
+        parameters: {
+            query?: {
+                /** @description Device name, "SITE/NODE" */
+                device?: string;
+                /** @description Device class */
+                class?: string;
+                from?: string;
+                to?: string;
+                /** @description Only those that nobody labelled */
+                unlabelled?: boolean;
+                /** @description nextCursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+                limit?: components["parameters"]["Limit"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One page of frames */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FrameList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listFrameQueue: {
+        parameters: {
+            query?: {
+                /** @description Device class */
+                class?: string;
+                limit?: components["parameters"]["Limit"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The head of the queue */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FrameQueue"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getFrameImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description "sha256:" and 64 lower-case hex digits, or the hex digits alone */
+                digest: components["parameters"]["Content"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The picture as the device sent it */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/jpeg": string;
+                    "image/png": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     publishFirmware: {
         parameters: {
             query: {
@@ -3448,6 +4251,36 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    backfillRetrainPolicy: {
+        parameters: {
+            query?: {
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BackfillRequest"];
+            };
+        };
+        responses: {
+            /** @description The runs, queued */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BackfillAnswer"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     listTrainingRuns: {
         parameters: {
             query?: {
@@ -3552,6 +4385,62 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    rerunTrainingRun: {
+        parameters: {
+            query?: {
+                /** @description Why, for the audit log */
+                reason?: components["parameters"]["Reason"];
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RerunRequest"];
+            };
+        };
+        responses: {
+            /** @description The new run */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getTrainingLogs: {
+        parameters: {
+            query?: {
+                /** @description Only this step */
+                step?: string;
+            };
+            header?: never;
+            path: {
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The lines */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingLogs"];
                 };
             };
             default: components["responses"]["Problem"];
