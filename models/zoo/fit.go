@@ -35,6 +35,16 @@ type detector interface {
 	weights() []float64
 }
 
+// makers learn a detector from the patterns that may be learned from. They put what a model card should say
+// into card.
+var makers = map[string]func(ctx context.Context, m matrix, h *head, c Config, card map[string]any) (detector, error){
+	PCA:             fitPCA,
+	DenseAE:         fitDenseAE,
+	ConvAE:          fitConvAE,
+	Forecast:        fitForecast,
+	RandomNeighbour: fitRandomNeighbour,
+}
+
 // Fit learns a detector of the given kind from normal data and exports it. It fails with ErrData when the
 // data is too short or not finite, with ctx's error when cancelled, and with a reason for a configuration
 // that Config.Validate refuses or an unknown kind.
@@ -175,13 +185,7 @@ func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix str
 		return e, err
 	}
 	card["patterns"] = patterns.rows
-	switch kind {
-	case PCA:
-		e.detector, err = fitPCA(patterns, e.head, c, card)
-	case DenseAE:
-		e.detector, err = fitDenseAE(ctx, patterns, e.head, c, card)
-	}
-	if err != nil {
+	if e.detector, err = makers[kind](ctx, patterns, e.head, c, card); err != nil {
 		return e, err
 	}
 	e.scales, e.scores, err = e.calibrate(ctx, d, c, e.detector, card)
@@ -279,6 +283,17 @@ func (h *head) standardize(b *onnx.Builder, window string) string {
 	// Subtract first: a level far above its spread would lose its digits the other way round.
 	z := b.Node("Sub", []string{window, b.Floats(h.prefix+"mean", mean, int64(h.channels), 1)})
 	return b.Node("Mul", []string{z, b.Floats(h.prefix+"inverse_scale", inverse, int64(h.channels), 1)})
+}
+
+// unfold emits the patterns of z [batch, channels, window] as [batch, channels*pattern, smooth]: a kernel that
+// picks one sample each.
+func (h *head) unfold(b *onnx.Builder, z string) string {
+	n := h.channels * h.pattern
+	pick := make([]float32, n*n)
+	for i := range n {
+		pick[i*n+i] = 1
+	}
+	return b.Node("Conv", []string{z, b.Floats(h.prefix+"pick", pick, int64(n), int64(h.channels), int64(h.pattern))})
 }
 
 // residual emits the end that kinds with a residual share: r [batch, channels*pattern, smooth] is squared,

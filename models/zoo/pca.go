@@ -1,6 +1,7 @@
 package zoo
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -20,7 +21,7 @@ type principal struct {
 	weight  float64
 }
 
-func fitPCA(m matrix, h *head, c Config, card map[string]any) (*principal, error) {
+func fitPCA(_ context.Context, m matrix, h *head, c Config, card map[string]any) (detector, error) {
 	n := m.cols
 	mean := make([]float64, n)
 	for i, v := range m.data {

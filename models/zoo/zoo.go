@@ -26,6 +26,13 @@ const (
 	// DenseAE scores the squared reconstruction error of a dense autoencoder on the same patterns, trained
 	// in ONNX Runtime by models/train.
 	DenseAE = "dense-ae"
+	// ConvAE scores the squared reconstruction error of a convolutional autoencoder over one longer pattern.
+	ConvAE = "conv-ae"
+	// Forecast scores how wrong a forecast of the newest row from those before it was, averaged over the window.
+	Forecast = "forecast"
+	// RandomNeighbour scores how far patterns are from the nearest of a few chosen ones of the training data, in
+	// random features. Nothing is trained: it fits in a moment.
+	RandomNeighbour = "random-neighbour"
 	// Neighbour scores how far the newest values are from everything like them that was seen before, over
 	// how far that usually is. It goes on learning from the stream, needs few rows to start from, and tells
 	// an event once, when it begins. For single streams whose level and habits drift.
@@ -33,7 +40,7 @@ const (
 )
 
 // Kinds lists every kind that Fit knows.
-func Kinds() []string { return []string{PCA, DenseAE, Neighbour} }
+func Kinds() []string { return []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Neighbour} }
 
 // Competitors lists the kinds that compete where nobody names any: those that judge machines by many
 // channels and whose threshold follows from the data.
@@ -118,6 +125,13 @@ func (c Config) withDefaults(kind string) Config {
 	} else {
 		c.History, c.Hold, c.Floor = 0, 0, 0
 	}
+	switch kind {
+	case ConvAE:
+		setDefault(&c.Pattern, 24)
+		setDefault(&c.Smooth, 1)
+	case Forecast:
+		setDefault(&c.Pattern, 8)
+	}
 	setDefault(&c.Pattern, 5)
 	setDefault(&c.Smooth, 20)
 	setDefault(&c.Stride, 1)
@@ -132,13 +146,13 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.Variance, 0.85)
 		setDefault(&c.PlaneWeight, 6)
 		c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = nil, 0, 0, 0, 0
-	case DenseAE:
+	case DenseAE, ConvAE, Forecast:
 		setDefault(&c.DeepPenalty, 3)
 		setDefault(&c.Steps, 2000)
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
-	case Neighbour:
+	case Neighbour, RandomNeighbour:
 		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
 	}
 	return c
