@@ -65,6 +65,7 @@ var rules = []rule{
 var osAllowed = map[string]string{
 	"agent/health":           "reads /proc",
 	"agent/source/replay":    "reads the user's recordings",
+	"agent/source/images":    "reads the user's pictures",
 	"agent/actions":          "none of its files are state",
 	"agent":                  "reads the configuration file",
 	"agent/link":             "reads certificates the operator gives",

@@ -32,12 +32,14 @@ import (
 	"github.com/swellfleet/swell/agent/actions"
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/enroll"
+	"github.com/swellfleet/swell/agent/frames"
 	"github.com/swellfleet/swell/agent/health"
 	"github.com/swellfleet/swell/agent/interlock"
 	"github.com/swellfleet/swell/agent/link"
 	"github.com/swellfleet/swell/agent/pipeline"
 	"github.com/swellfleet/swell/agent/scorer"
 	"github.com/swellfleet/swell/agent/source"
+	"github.com/swellfleet/swell/agent/source/images"
 	"github.com/swellfleet/swell/agent/source/replay"
 	"github.com/swellfleet/swell/agent/source/synthetic"
 	"github.com/swellfleet/swell/agent/spool"
@@ -64,9 +66,12 @@ type Uplink interface {
 }
 
 // sources is the table of drivers.
-var sources = map[string]func(Source) source.Source{
-	"replay":    func(c Source) source.Source { return replay.New(c.Replay) },
-	"synthetic": func(c Source) source.Source { return synthetic.New(c.Synthetic) },
+var sources = map[string]func(*Agent) source.Source{
+	"replay":    func(a *Agent) source.Source { return replay.New(a.config.Source.Replay) },
+	"synthetic": func(a *Agent) source.Source { return synthetic.New(a.config.Source.Synthetic) },
+	"images": func(a *Agent) source.Source {
+		return images.New(a.config.Source.Images, images.Device{Disk: a.disk, Log: a.config.Log, Now: a.config.Now})
+	},
 }
 
 // Agent is one device's program. Make it with New, run it once.
@@ -82,6 +87,8 @@ type Agent struct {
 	spool    *spool.Spool
 	uplink   Uplink
 	delivery *delivery
+	frames   *frames.Keeper // nil: the source is no camera
+	pictures *delivery      // of frames; likewise
 	source   source.Source
 	actions  *actions.Actions
 	scorer   scorer.Scorer
@@ -111,6 +118,8 @@ type Agent struct {
 	rateHz    float64            // of the source
 	dropped   uint64             // blocks lost in this run, as of the newest look
 	droppedAt time.Time          // when that number last rose
+	skipped   uint64             // pictures skipped in this run, as of the newest look
+	skippedAt time.Time          // when that number last rose
 	board     health.Board
 	findings  []twin.Condition
 	facts     health.Facts
@@ -123,13 +132,14 @@ type recorded struct {
 }
 
 const (
-	recordQueue   = 64               // blocks between pipeline and spool
-	recordWait    = 2 * time.Second  // how long the pipeline waits for room there
-	lookEvery     = time.Second      // between looks at the agent's health
-	recordEvery   = 10 * time.Second // between durable saves of the counters
-	aliveWithin   = 30 * time.Second
-	droppedLately = 10 * time.Minute // how long lost blocks stay a finding
-	sourceAgain   = 5 * time.Second  // between attempts to open a source, at most
+	picturesInFlight = 2                // on the way to the hub: blocks and reports share the line
+	recordQueue      = 64               // blocks between pipeline and spool
+	recordWait       = 2 * time.Second  // how long the pipeline waits for room there
+	lookEvery        = time.Second      // between looks at the agent's health
+	recordEvery      = 10 * time.Second // between durable saves of the counters
+	aliveWithin      = 30 * time.Second
+	droppedLately    = 10 * time.Minute // how long lost blocks stay a finding
+	sourceAgain      = 5 * time.Second  // between attempts to open a source, at most
 )
 
 // New checks the configuration and makes an agent that has not started.
@@ -186,6 +196,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}()
 	start(a.connect)
 	start(a.delivery.run)
+	if a.pictures != nil {
+		start(a.pictures.run)
+	}
 	start(a.actions.Run)
 	start(a.reportLoop)
 	start(a.syncLoop)
@@ -277,10 +290,18 @@ func (a *Agent) open() (err error) {
 			BackoffMin: seconds(a.config.Hub.ReconnectMinS), BackoffMax: seconds(a.config.Hub.ReconnectMaxS), Log: a.config.Log,
 		})
 	}
-	a.delivery = newDelivery(a.config.id(), a.spool, a.uplink, a.config.Hub.InFlight, a.config.Log)
+	a.delivery = newDelivery(topic.Topic{ID: a.config.id(), Kind: topic.Blocks}, a.spool, a.uplink, a.config.Hub.InFlight, a.config.Log)
 	a.actions = actions.New(a.config.Actions, a.config.Log, a.publishEvent)
 	if a.source = a.config.Custom; a.source == nil {
-		a.source = sources[a.config.Source.Kind](a.config.Source)
+		a.source = sources[a.config.Source.Kind](a)
+	}
+	if _, ok := a.source.(source.Camera); ok {
+		a.frames, err = frames.Open(a.config.Frames, frames.Device{Disk: a.disk, Class: a.config.Class, Log: a.config.Log, Patient: a.config.Patient})
+		if err != nil {
+			return fail(errors.Join(err, a.spool.Close()))
+		}
+		a.pictures = newDelivery(topic.Topic{ID: a.config.id(), Kind: topic.Frames}, a.frames.Spool(), a.uplink, picturesInFlight, a.config.Log)
+		a.pictures.sent = a.frames.Sent
 	}
 	a.facts.DownSince, a.facts.BuiltAt = a.config.Now(), builtAt()
 	if a.config.Slot != "" {
@@ -369,8 +390,12 @@ func (a *Agent) close() error {
 		p.Close()
 	}
 	a.scorer.Wait()
-	// Both, or the recent one could be taken for the newer.
-	return errors.Join(a.saveRecord(true), a.saveRecord(false), a.spool.Close(), a.closeDisk())
+	var pictures error
+	if a.frames != nil {
+		pictures = a.frames.Close()
+	}
+	// Both records, or the recent one could be taken for the newer.
+	return errors.Join(pictures, a.saveRecord(true), a.saveRecord(false), a.spool.Close(), a.closeDisk())
 }
 
 func (a *Agent) closeDisk() error {
@@ -422,6 +447,9 @@ func (a *Agent) Up() {
 		l.reborn()
 	}
 	a.delivery.nudge()
+	if a.pictures != nil {
+		a.pictures.nudge()
+	}
 	a.wantReport()
 }
 

@@ -17,8 +17,10 @@ import (
 
 	"github.com/swellfleet/swell/agent/actions"
 	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/frames"
 	"github.com/swellfleet/swell/agent/interlock"
 	"github.com/swellfleet/swell/agent/source"
+	"github.com/swellfleet/swell/agent/source/images"
 	"github.com/swellfleet/swell/agent/source/replay"
 	"github.com/swellfleet/swell/agent/source/synthetic"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -45,6 +47,7 @@ type Config struct {
 	Spool     Spool          `yaml:"spool"`
 	Pipeline  Pipeline       `yaml:"pipeline"`
 	Update    Update         `yaml:"update"`
+	Frames    frames.Config  `yaml:"frames"` // of cameras
 	Actions   actions.Config `yaml:"actions"`
 
 	// HeartbeatS is how often the device reports without being asked, in
@@ -118,9 +121,10 @@ type Trust struct {
 
 // Source chooses one driver.
 type Source struct {
-	Kind      string           `yaml:"kind"` // replay | synthetic
+	Kind      string           `yaml:"kind"` // replay | synthetic | images
 	Replay    replay.Config    `yaml:"replay"`
 	Synthetic synthetic.Config `yaml:"synthetic"`
+	Images    images.Config    `yaml:"images"`
 }
 
 // Telemetry says how rows travel.
@@ -219,18 +223,26 @@ func (c Config) Validate() error {
 	}
 	if c.Custom == nil {
 		switch c.Source.Kind {
-		case "replay", "synthetic":
+		case "replay", "synthetic", "images":
 		case "":
-			bad("source.kind is empty: want replay or synthetic")
+			bad("source.kind is empty: want replay, synthetic or images")
 		default:
-			bad("source.kind %q is unknown: want replay or synthetic", c.Source.Kind)
+			bad("source.kind %q is unknown: want replay, synthetic or images", c.Source.Kind)
 		}
 		if c.Source.Kind == "replay" && c.Source.Replay.Path == "" {
 			bad("source.replay.path is empty: name the CSV file to play")
 		}
+		if c.Source.Kind == "images" {
+			if err := c.Source.Images.Validate(); err != nil {
+				errs = append(errs, err)
+			}
+		}
 		if err := c.Source.Synthetic.Validate(); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if err := c.Frames.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.HeartbeatS < 0 || c.Telemetry.BlockS < 0 || c.Telemetry.BlockRows < 0 || c.Spool.MaxMiB < 0 || c.Spool.SyncS < 0 || c.Pipeline.MaxGapS < 0 {
 		bad("heartbeat_s, telemetry.block_rows, telemetry.block_s, spool.* and pipeline.max_gap_s may not be negative")

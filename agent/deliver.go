@@ -10,10 +10,11 @@ import (
 	"github.com/swellfleet/swell/protocol/topic"
 )
 
-// delivery moves blocks from the spool to the hub, a bounded number at a time,
-// and removes each when the broker has acknowledged it.
+// delivery moves blocks, or pictures, from their spool to the hub, a bounded
+// number at a time, and removes each when the broker has acknowledged it.
 type delivery struct {
-	id     topic.ID
+	topic  topic.Topic
+	sent   func() // called for each that was acknowledged; nil: nobody counts
 	spool  *spool.Spool
 	uplink Uplink
 	log    *slog.Logger
@@ -28,8 +29,8 @@ type delivery struct {
 // pauseAfterFailure keeps a broker that refuses at once from being flooded.
 const pauseAfterFailure = time.Second
 
-func newDelivery(id topic.ID, s *spool.Spool, u Uplink, inFlight int, log *slog.Logger) *delivery {
-	return &delivery{id: id, spool: s, uplink: u, log: log, slots: make(chan struct{}, inFlight), wake: make(chan struct{}, 1), flying: map[uint64]bool{}}
+func newDelivery(t topic.Topic, s *spool.Spool, u Uplink, inFlight int, log *slog.Logger) *delivery {
+	return &delivery{topic: t, spool: s, uplink: u, log: log, slots: make(chan struct{}, inFlight), wake: make(chan struct{}, 1), flying: map[uint64]bool{}}
 }
 
 // nudge makes the loop look again.
@@ -58,7 +59,7 @@ func (d *delivery) run(ctx context.Context) {
 		}
 		seq, payload, ok, err := d.spool.Read(after)
 		if err != nil {
-			d.log.Warn("a block of telemetry is lost", "error", err)
+			d.log.Warn("telemetry is lost", "kind", d.topic.Kind, "error", err)
 			continue
 		}
 		if !ok {
@@ -78,7 +79,7 @@ func (d *delivery) run(ctx context.Context) {
 			return
 		case d.slots <- struct{}{}:
 		}
-		d.uplink.Publish(topic.Topic{ID: d.id, Kind: topic.Blocks}, payload, func(err error) { d.landed(seq, err) })
+		d.uplink.Publish(d.topic, payload, func(err error) { d.landed(seq, err) })
 	}
 }
 
@@ -100,8 +101,11 @@ func (d *delivery) landed(seq uint64, err error) {
 	d.failed = d.failed || err != nil
 	d.mu.Unlock()
 	if err == nil {
+		if d.sent != nil {
+			d.sent()
+		}
 		if err := d.spool.Ack(seq); err != nil {
-			d.log.Warn("an acknowledged block could not be cleared", "seq", seq, "error", err)
+			d.log.Warn("what was acknowledged could not be cleared", "kind", d.topic.Kind, "seq", seq, "error", err)
 		}
 		return
 	}

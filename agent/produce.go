@@ -13,6 +13,7 @@ import (
 
 	"github.com/swellfleet/swell/agent/apply"
 	"github.com/swellfleet/swell/agent/disk"
+	"github.com/swellfleet/swell/agent/frames"
 	"github.com/swellfleet/swell/agent/health"
 	"github.com/swellfleet/swell/agent/pipeline"
 	"github.com/swellfleet/swell/agent/source"
@@ -50,10 +51,16 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 			f.RowEvery = time.Duration(1e9 / rate)
 		}
 	})
+	camera, firstRow := a.frames != nil, a.spool.NextRow()
+	if camera {
+		// A kill may have kept a picture and lost its row: its number stays taken.
+		firstRow = max(firstRow, a.frames.NextRow())
+	}
 	recorder := pipeline.NewRecorder(pipeline.RecorderConfig{Channels: channels, RateHz: rate, MaxRows: a.config.Telemetry.BlockRows, Emit: a.emit})
+	out := &sink{Recorder: recorder, agent: a}
 	p := pipeline.New(pipeline.Config{
-		Channels: channels, RateHz: rate, MaxGap: seconds(a.config.Pipeline.MaxGapS),
-		FirstRow: a.spool.NextRow(), Before: a.rec.Stream, Sink: &sink{Recorder: recorder, agent: a},
+		Channels: channels, RateHz: rate, Camera: camera, MaxGap: seconds(a.config.Pipeline.MaxGapS),
+		FirstRow: firstRow, Before: a.rec.Stream, Sink: out,
 	})
 	u, err := a.newUpdater(p)
 	if err != nil {
@@ -87,7 +94,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 			recorder.Flush()
 		}
 	})
-	a.read(ctx, p, recorder)
+	a.read(ctx, p, out)
 }
 
 func (a *Agent) newUpdater(p *pipeline.Pipeline) (*updater, error) {
@@ -151,12 +158,42 @@ func (a *Agent) rehearse() func(ctx context.Context, slot string) error {
 type sink struct {
 	*pipeline.Recorder
 	agent *Agent
+
+	// Of the batch that the pipeline is at, for cameras.
+	first    uint64
+	verdicts []pipeline.Verdict
+}
+
+// Rows implements pipeline.Sink.
+func (s *sink) Rows(first uint64, rows source.Rows) {
+	s.Recorder.Rows(first, rows)
+	s.first, s.verdicts = first, s.verdicts[:0]
+}
+
+// offer hands the pictures of the batch to those who choose what the hub gets.
+func (s *sink) offer(rows source.Rows, now time.Time) {
+	verdicts := s.verdicts
+	for i, encoded := range rows.Frames {
+		p := frames.Picture{Row: s.first + uint64(i), At: rows.Times[i], Encoded: encoded, Width: rows.Pictures[i].Width, Height: rows.Pictures[i].Height}
+		if len(verdicts) > 0 && verdicts[0].Row == p.Row {
+			v := verdicts[0]
+			verdicts = verdicts[1:]
+			p.Finding = frames.Finding{
+				Release: fmt.Sprintf("%s-%d", v.Release.Name, v.Release.Counter), Score: float64(v.Score), Threshold: v.Threshold, Flag: v.Flag,
+				Class: v.Class, Probability: float64(v.Probability),
+			}
+		}
+		s.agent.frames.Offer(p, now)
+	}
 }
 
 // Verdict implements pipeline.Sink.
 func (s *sink) Verdict(v pipeline.Verdict) {
 	s.Recorder.Verdict(v)
 	a := s.agent
+	if a.frames != nil {
+		s.verdicts = append(s.verdicts, v)
+	}
 	a.actions.Window(v.Row, time.Unix(0, v.At), v.Score, v.Flag, v.Release.Name, v.Release.Counter)
 	a.view.Lock()
 	a.newest.verdict, a.newest.scored = v, true
@@ -165,14 +202,17 @@ func (s *sink) Verdict(v pipeline.Verdict) {
 
 // read moves rows from the source into the pipeline until ctx ends or the
 // source does.
-func (a *Agent) read(ctx context.Context, p *pipeline.Pipeline, r *pipeline.Recorder) {
-	defer r.Flush()
+func (a *Agent) read(ctx context.Context, p *pipeline.Pipeline, out *sink) {
+	defer out.Flush()
 	for failures := 0; ; {
 		rows, err := a.source.Next(ctx)
 		if rows.Len() > 0 {
 			failures = 0
 			now := a.config.Now()
 			p.Rows(rows, now)
+			if a.frames != nil {
+				out.offer(rows, now)
+			}
 			a.took(rows, now)
 		}
 		switch {
@@ -185,7 +225,7 @@ func (a *Agent) read(ctx context.Context, p *pipeline.Pipeline, r *pipeline.Reco
 		case err != nil:
 			a.config.Log.Warn("the source failed and is opened again", "error", err)
 			a.setSource(func(f *health.Facts) { f.SourceError = err })
-			r.Flush()
+			out.Flush()
 			if !sleep(ctx, min(time.Second<<min(failures, 5), sourceAgain)) {
 				return
 			}
@@ -280,7 +320,11 @@ func (a *Agent) keep() {
 // syncLoop makes blocks durable, which lets them be sent.
 func (a *Agent) syncLoop(ctx context.Context) {
 	for sleep(ctx, seconds(a.config.Spool.SyncS)) {
-		if err := a.spool.Sync(); err != nil {
+		err := a.spool.Sync()
+		if a.frames != nil {
+			err = errors.Join(err, a.frames.Sync())
+		}
+		if err != nil {
 			a.config.Log.Warn("telemetry is not durable", "error", err)
 			a.writeError.Store(&err)
 		}

@@ -31,6 +31,8 @@ type record struct {
 	Schema  int               `json:"schema"` // 1
 	Stream  pipeline.Counters `json:"stream"`
 	Dropped uint64            `json:"dropped"` // blocks the spool lost
+	// Unreadable is how many pictures the camera skipped.
+	Unreadable uint64 `json:"unreadable,omitzero"`
 	// Restarted is when the last row came before this program ended to let
 	// another one run. Zero: it did not.
 	Restarted time.Time `json:"restarted,omitzero"`

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/swellfleet/swell/agent/health"
+	"github.com/swellfleet/swell/agent/source"
 	"github.com/swellfleet/swell/agent/update"
 	"github.com/swellfleet/swell/protocol"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -157,6 +158,15 @@ func (a *Agent) look() bool {
 		}
 	}
 	f.Interlock = a.heldBack()
+	if c, ok := a.source.(source.Camera); ok {
+		n, err := c.Unreadable()
+		if n != a.skipped {
+			a.skipped, a.skippedAt = n, f.Now
+		}
+		if f.Now.Sub(a.skippedAt) < droppedLately {
+			f.Unreadable, f.UnreadableError = n, err
+		}
+	}
 	var changed bool
 	a.findings, changed = a.board.Update(health.Evaluate(f))
 	if a.pipeline != nil {
@@ -215,6 +225,11 @@ func (a *Agent) Reported() twin.Reported {
 		r.Stream.SpoolBlocks, r.Stream.SpoolBytes = s.Blocks, s.Bytes
 		r.Stream.SpoolDropped = a.rec.Dropped + s.Dropped + a.lost.Load()
 	}
+	if a.frames != nil {
+		f := a.frames.Report(now)
+		f.Unreadable = a.rec.Unreadable + a.unreadable()
+		r.Frames = &f
+	}
 	c := a.rec.Stream
 	if a.pipeline != nil {
 		c = a.pipeline.Counters()
@@ -253,11 +268,22 @@ func (a *Agent) saveRecord(durable bool) error {
 		r.Stream.StoppedMs += uint64(a.restart.Milliseconds())
 	}
 	r.Dropped += a.spool.Stats().Dropped + a.lost.Load()
+	r.Unreadable += a.unreadable()
 	a.mu.Unlock()
 	if durable {
 		return saveJSON(a.disk, recordFile, r)
 	}
 	return saveRecent(a.disk, r)
+}
+
+// unreadable is how many pictures the camera skipped in this run.
+func (a *Agent) unreadable() uint64 {
+	c, ok := a.source.(source.Camera)
+	if !ok {
+		return 0
+	}
+	n, _ := c.Unreadable()
+	return n
 }
 
 // Alive says that the agent's heart, the update loop, still turns. Before the

@@ -75,6 +75,17 @@ func (a *Agent) metrics(w http.ResponseWriter, _ *http.Request) {
 	line("gauge", "spool_blocks", "Blocks waiting for the hub.", r.Stream.SpoolBlocks)
 	line("gauge", "spool_bytes", "Bytes of the spool on disk.", r.Stream.SpoolBytes)
 	line("counter", "spool_dropped_total", "Blocks lost for want of room.", r.Stream.SpoolDropped)
+	if f := r.Frames; f != nil {
+		line("counter", "pictures_unreadable_total", "Pictures that could not be decoded.", f.Unreadable)
+		line("counter", "pictures_chosen_total", "Pictures that the upload policy wanted.", f.Chosen)
+		line("counter", "pictures_refused_total", "Of those, not sent because the budget was spent.", f.Refused)
+		line("counter", "pictures_sent_total", "Pictures that the hub has.", f.Sent)
+		line("counter", "pictures_dropped_total", "Chosen pictures lost for want of room.", f.Dropped)
+		line("gauge", "pictures_spooled", "Pictures waiting for the hub.", f.SpoolFrames)
+		if f.BudgetBytes != nil {
+			line("gauge", "pictures_budget_bytes", "Bytes of pictures that may be sent now.", *f.BudgetBytes)
+		}
+	}
 	line("counter", "actions_dropped_total", "Starts and ends of anomalies that could not be passed on.", a.droppedActions())
 	line("gauge", "resident_mebibytes", "Resident memory.", r.Agent.RSSMiB)
 	if c := r.Champion; c != nil {
@@ -111,7 +122,8 @@ td,th{text-align:left;padding:.15rem 1rem .15rem 0;vertical-align:top}th{font-we
 <tr><th>samples</th><td>{{.Stream.Samples}}</td></tr>
 <tr><th>windows</th><td>{{.Stream.WindowsScored}} scored of {{.Stream.WindowsDue}} due, {{.Stream.WindowsLost}} lost</td></tr>
 <tr><th>spool</th><td>{{.Stream.SpoolBlocks}} blocks, {{.Stream.SpoolBytes}} bytes, {{.Stream.SpoolDropped}} dropped</td></tr>
-</table>
+{{with .Frames}}<tr><th>pictures</th><td>{{.Chosen}} chosen for the hub, {{.Refused}} over the budget, {{.Sent}} sent, {{.SpoolFrames}} waiting, {{.Dropped}} dropped; {{.Unreadable}} could not be read</td></tr>
+{{end}}</table>
 <p><a href="/status.json">status.json</a> · <a href="/metrics">metrics</a> · Swell agent {{.Agent.Version}}</p>
 </html>
 `))

@@ -35,6 +35,9 @@ type Facts struct {
 	Dropped     uint64 // blocks lost lately
 	WriteError  error  // of the newest write to the disk; nil: it succeeded
 	Interlock   error  // why a release that is ready may not act; nil: none waits
+	Unreadable  uint64 // pictures skipped lately
+	// UnreadableError is why the newest of them.
+	UnreadableError error
 	// Unsupported says what the hub wants and this agent cannot do; empty: nothing.
 	Unsupported string
 }
@@ -48,6 +51,7 @@ const (
 	HubUnreachable      = "HubUnreachable"
 	SpoolDropping       = "SpoolDropping"
 	InterlockClosed     = "InterlockClosed"
+	PicturesUnreadable  = "PicturesUnreadable"
 	Unsupported         = "Unsupported"
 )
 
@@ -106,6 +110,9 @@ func Evaluate(f Facts) []twin.Condition {
 	}
 	if f.Interlock != nil {
 		found(InterlockClosed, "Closed", "a release is ready and may not act: interlock: %v", f.Interlock)
+	}
+	if f.Unreadable > 0 {
+		found(PicturesUnreadable, "Skipped", "%d pictures could not be read and were skipped, the newest: %v: look at the camera's disk and its settings", f.Unreadable, f.UnreadableError)
 	}
 	if f.Unsupported != "" {
 		found(Unsupported, "Unsupported", "%s", f.Unsupported)

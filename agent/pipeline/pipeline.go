@@ -34,6 +34,12 @@ type Verdict struct {
 	Release   scorer.Release
 	Threshold float64
 	Stride    int
+	// Class is the likeliest class of an image, ClassIndex its place in the
+	// model's list, and Probability how likely. Class is empty when the model
+	// tells no classes.
+	Class       string
+	ClassIndex  int
+	Probability float32
 	// Shadowed is set when a challenger scored a window that ends at the same
 	// row.
 	Shadowed        bool
@@ -52,6 +58,7 @@ type Sink interface {
 type Config struct {
 	Channels []source.Channel
 	RateHz   float64       // nominal; 0: unknown
+	Camera   bool          // rows have pictures, which image models read
 	MaxGap   time.Duration // rows further apart break a window; 0: never
 	FirstRow uint64        // stream index of the first row to come
 	Before   Counters      // of earlier runs
@@ -105,6 +112,7 @@ type Pipeline struct {
 	window     int       // likewise
 	idleSince  time.Time // when rows last came without being scored; zero: scored
 	result     runtime.Result
+	frame      scaled // of the row that is being scored
 }
 
 // seat is one model at work.
@@ -118,6 +126,8 @@ type seat struct {
 	drift    drift
 	score    float32 // of the newest window
 	flag     bool
+	class    int     // likeliest, of the newest image; -1: the model tells none
+	likely   float32 // its probability
 }
 
 // New makes a pipeline for one source.
@@ -136,6 +146,12 @@ func (p *Pipeline) Fits(c contract.Contract) error {
 }
 
 func (p *Pipeline) channels(c contract.Contract) ([]int, error) {
+	switch {
+	case c.Image != nil && !p.config.Camera:
+		return nil, fmt.Errorf("the model reads images, and this device's source has none: it delivers %d sensor channels", len(p.config.Channels))
+	case c.Image == nil && p.config.Camera:
+		return nil, fmt.Errorf("the model reads %d sensor channels, and this device is a camera: it takes models that read images", len(c.Channels))
+	}
 	var at []int
 	for _, ch := range c.Channels {
 		i, ok := p.names[ch.Name]
@@ -267,6 +283,9 @@ func (p *Pipeline) Rows(rows source.Rows, now time.Time) {
 		}
 		p.lastAt = at
 		p.ring.push(rows.Values, i)
+		if p.config.Camera {
+			p.frame.next(rows.Pictures[i])
+		}
 		p.score(first+uint64(i), at)
 	}
 	n := uint64(rows.Len())
@@ -328,6 +347,9 @@ func (p *Pipeline) score(row uint64, at int64) {
 		return
 	}
 	v := Verdict{Row: row, At: at, Score: c.score, Flag: c.flag, Release: c.watch.Release, Threshold: c.contract.Threshold, Stride: c.contract.Stride}
+	if c.class >= 0 {
+		v.Class, v.ClassIndex, v.Probability = c.contract.Image.Classes[c.class], c.class, c.likely
+	}
 	if shadowed {
 		v.Shadowed, v.ChallengerScore, v.ChallengerFlag = true, p.challenger.score, p.challenger.flag
 	}
@@ -348,14 +370,28 @@ func (p *Pipeline) run(s *seat, row uint64) outcome {
 	if (row+1)%uint64(s.contract.Stride) != 0 || !p.ring.has(s.contract.Window) {
 		return notDue
 	}
-	p.ring.window(s.window, s.channels, s.contract.Window)
+	var pixels []byte
+	if i := s.contract.Image; i != nil {
+		pixels = p.frame.at(i.Height, i.Width)
+	} else {
+		p.ring.window(s.window, s.channels, s.contract.Window)
+	}
 	began := time.Now()
-	err := s.model.Score(s.window, &p.result)
+	var err error
+	if pixels != nil {
+		err = s.model.ScoreImage(pixels, &p.result)
+	} else {
+		err = s.model.Score(s.window, &p.result)
+	}
 	s.latency.Add(time.Since(began))
 	if err != nil {
 		return lost
 	}
 	s.score, s.flag = p.result.Score, p.result.Anomaly
+	s.class = -1
+	if i := s.contract.Image; i != nil && len(i.Classes) > 0 {
+		s.class, s.likely = likeliest(p.result.Probs)
+	}
 	s.watch.Windows++
 	if s.flag {
 		s.watch.Flagged++

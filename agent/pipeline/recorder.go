@@ -54,6 +54,7 @@ type open struct {
 type shape struct {
 	stride   int
 	shadowed bool
+	classes  bool
 }
 
 // NewRecorder makes a Recorder.
@@ -93,7 +94,7 @@ func (r *Recorder) Verdict(v Verdict) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := &r.verdicts
-	is := shape{v.Stride, v.Shadowed}
+	is := shape{v.Stride, v.Shadowed, v.Class != ""}
 	if o.block != nil && (is != o.shape || v.Row != o.next || !o.follows(v.At)) {
 		r.close(o)
 	}
@@ -101,6 +102,9 @@ func (r *Recorder) Verdict(v Verdict) {
 		names := []string{telemetry.Score, telemetry.Flag, telemetry.Release, telemetry.Threshold}
 		if v.Shadowed {
 			names = append(names, telemetry.ChallengerScore, telemetry.ChallengerFlag)
+		}
+		if is.classes {
+			names = append(names, telemetry.Class, telemetry.Probability)
 		}
 		if v.Stride != 1 {
 			names = append(names, rowSignal)
@@ -111,11 +115,15 @@ func (r *Recorder) Verdict(v Verdict) {
 			o.block.Signals[i] = telemetry.Signal{Name: n, Values: make([]float32, 0, 64)}
 		}
 	}
-	values := [7]float32{v.Score, bit(v.Flag), float32(v.Release.Counter), float32(v.Threshold)}
+	values := [9]float32{v.Score, bit(v.Flag), float32(v.Release.Counter), float32(v.Threshold)}
 	n := 4
 	if v.Shadowed {
 		values[4], values[5] = v.ChallengerScore, bit(v.ChallengerFlag)
 		n = 6
+	}
+	if is.classes {
+		values[n], values[n+1] = float32(v.ClassIndex), v.Probability
+		n += 2
 	}
 	if v.Stride != 1 {
 		values[n] = float32(v.Row - o.block.First)

@@ -1,8 +1,8 @@
 // Package source is where samples come from: the Source interface that every
 // driver implements, and the rows it hands over.
 //
-// The parties are the drivers below this package (replay, synthetic and later
-// ones for real buses), which read a sensor or a recording, and the agent's
+// The parties are the drivers below this package (replay, synthetic, images and
+// later ones for real buses), which read a sensor, a camera or a recording, and the agent's
 // pipeline, which reads rows and never knows what made them. A source owns its
 // pace: Next blocks until rows are due. The package reads nothing itself.
 package source
@@ -10,6 +10,8 @@ package source
 import (
 	"context"
 	"fmt"
+
+	"github.com/swellfleet/swell/models/frame"
 )
 
 // Channel is one signal of a source.
@@ -29,6 +31,11 @@ type Rows struct {
 	// Values hold one slice per channel, in the order of Channels, each as
 	// long as Times. The source may reuse them at the next call of Next.
 	Values [][]float32
+	// Frames are the rows' pictures as JPEG or PNG, one per row, and Pictures
+	// the same decoded; the values are then their frame.FeatureChannels. nil for
+	// sources that are no camera.
+	Frames   [][]byte
+	Pictures []frame.Frame
 }
 
 // Len is the number of rows.
@@ -49,6 +56,15 @@ type Source interface {
 	Next(ctx context.Context) (Rows, error)
 	// Close frees what Open took. Closing twice is harmless.
 	Close() error
+}
+
+// Camera is a Source whose rows have Frames.
+type Camera interface {
+	Source
+	// Unreadable is how many pictures could not be read and were skipped since
+	// the source was made, and why the newest one; nil: none was. It may be
+	// called from any goroutine.
+	Unreadable() (uint64, error)
 }
 
 // CheckChannels reports a channel list that a source must not deliver.

@@ -1,7 +1,8 @@
-// Package spool keeps telemetry blocks on disk until the hub has them.
+// Package spool keeps telemetry blocks, or pictures, on disk until the hub has
+// them.
 //
-// The parties are the agent's recorder, which appends blocks; the delivery
-// loop, which reads them in order and acknowledges each when the hub's broker
+// The parties are the agent's recorder, which appends blocks, and agent/frames,
+// which puts pictures into a spool of its own; the delivery loop, which reads them in order and acknowledges each when the hub's broker
 // has; and the next start of the agent, which finds what was left. It promises:
 // a block that Read returned is on disk and stays there until Ack, unless the
 // spool is full; when it is full the oldest blocks go first and are counted; a
@@ -320,24 +321,32 @@ func (s *Spool) NextRow() uint64 {
 // read. nextRow is the index after the last raw row that b covers. An error
 // means that b is lost, and counted.
 func (s *Spool) Append(b *telemetry.Block, nextRow uint64) error {
+	return s.Put(func(dst []byte, boot, seq uint64) ([]byte, error) {
+		b.Boot, b.Seq = boot, seq
+		return b.Append(dst)
+	}, nextRow)
+}
+
+// Put is Append for messages of other kinds: encode appends the message with
+// its numbers to dst, and must not use the spool.
+func (s *Spool) Put(encode func(dst []byte, boot, seq uint64) ([]byte, error), nextRow uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.Boot, b.Seq = s.boot, s.nextSeq
+	seq := s.nextSeq
 	s.nextRow = max(s.nextRow, nextRow)
-	payload, err := b.Append(make([]byte, recordLen, 4096))
+	record, err := encode(make([]byte, recordLen, 4096), s.boot, seq)
 	if err != nil {
 		s.dropped++
 		return fmt.Errorf("spool block: %w", err)
 	}
-	record := payload
 	n := len(record) - recordLen
 	binary.LittleEndian.PutUint32(record, uint32(n))
-	binary.LittleEndian.PutUint64(record[8:], b.Seq)
+	binary.LittleEndian.PutUint64(record[8:], seq)
 	binary.LittleEndian.PutUint64(record[16:], s.nextRow)
 	binary.LittleEndian.PutUint32(record[4:], crc(record[8:]))
-	if err := s.write(record, b.Seq); err != nil {
+	if err := s.write(record, seq); err != nil {
 		s.dropped++
-		return fmt.Errorf("spool block %d: %w", b.Seq, err)
+		return fmt.Errorf("spool block %d: %w", seq, err)
 	}
 	s.nextSeq++
 	s.waiting++
