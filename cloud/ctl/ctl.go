@@ -142,7 +142,7 @@ Then:   swellctl get devices
 	root.AddCommand(
 		e.login(), e.contexts(),
 		e.get(), e.describe(), e.explain(), e.apply(), e.diff(), e.label(), e.remove(),
-		e.rollout(), e.freeze(), e.unfreeze(), e.quarantine(), e.model(), e.firmware(), e.retrain(), e.enroll(), e.signal(), e.audit(),
+		e.rollout(), e.freeze(), e.unfreeze(), e.quarantine(), e.model(), e.garden(), e.firmware(), e.retrain(), e.frames(), e.enroll(), e.signal(), e.audit(),
 		e.doctor(), e.versionCommand(),
 	)
 	for _, c := range all(root) {

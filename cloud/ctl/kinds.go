@@ -78,7 +78,14 @@ var kinds = []kind{
 	}},
 }
 
-func (k kind) nameOf(o object) string { return cell(at(o, k.columns[0].path)) }
+// nameOf is whole, where a table may show less: the other commands take it.
+func (k kind) nameOf(o object) string {
+	v := at(o, k.columns[0].path)
+	if s, ok := v.(string); ok && s != "" {
+		return s
+	}
+	return cell(v)
+}
 
 func kindOf(name string) (kind, error) {
 	for _, k := range kinds {

@@ -9,7 +9,7 @@ import (
 )
 
 func (e *env) label() *cobra.Command {
-	c := &cobra.Command{Use: "label", Short: "Change labels"}
+	c := &cobra.Command{Use: "label", Short: "Label devices, and say what their data was"}
 	c.AddCommand(e.mutating(&cobra.Command{
 		Use: "device SITE/NODE KEY=VALUE... KEY-...", Short: "Set labels of a device, or take them off", Args: args(cobra.MinimumNArgs(2)), ValidArgsFunction: e.names("devices"),
 		Long:    "device sets labels with KEY=VALUE and takes them off with KEY-. Policies select\ndevices by labels: try with --dry-run first.",
@@ -54,6 +54,6 @@ func (e *env) label() *cobra.Command {
 			fmt.Fprintf(e.err, "Device %s %s labelled: %s\n", a[0], e.is(), strings.Join(said, " "))
 			return nil
 		},
-	}, true))
+	}, true), e.labelAdd(), e.labelList())
 	return c
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,8 +15,8 @@ import (
 )
 
 func (e *env) model() *cobra.Command {
-	c := &cobra.Command{Use: "model", Aliases: []string{"models"}, Short: "List models and verify releases"}
-	c.AddCommand(e.modelList(), e.modelVerify())
+	c := &cobra.Command{Use: "model", Aliases: []string{"models"}, Short: "Look at models, compare and verify releases"}
+	c.AddCommand(e.modelList(), e.modelShow(), e.modelCompare(), e.modelLineage(), e.modelCollect(), e.modelVerify())
 	return c
 }
 
@@ -31,12 +30,6 @@ func (e *env) modelList() *cobra.Command {
 		Use: "list [FAMILY]", Short: "List families, or the versions of one", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: e.names("models"),
 		Example: "  swellctl model list pump-anomaly",
 		RunE: func(c *cobra.Command, a []string) error {
-			h, err := e.hub()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := e.within(c.Context())
-			defer cancel()
 			k, path := versions, "/models/"
 			if len(a) == 0 {
 				k, _ = kindOf("models")
@@ -44,15 +37,7 @@ func (e *env) modelList() *cobra.Command {
 			} else {
 				path += url.PathEscape(a[0]) + "/versions"
 			}
-			items, err := h.list(ctx, path, nil)
-			if err != nil {
-				return err
-			}
-			if len(items) == 0 && e.output != "json" && e.output != "yaml" {
-				fmt.Fprintf(e.err, "There are no %s here.\n", k.name)
-				return nil
-			}
-			return e.show(k, items, false)
+			return e.listing(c, k, path, nil)
 		},
 	}
 }
@@ -76,8 +61,8 @@ that proves only as much as you trust the hub.`,
 			if info, err := os.Stat(a[0]); err == nil && info.IsDir() {
 				return e.verifyDir(a[0], key)
 			}
-			family, counter, ok := cutLast(a[0], "-")
-			if _, err := strconv.ParseUint(counter, 10, 64); !ok || err != nil || strings.Contains(family, "/") {
+			path, err := versionPath(a[0])
+			if err != nil {
 				return usage("%q is neither a folder nor a release id such as pump-anomaly-7", a[0])
 			}
 			if key != "" {
@@ -98,7 +83,7 @@ that proves only as much as you trust the hub.`,
 				} `json:"checks"`
 				Command string `json:"command"`
 			}
-			if err := h.do(ctx, http.MethodPost, "/models/"+url.PathEscape(family)+"/versions/"+url.PathEscape(counter)+"/actions/verify", nil, nil, &report); err != nil {
+			if err := h.do(ctx, http.MethodPost, path+"/actions/verify", nil, nil, &report); err != nil {
 				return err
 			}
 			for _, ch := range report.Checks {
