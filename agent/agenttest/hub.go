@@ -45,6 +45,7 @@ type Hub struct {
 	reports  []twin.Reported
 	blocks   map[string]telemetry.Block // by boot and sequence number
 	doubles  int
+	frames   []telemetry.Frame
 	live     int
 	events   [][]byte
 	seen     []twin.Phase
@@ -278,6 +279,12 @@ func (h *Hub) take(t topic.Topic, payload []byte) error {
 			h.doubles++
 		}
 		h.blocks[key] = b
+	case t.Kind == topic.Frames:
+		f, err := telemetry.DecodeFrame(bytes.Clone(payload))
+		if err != nil {
+			return err
+		}
+		h.frames = append(h.frames, f)
 	case t.Kind == topic.Reported:
 		r, err := twin.ParseReported(payload, h.ID)
 		if err != nil {
@@ -291,6 +298,13 @@ func (h *Hub) take(t topic.Topic, payload []byte) error {
 		h.events = append(h.events, bytes.Clone(payload))
 	}
 	return nil
+}
+
+// Frames returns the pictures that came, doubles too.
+func (h *Hub) Frames() []telemetry.Frame {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.frames)
 }
 
 // Reports returns what the device reported so far.
