@@ -31,6 +31,9 @@ func (b handler) Message(id topic.ID, t topic.Topic, payload []byte, done func(e
 	case topic.Blocks:
 		h.fleet.Seen(id)
 		h.ingest.Handle(context.Background(), id, payload, done)
+	case topic.Frames:
+		h.fleet.Seen(id)
+		h.frames.Handle(context.Background(), id, payload, done)
 	case topic.Reported:
 		h.fleet.Report(id, payload, done)
 	case topic.Events:

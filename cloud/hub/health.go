@@ -38,6 +38,7 @@ func (h *Hub) health(ctx context.Context) ([]apimodel.HealthPart, bool) {
 		wrong = append(wrong, fmt.Errorf("%s since %s: %s", c.Name, c.Since.UTC().Format(time.RFC3339), c.Detail))
 	}
 	add("ingest", errors.Join(wrong...))
+	add("frames", h.frames.Failed())
 	if h.influx != nil {
 		add("influx", h.influx.Check(ctx))
 	}
@@ -99,6 +100,11 @@ func (h *Hub) registerMetrics() {
 	counter("swell_ingest_duplicates_total", "Blocks received again.", func() float64 { return float64(h.ingest.Totals().Duplicates) })
 	counter("swell_ingest_malformed_total", "Payloads that could not be read.", func() float64 { return float64(h.ingest.Totals().Malformed) })
 	counter("swell_ingest_refused_total", "Payloads not acknowledged for want of room.", func() float64 { return float64(h.ingest.Totals().Refused) })
+	counter("swell_frames_total", "Pictures that became durable.", func() float64 { return float64(h.frames.Stats().Frames) })
+	counter("swell_frames_bytes_total", "Bytes of them.", func() float64 { return float64(h.frames.Stats().Bytes) })
+	counter("swell_frames_duplicates_total", "Pictures received again.", func() float64 { return float64(h.frames.Stats().Duplicates) })
+	counter("swell_frames_malformed_total", "Pictures that could not be read.", func() float64 { return float64(h.frames.Stats().Malformed) })
+	counter("swell_frames_refused_total", "Pictures not acknowledged for want of room or because a store failed.", func() float64 { return float64(h.frames.Stats().Refused) })
 	counter("swell_reports_malformed_total", "Reported documents that could not be read.", func() float64 { return float64(h.fleet.Drops().Malformed) })
 	counter("swell_reports_stale_total", "Reported documents older than the one held.", func() float64 { return float64(h.fleet.Drops().Stale) })
 	counter("swell_reports_busy_total", "Reported documents refused because too many waited.", func() float64 { return float64(h.fleet.Drops().Busy) })

@@ -40,6 +40,7 @@ import (
 	"github.com/swellfleet/swell/cloud/console"
 	"github.com/swellfleet/swell/cloud/enroll"
 	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/frames"
 	"github.com/swellfleet/swell/cloud/ingest"
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/objects"
@@ -91,6 +92,7 @@ type Hub struct {
 	influx  *influx.Store // nil without one
 	ingest  *ingest.Ingest
 	keeper  *segments.Keeper
+	frames  *frames.Keeper
 	fleet   *fleet.Registry
 	ca      *enroll.CA
 	enroll  *enroll.Service
@@ -149,6 +151,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 		{"ledger", h.openLedger},
 		{"objects", h.openObjects},
 		{"series", h.openSeries},
+		{"frames", h.openFrames},
 		{"fleet", h.openFleet},
 		{"enrolment", h.openEnrolment},
 		{"releases", h.openReleases},
@@ -319,6 +322,15 @@ func (h *Hub) openSeries(ctx, background context.Context) (err error) {
 		return err
 	}
 	h.onStop("ingest", func(context.Context) error { return h.ingest.Close() })
+	return nil
+}
+
+func (h *Hub) openFrames(context.Context, context.Context) (err error) {
+	h.frames, err = frames.New(frames.Config{Objects: h.objects, Catalogue: h.db.Feedback(), Log: h.log, QuarantineDir: h.cfg.dir("quarantine-frames")})
+	if err != nil {
+		return err
+	}
+	h.onStop("frames", func(context.Context) error { return h.frames.Close() })
 	return nil
 }
 

@@ -17,6 +17,10 @@ type Verdict struct {
 	Score   float64
 	Flag    bool
 	Release uint64 // counter of the release that said so
+	// Class is the place of an image's likeliest class in the model's list, and
+	// Probability how likely; -1: the model tells no classes.
+	Class       int
+	Probability float64
 }
 
 // Verdicts calls yield with every verdict of a device that the hub has
@@ -36,11 +40,17 @@ func (h *Hub) Verdicts(ctx context.Context, id topic.ID, yield func(Verdict)) er
 		if score == nil || flag == nil || rel == nil {
 			return fmt.Errorf("verdicts of %s: a segment has no column %s, %s or %s", id, telemetry.Score, telemetry.Flag, telemetry.Release)
 		}
+		class, probability := column[telemetry.Class], column[telemetry.Probability]
 		for i, row := range c.Rows {
-			if !seen[row] {
-				seen[row] = true
-				yield(Verdict{Row: row, Time: time.Unix(0, c.Times[i]).UTC(), Score: float64(score[i]), Flag: flag[i] != 0, Release: uint64(rel[i])})
+			if seen[row] {
+				continue
 			}
+			seen[row] = true
+			v := Verdict{Row: row, Time: time.Unix(0, c.Times[i]).UTC(), Score: float64(score[i]), Flag: flag[i] != 0, Release: uint64(rel[i]), Class: -1}
+			if class != nil && probability != nil && class[i] >= 0 { // NaN: a row of another model
+				v.Class, v.Probability = int(class[i]), float64(probability[i])
+			}
+			yield(v)
 		}
 	}
 	return nil

@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/swellfleet/swell/cloud/quarantine"
 	"github.com/swellfleet/swell/cloud/series"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -110,7 +111,7 @@ type Ingest struct {
 	log        *slog.Logger
 	room       *semaphore.Weighted
 	queue      chan *work
-	quarantine *quarantine
+	quarantine *quarantine.Folder
 	outlets    []*outlet // the sinks, then the rollups
 	pool       sync.Pool // of *work
 
@@ -166,7 +167,7 @@ func New(cfg Config) (*Ingest, error) {
 		devices: map[topic.ID]*device{}, conditions: map[string]Condition{},
 	}
 	in.pool.New = func() any { return new(work) }
-	q, err := openQuarantine(cfg.QuarantineDir, cfg.QuarantineBytes)
+	q, err := quarantine.Open(cfg.QuarantineDir, ".block", cfg.QuarantineBytes)
 	if err != nil {
 		return nil, fmt.Errorf("start ingest: %w", err)
 	}
@@ -355,7 +356,7 @@ func (in *Ingest) malformed(id topic.ID, payload []byte, cause error) {
 		s.Malformed++
 		n = s.Malformed
 	})
-	file, err := in.quarantine.keep(id, payload)
+	file, err := in.quarantine.Keep(id, payload)
 	if err != nil {
 		in.log.Warn("cannot quarantine a payload", "device", id.String(), "err", err)
 	}

@@ -1,4 +1,11 @@
-package ingest
+// Package quarantine keeps messages of devices that nobody could read, for
+// people to look at.
+//
+// The parties are the services that take messages in, each with a folder of its
+// own, and whoever wants to know what a sick device sends. It promises that a
+// folder stays within its bound, over restarts too, and that the newest
+// messages are the ones kept. cloud packages may import it.
+package quarantine
 
 import (
 	"cmp"
@@ -12,9 +19,10 @@ import (
 	"github.com/swellfleet/swell/protocol/topic"
 )
 
-// quarantine keeps the newest unreadable payloads in a folder, up to a bound.
-type quarantine struct {
+// Folder keeps the newest unreadable payloads, up to a bound. Make it with Open.
+type Folder struct {
 	dir   string // empty keeps nothing
+	kind  string // how names end
 	bound int64
 
 	mu    sync.Mutex
@@ -28,8 +36,10 @@ type kept struct {
 	size int64
 }
 
-func openQuarantine(dir string, bound int64) (*quarantine, error) {
-	q := &quarantine{dir: dir, bound: bound}
+// Open takes over a folder, which it makes if need be: bound bytes of messages
+// in files whose names end in kind, as .block. An empty dir keeps nothing.
+func Open(dir, kind string, bound int64) (*Folder, error) {
+	q := &Folder{dir: dir, kind: kind, bound: bound}
 	if dir == "" {
 		return q, nil
 	}
@@ -50,9 +60,9 @@ func openQuarantine(dir string, bound int64) (*quarantine, error) {
 	return q, nil
 }
 
-// keep writes a payload and returns the name of its file, empty when none was
+// Keep writes a payload and returns the name of its file, empty when none was
 // written. The oldest files give way.
-func (q *quarantine) keep(id topic.ID, payload []byte) (string, error) {
+func (q *Folder) Keep(id topic.ID, payload []byte) (string, error) {
 	if q.dir == "" || int64(len(payload)) > q.bound {
 		return "", nil
 	}
@@ -66,7 +76,7 @@ func (q *quarantine) keep(id topic.ID, payload []byte) (string, error) {
 		q.files = q.files[1:]
 	}
 	q.last = max(q.last+1, time.Now().UnixNano())
-	name := fmt.Sprintf("%019d_%s_%s.block", q.last, id.Site, id.Node)
+	name := fmt.Sprintf("%019d_%s_%s%s", q.last, id.Site, id.Node, q.kind)
 	if err := os.WriteFile(filepath.Join(q.dir, name), payload, 0o600); err != nil {
 		return "", err
 	}
