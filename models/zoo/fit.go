@@ -43,6 +43,8 @@ var makers = map[string]func(ctx context.Context, m matrix, h *head, c Config, c
 	ConvAE:          fitConvAE,
 	Forecast:        fitForecast,
 	RandomNeighbour: fitRandomNeighbour,
+	Seasonal:        fitSeasonal,
+	Spectral:        fitSpectral,
 }
 
 // Fit learns a detector of the given kind from normal data and exports it. It fails with ErrData when the
@@ -178,13 +180,23 @@ func fitExperts(ctx context.Context, kind string, d Dataset, c Config, card map[
 }
 
 func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix string, card map[string]any) (e expert, err error) {
+	if kind == Seasonal {
+		season, strength, err := seasonOf(d, c)
+		if err != nil {
+			return e, err
+		}
+		c.Pattern = season + seasonJitter + 1
+		card["strength"] = strength
+	}
 	e.head = newHead(d, c)
 	e.prefix = prefix
-	patterns, err := e.patterns(d, c)
-	if err != nil {
-		return e, err
+	var patterns matrix
+	if kind != Seasonal && kind != Spectral { // which learn nothing from them
+		if patterns, err = e.patterns(d, c); err != nil {
+			return e, err
+		}
+		card["patterns"] = patterns.rows
 	}
-	card["patterns"] = patterns.rows
 	if e.detector, err = makers[kind](ctx, patterns, e.head, c, card); err != nil {
 		return e, err
 	}

@@ -33,6 +33,12 @@ const (
 	// RandomNeighbour scores how far patterns are from the nearest of a few chosen ones of the training data, in
 	// random features. Nothing is trained: it fits in a moment.
 	RandomNeighbour = "random-neighbour"
+	// Seasonal scores how far the newest rows are from those one season before. For streams that repeat
+	// themselves; the season's length is found in the data, and data without one is refused.
+	Seasonal = "seasonal"
+	// Spectral scores how far the newest row stands out of the window once what its spectrum is full of has
+	// been taken away. For spikes and dips in single streams of any shape; only its threshold is learned.
+	Spectral = "spectral"
 	// Neighbour scores how far the newest values are from everything like them that was seen before, over
 	// how far that usually is. It goes on learning from the stream, needs few rows to start from, and tells
 	// an event once, when it begins. For single streams whose level and habits drift.
@@ -40,7 +46,9 @@ const (
 )
 
 // Kinds lists every kind that Fit knows.
-func Kinds() []string { return []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Neighbour} }
+func Kinds() []string {
+	return []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Seasonal, Spectral, Neighbour}
+}
 
 // Competitors lists the kinds that compete where nobody names any: those that judge machines by many
 // channels and whose threshold follows from the data.
@@ -131,8 +139,16 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.Smooth, 1)
 	case Forecast:
 		setDefault(&c.Pattern, 8)
+	case Seasonal:
+		setDefault(&c.Smooth, 3)
+		c.Pattern = 0 // found in the data
+	case Spectral:
+		setDefault(&c.Pattern, 64)
+		setDefault(&c.Smooth, 1)
 	}
-	setDefault(&c.Pattern, 5)
+	if kind != Seasonal {
+		setDefault(&c.Pattern, 5)
+	}
 	setDefault(&c.Smooth, 20)
 	setDefault(&c.Stride, 1)
 	setDefault(&c.MaxGap, 3)
@@ -152,7 +168,7 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
-	case Neighbour, RandomNeighbour:
+	case Neighbour, RandomNeighbour, Seasonal, Spectral:
 		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
 	}
 	return c
