@@ -458,6 +458,7 @@ function version(c) {
     status: {
       state,
       metrics: [
+        ...judged("pump", 0.6 + c * 0.03, 0.021 - c * 0.0014, 0.57 + c * 0.03, 0.0224 - c * 0.0014),
         { name: "f1", value: 0.771 + c * 0.006, champion: 0.771 + (c - 1) * 0.006, n: 9_401 },
         { name: "far", value: 14.2 - c * 0.3, champion: 14.5 - c * 0.3, unit: "%", n: 9_401 },
         { name: "mar", value: 22.9 - c * 0.5, champion: 23.1 - c * 0.5, unit: "%", n: 9_401 },
@@ -490,6 +491,21 @@ const stepNames = /** @type {const} */ ([
   ["propose", ["register"], 0.1],
 ]);
 
+/** @param {string} k @param {number} found @param {number} flags @param {number} [championFound] @param {number} [championFlags] @returns {S["Metric"][]} */
+const judged = (k, found, flags, championFound, championFlags) => [
+  { name: "faults_found", value: found, champion: championFound, slice: `class=${k}`, n: 120 },
+  { name: "flag_share", value: flags, champion: championFlags, slice: `class=${k}`, n: 9_401 },
+  { name: "faults_found", value: found * 0.9, slice: `class=${k},fault=drift` },
+];
+
+/** @param {boolean} refused @returns {S["Gate"][]} */
+const dataGates = (refused) => [
+  gate({ name: "schema", verdict: "PASS", value: 0, comparison: "<=", threshold: 0, n: N, nUnit: "devices", message: "class pump: every device sends the eight channels." }),
+  gate({ name: "stuck", verdict: refused ? "FAIL" : "PASS", value: refused ? 0.71 : 0.004, comparison: "<=", threshold: 0.2, n: 24_310, nUnit: "windows", message: "class pump: share of the night that channel pressure on line l2 did not move." }),
+  gate({ name: "psi", verdict: refused ? "FAIL" : "PASS", value: refused ? 0.41 : 0.07, comparison: "<=", threshold: 0.25, n: 24_310, nUnit: "windows", message: "class pump: population shift against the last promoted snapshot." }),
+  gate({ name: "two-sample", verdict: "INCONCLUSIVE", n: 12, nUnit: "windows", message: "class press: too few rows for the test; it needs 200." }),
+];
+
 /** @param {number} c @param {boolean} full @returns {S["TrainingRun"]} */
 function run(c, full) {
   const refusedAt = c === 3 ? "validate" : undefined;
@@ -509,6 +525,10 @@ function run(c, full) {
         ...(name.startsWith("train") ? Array.from({ length: 12 }, (_, i) => ({ at: iso(at - 800 + i * 60), level: "info", message: `epoch ${i * 5} loss ${(0.41 * Math.exp(-i / 4) + 0.021).toFixed(4)} validation ${(0.43 * Math.exp(-i / 4) + 0.024).toFixed(4)}` })) : []),
         { at: iso(at), level: "info", message: `${name} done` },
       ];
+      if (full && name.startsWith("train")) {
+        s.tasks = ["pump", "press", "fan"].map((k, i) => ({ name: `${name.slice(6)} for class ${k}`, state: "done", startedAt: iso(at - took * 1000 + i * 100), endedAt: iso(at - i * 120) }));
+        s.cost = { cpuSeconds: took * 1.4, wallSeconds: took, peakMiB: 310 + took };
+      }
       s.outputs = { result: digest(`${name}-${c}`) };
       s.summary = { extract: `Read ${812 + c * 31} segments of ${N} devices.`, validate: "Schema, ranges and gaps hold; drift against the last promoted snapshot is 0.07 (limit 0.25).", evaluate: "The autoencoder wins: F1 0.813 against 0.774 of PCA and 0.807 of the champion." }[/** @type {string} */ (name)];
     }
@@ -540,6 +560,7 @@ function run(c, full) {
         segments: 812 + c * 31,
         from: iso((c - 14) * 24 * HOUR),
         to: iso(start),
+        gates: dataGates(refused),
         dropped: [
           { reason: "flagged by the champion", windows: 2_210, devices: 19 },
           { reason: "gap of more than 2 s", windows: 412, devices: 4 },
@@ -550,9 +571,12 @@ function run(c, full) {
       candidates: refused
         ? []
         : [
-            { detector: "autoencoder", chosen: true, message: "best F1; latency within its limit", metrics: [{ name: "f1", value: 0.813 }, { name: "far", value: 12.1, unit: "%" }, { name: "mar", value: 19.4, unit: "%" }, { name: "latency_p99", value: 0.31, unit: "ms" }] },
-            { detector: "pca", message: "F1 0.039 lower", metrics: [{ name: "f1", value: 0.774 }, { name: "far", value: 13.8, unit: "%" }, { name: "mar", value: 22.2, unit: "%" }, { name: "latency_p99", value: 0.08, unit: "ms" }] },
-            { detector: "champion", message: "pump-anomaly-6 on the same days", metrics: [{ name: "f1", value: 0.807 }, { name: "far", value: 12.4, unit: "%" }, { name: "mar", value: 19.9, unit: "%" }, { name: "latency_p99", value: 0.3, unit: "ms" }] },
+            { detector: "dense-ae", class: "pump", chosen: true, why: "class pump: dense-ae finds 84 % of 120 faults with 1.1 % false alarms; pca finds 71 % with 0.9 %", metrics: judged("pump", 0.84, 0.011, 0.8, 0.014) },
+            { detector: "pca", class: "pump", chosen: false, metrics: judged("pump", 0.71, 0.009, 0.8, 0.014) },
+            { detector: "conv-ae", class: "pump", chosen: false, metrics: judged("pump", 0.79, 0.023, 0.8, 0.014) },
+            { detector: "neighbour", class: "pump", chosen: false, message: "it cannot be loaded: the graph wants 9 channels and the class has 8", metrics: [] },
+            { detector: "pca", class: "press", chosen: true, why: "class press: pca finds 66 % of 120 faults with 0.7 % false alarms; dense-ae finds 66 % with 1.3 %, and the smaller one wins", metrics: judged("press", 0.66, 0.007) },
+            { detector: "dense-ae", class: "press", chosen: false, metrics: judged("press", 0.66, 0.013) },
           ],
       gates: refused
         ? [gate({ name: "drift", verdict: "FAIL", value: 0.41, comparison: "<=", threshold: 0.25, n: 24_310, nUnit: "windows", message: "Population shift against the last promoted snapshot." })]
@@ -569,6 +593,63 @@ function run(c, full) {
     },
   };
 }
+
+/** @returns {S["TrainingRun"]} */
+function atWork() {
+  const r = run(7, true);
+  const stepAt = 3;
+  r.metadata = { name: "night-8", createdAt: iso(-41_000) };
+  r.spec = { ...r.spec, trigger: "manual", startedBy: "user:demo", reason: "new bearings on line l2" };
+  r.status = {
+    ...r.status, state: "running", summary: undefined, queuedAt: iso(-41_000), startedAt: iso(-40_000), endedAt: undefined, candidates: undefined, gates: [], release: undefined, rollout: undefined, cost: { cpuSeconds: 31.2, wallSeconds: 40 },
+    steps: r.status.steps.map((s, i) => {
+      if (i < stepAt) return { ...s, startedAt: iso(-40_000 + i * 5000), endedAt: iso(-35_000 + i * 5000) };
+      if (i > stepAt) return { name: s.name, after: s.after, state: "waiting" };
+      /** @type {S["TrainingTask"][]} */
+      const tasks = ["pump", "press", "fan", "belt"].map((k, n) => ({ name: `autoencoder for class ${k}`, state: n < 2 ? "done" : n === 2 ? "running" : "waiting", startedAt: n < 3 ? iso(-25_000 + n * 8000) : undefined, endedAt: n < 2 ? iso(-18_000 + n * 8000) : undefined }));
+      return { ...s, state: "running", startedAt: iso(-25_000), endedAt: undefined, summary: undefined, outputs: undefined, cost: undefined, tasks };
+    }),
+  };
+  return r;
+}
+
+/** @param {number} a @param {number} b @returns {S["ModelComparison"]} */
+function comparison(a, b) {
+  const other = version(b).status.metrics;
+  return {
+    release: release(a),
+    with: release(b),
+    metrics: version(a).status.metrics.map((m) => {
+      const o = other.find((x) => x.name === m.name && x.slice === m.slice)?.value;
+      const less = ["flag_share", "far", "mar", "latency_p99", "size"].includes(m.name);
+      return { name: m.name, slice: m.slice, value: m.value, with: o, better: o === undefined || o === m.value ? undefined : m.value > o !== less ? "this" : "other" };
+    }),
+    differences: [
+      { name: "class pump: threshold", value: "1.214", with: "1.187" },
+      { name: "snapshot", value: digest(`data-${a}`), with: digest(`data-${b}`) },
+      { name: "seed", value: String(41 + a), with: String(41 + b) },
+      { name: "run", value: `night-${a}`, with: `night-${b}` },
+    ],
+  };
+}
+
+// ------------------------------------------------------------------- labels
+/** @type {S["Label"][]} */
+const said = [];
+const looks = ["scratches", "inclusion", "good", "patches", "crazing"];
+/** @type {(S["Frame"] & {svg: string})[]} Made pictures of steel strip with a made defect. */
+const pictures = Array.from({ length: 12 }, (_, i) => {
+  const top = /** @type {string} */ (looks[i % looks.length]);
+  const marks = Array.from({ length: 40 }, (_, k) => {
+    const h = sha(`${i} ${k}`);
+    const [x = 0, y = 0, l = 0, g = 0] = h;
+    return top === "scratches" ? `<path d="M${x} 0l${l / 16 - 8} 256" stroke="rgb(${g},${g},${g})" stroke-opacity=".25"/>` : `<ellipse cx="${x}" cy="${y}" rx="${2 + l / 24}" ry="${2 + g / 40}" fill="rgb(${g},${g},${g})" fill-opacity=".22"/>`;
+  }).join("");
+  return {
+    svg: `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 256 256" width="256" height="256"><rect width="256" height="256" fill="#7b7f82"/>${marks}</svg>`,
+    digest: digest(`frame ${i}`), device: `hall-1/camera-0${1 + (i % 3)}`, class: "camera", row: 41_200 + i * 7, at: iso(-i * 7 * MIN - 3 * MIN), bytes: 9_214 + i, width: 256, height: 256, format: "png", why: i % 4 === 3 ? "sample" : "uncertain", release: "strip-vision-3", score: 0.7 + i / 40, top, topProbability: 0.34 + i / 30,
+  };
+});
 
 /** @type {S["RetrainPolicy"]} */
 const retrainPolicy = {
@@ -814,8 +895,24 @@ const routes = [
       command: "cosign verify-blob-attestation --bundle model.sig --key cosign.pub --trusted-root trusted_root.json --type https://model_signing/signature/v1.0 model.digests",
     })],
   ["GET", /^\/retrain-policies$/, () => ({ items: [retrainPolicy] })],
-  ["GET", /^\/training-runs$/, (_, q) => page([7, 6, 5, 4, 3].map((c) => run(c, false)), q)],
+  ["GET", /^\/training-runs$/, (_, q) => page([atWork(), ...[7, 6, 5, 4, 3].map((c) => run(c, false))], q)],
+  ["GET", /^\/training-runs\/night-8$/, () => atWork()],
   ["GET", /^\/training-runs\/night-(\d+)$/, ([c]) => run(Number(c), true)],
+  ["GET", /^\/training-runs\/night-(\d+)\/logs$/, ([c], q) => ({ items: (c === "8" ? atWork() : run(Number(c), true)).status.steps.filter((s) => s.name === q.get("step")).flatMap((s) => (s.log ?? []).map((l) => ({ ...l, step: s.name }))) })],
+  ["POST", /^\/training-runs\/night-(\d+)\/actions\/(cancel|rerun)$/, ([c], q) => (q.get("reason") ? run(Number(c), true) : missing("reason"))],
+  ["GET", /^\/models\/([^/]+)\/versions\/(\d+)\/compare$/, ([, c], q) => comparison(Number(c), Number(q.get("with")))],
+  ["GET", /^\/models\/([^/]+)\/versions\/(\d+)\/lineage$/, ([, c]) => /** @type {S["ModelLineage"]} */ ({
+    release: release(Number(c)), lineage: version(Number(c)).spec.lineage, labels: 14, frames: 0, children: Number(c) < 7 ? [release(Number(c) + 1)] : [], devices: Number(c) === 6 ? fleet.slice(0, 9).map((d) => `${d.site}/${d.node}`) : [],
+    segments: fleet.map((d) => ({ digest: digest(`segment ${d.node}`), device: `${d.site}/${d.node}`, rows: 36_000 + d.i * 7, from: iso(-30 * HOUR), to: iso(-6 * HOUR) })),
+  })],
+  ["GET", /^\/labels$/, (_, q) => ({ items: said.filter((l) => !q.get("device") || l.device === q.get("device")) })],
+  ["POST", /^\/labels$/, (_, __, body) => {
+    const items = body.items.map((/** @type {S["LabelCreate"]} */ l) => ({ device: l.device ?? "hall-1/camera-01", from: l.from, to: l.to, frame: l.frame, value: l.value, by: "user:demo", at: nowIso() }));
+    said.push(...items);
+    emit({ kind: "Label", name: "" });
+    return { items };
+  }],
+  ["GET", /^\/frames\/queue$/, () => ({ items: pictures.filter((f) => !said.some((l) => l.frame === f.digest)), choices: ["good", "scratches", "inclusion", "patches", "pitted surface", "crazing"] })],
   ["POST", /^\/training-runs$/, () => {
     throw new Problem(409, "night-7 of the policy pumps-nightly is still going: wait for it or cancel it");
   }],
@@ -873,9 +970,15 @@ const server = createServer((req, res) => {
         res.on("close", () => readers.delete(res));
         return;
       }
+      const picture = pictures.find((f) => path === `/frames/${encodeURIComponent(f.digest)}/image`);
+      if (picture) {
+        res.writeHead(200, { "content-type": "image/svg+xml" });
+        res.end(picture.svg);
+        return;
+      }
       for (const [method, pattern, f] of routes) {
         const m = method === req.method ? pattern.exec(decodeURIComponent(path)) : null;
-        if (m) return answer(method === "DELETE" ? 204 : method === "POST" && /^\/(training-runs|freezes|quarantine)$/.test(path) ? 201 : 200, f(m.slice(1), url.searchParams, body));
+        if (m) return answer(method === "DELETE" ? 204 : method === "POST" && /^\/(training-runs|freezes|quarantine|labels)$/.test(path) ? 201 : 200, f(m.slice(1), url.searchParams, body));
       }
       missing(`path ${path}`);
     } catch (e) {

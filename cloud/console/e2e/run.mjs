@@ -110,6 +110,8 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
   const failed = first.rollout?.find((/** @type {any} */ r) => r.status.state === "failed");
   const over = first.rollout?.find((/** @type {any} */ r) => r.status.endedAt);
   const refused = first.run?.find((/** @type {any} */ r) => r.status.state === "refused");
+  const ended = first.run?.find((/** @type {any} */ r) => r.status.endedAt);
+  const queued = (await api("/frames/queue?limit=10"))?.items ?? [];
   const version = first.model ? (await api(`/models/${first.model.metadata.name}/versions?limit=1`))?.items?.[0] : undefined;
 
   /** @type {[name: string, path: string | undefined, then?: () => Promise<void>][]} */
@@ -179,9 +181,32 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
       await page.getByRole("button", { name: "Verify now" }).click();
       await page.getByText(/Every check held|A check failed/).waitFor();
     }],
+    ["model-compare", first.model && `/models/${first.model.metadata.name}/compare`, async () => void (await page.getByRole("heading", { name: "How they were made" }).waitFor())],
     ["training", "/training"],
     ["training-run", first.run?.[0] && `/training/${first.run[0].metadata.name}`],
     ["training-refused", refused && `/training/${refused.metadata.name}`],
+    ["training-running", first.run?.find((/** @type {any} */ r) => r.status.state === "running") && `/training/${first.run.find((/** @type {any} */ r) => r.status.state === "running").metadata.name}`],
+    [
+      "training-rerun",
+      ended && `/training/${ended.metadata.name}`,
+      async () => {
+        await page.getByRole("button", { name: "Rerun" }).click();
+        await page.getByLabel(/Reason/).waitFor();
+        await page.waitForFunction(() => getComputedStyle(/** @type {Element} */ (document.querySelector("[role=dialog]"))).opacity === "1");
+      },
+    ],
+    ["labels", "/labels", async () => void (await page.waitForFunction(() => [...document.images].every((i) => i.complete)))],
+    [
+      "labels-keys",
+      queued.length > 1 ? "/labels" : undefined,
+      async () => {
+        await page.getByText(/^Picture 1 of/).waitFor();
+        await page.keyboard.press("u");
+        await page.getByText(/^Picture 2 of/).waitFor();
+        await page.keyboard.press("z");
+        await page.getByText(/^Picture 1 of/).waitFor();
+      },
+    ],
     ["audit", "/audit"],
     ["audit-proof", first.event && `/audit/${first.event.index}`, async () => void (await page.getByText(/Computed here|not in a checkpoint yet/).waitFor())],
     ["not-found", "/no/such/page"],

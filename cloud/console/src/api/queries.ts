@@ -126,3 +126,17 @@ export function stale(key: readonly unknown[], change: { kind: string; name: str
   // "" stands for all of a kind on both sides: a list, or a change of many.
   return name === "" || change.name === "" || name === change.name;
 }
+
+export const trainingLogs = (name: string, step: string) =>
+  queryOptions({ queryKey: ["TrainingRun", name, "logs", step], queryFn: () => ask(client.GET("/training-runs/{name}/logs", { params: { path: { name }, query: { step } } })) });
+export const modelComparison = (name: string, counter: number, other: number) =>
+  queryOptions({
+    queryKey: ["Model", name, "compare", counter, other],
+    queryFn: () => ask(client.GET("/models/{name}/versions/{counter}/compare", { params: { path: { name, counter }, query: { with: other } } })),
+  });
+export const modelLineage = (name: string, counter: number) =>
+  queryOptions({ queryKey: ["Model", name, "lineage", counter], retry: false, queryFn: () => ask(client.GET("/models/{name}/versions/{counter}/lineage", { params: { path: { name, counter } } })) });
+
+export const labels = (device: string) => queryOptions({ queryKey: ["Label", "", device], queryFn: () => ask(client.GET("/labels", { params: { query: { device, limit: 1000 } } })) });
+/** The head of the queue as it was when asked: it must not move under the hands of who labels. */
+export const frameQueue = () => queryOptions({ queryKey: ["FrameQueue"], staleTime: Infinity, queryFn: () => ask(client.GET("/frames/queue", { params: { query: { limit: 50 } } })) });

@@ -20,6 +20,7 @@ const pages = [
   { to: "/policies", label: "Policies" },
   { to: "/models", label: "Models" },
   { to: "/training", label: "Training" },
+  { to: "/labels", label: "Labels" },
   { to: "/audit", label: "Audit" },
 ] as const;
 

@@ -14,6 +14,8 @@ const root = createRootRoute({
 
 const text = (x: unknown) => (typeof x === "string" && x !== "" ? x : undefined);
 
+const whole = (x: unknown) => (typeof x === "number" && Number.isInteger(x) && x > 0 ? x : undefined);
+
 const now = createRoute({ getParentRoute: () => root, path: "/", component: lazyRouteComponent(() => import("../pages/Now"), "NowPage") });
 const fleet = createRoute({
   getParentRoute: () => root,
@@ -32,6 +34,13 @@ const start = createRoute({
 const rollout = createRoute({ getParentRoute: () => root, path: "/rollouts/$name", component: lazyRouteComponent(() => import("../pages/Rollout"), "RolloutPage") });
 const models = createRoute({ getParentRoute: () => root, path: "/models", component: lazyRouteComponent(() => import("../pages/Models"), "ModelsPage") });
 const version = createRoute({ getParentRoute: () => root, path: "/models/$name/$counter", component: lazyRouteComponent(() => import("../pages/ModelVersion"), "ModelVersionPage") });
+const compare = createRoute({
+  getParentRoute: () => root,
+  path: "/models/$name/compare",
+  validateSearch: (s): { a?: number; b?: number } => ({ a: whole(s.a), b: whole(s.b) }),
+  component: lazyRouteComponent(() => import("../pages/Compare"), "ComparePage"),
+});
+const labels = createRoute({ getParentRoute: () => root, path: "/labels", component: lazyRouteComponent(() => import("../pages/Labels"), "LabelsPage") });
 const policies = createRoute({ getParentRoute: () => root, path: "/policies", component: lazyRouteComponent(() => import("../pages/Policies"), "PoliciesPage") });
 const newPolicy = createRoute({ getParentRoute: () => root, path: "/policies/new", component: lazyRouteComponent(() => import("../pages/Policy"), "NewPolicyPage") });
 const policy = createRoute({ getParentRoute: () => root, path: "/policies/$name", component: lazyRouteComponent(() => import("../pages/Policy"), "PolicyPage") });
@@ -46,7 +55,7 @@ const audit = createRoute({
 const proof = createRoute({ getParentRoute: () => root, path: "/audit/$index", component: lazyRouteComponent(() => import("../pages/AuditEvent"), "AuditEventPage") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([now, fleet, device, rollouts, start, rollout, policies, newPolicy, policy, models, version, training, run, audit, proof]),
+  routeTree: root.addChildren([now, fleet, device, rollouts, start, rollout, policies, newPolicy, policy, models, compare, version, labels, training, run, audit, proof]),
   defaultPreload: "intent",
   scrollRestoration: false,
 });

@@ -5,6 +5,7 @@ import type { Schemas } from "../api/client";
 import { device, deviceSignals, deviceTimeline, series } from "../api/queries";
 import { absolute, bytes, count, num, seconds } from "../lib/format";
 import { Chart } from "../parts/Chart";
+import { Flagged } from "../parts/Flagged";
 import { deviceMarks, severityMarks, stepMarks, strange } from "../parts/marks";
 import { Digest, Facts, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
@@ -25,6 +26,7 @@ export function DevicePage() {
           <div className={css.columns} data-split="2-1">
             <div className={css.stack}>
               <Digests device={d} />
+              <Flagged site={site} node={node} />
               <Signals site={site} node={node} />
             </div>
             <div className={css.stack}>

@@ -3,8 +3,9 @@ import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
-import { modelVersion, quarantine } from "../api/queries";
+import { modelLineage, modelVersion, quarantine } from "../api/queries";
 import { absolute, bytes, count, many, num, percent, short } from "../lib/format";
+import { Card } from "../parts/Card";
 import { Graph, type Box } from "../parts/Graph";
 import { runMarks, severityMarks, verdictMarks, versionMarks } from "../parts/marks";
 import { Digest, Facts, Failure, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
@@ -24,6 +25,9 @@ export function ModelVersionPage() {
       {(v) => (
         <>
           <Head title={v.spec.release.id} trail={<><Link to="/models">Models</Link> / </>} sentence={sentence(v)} alarm={versionMarks[v.status.state]?.alarm ?? 0}>
+            <Link to="/models/$name/compare" params={{ name }} search={v.spec.lineage.parent ? { a: v.spec.release.counter, b: v.spec.lineage.parent.counter } : { a: v.spec.release.counter }}>
+              Compare
+            </Link>
             <Link to="/rollouts/new" search={{ release: v.spec.release.id }}>
               Roll out
             </Link>
@@ -36,7 +40,7 @@ export function ModelVersionPage() {
               <Panel title="Metrics" aside="against the release it replaces, on the same data" flush>
                 <Metrics metrics={v.status.metrics} />
               </Panel>
-              <Panel title="Model card">{v.spec.card ? <p className={css.card}>{v.spec.card}</p> : <Nothing>None was written.</Nothing>}</Panel>
+              <Panel title="Model card">{v.spec.card ? <Card text={v.spec.card} /> : <Nothing>None was written.</Nothing>}</Panel>
               <Files version={v} />
             </div>
             <div className={css.stack}>
@@ -140,25 +144,44 @@ function Quarantine({ release }: { release: Schemas["ReleaseRef"] }) {
   );
 }
 
+/** From the data at the left over snapshot, run and release to the devices at the right. */
 function LineageGraph({ version: v }: { version: Version }) {
   const navigate = useNavigate();
+  const deep = useQuery(modelLineage(v.spec.release.name, v.spec.release.counter));
   const l = v.spec.lineage;
   const boxes: Box[] = [];
-  if (l.snapshot) boxes.push({ id: "data", after: [], title: "data", line: l.segments === undefined ? short(l.snapshot) : many(l.segments, "segment") });
+  const segments = deep.data?.segments ?? [];
+  const { labels = 0, frames = 0, devices = [], children = [] } = deep.data ?? {};
+  if (l.snapshot) {
+    const made: string[] = [];
+    const source = (id: string, title: string, line: string) => {
+      made.push(id);
+      boxes.push({ id, after: [], title, line });
+    };
+    if (l.segments !== undefined || segments.length > 0) source("segments", many(l.segments ?? segments.length, "segment"), l.devices === undefined ? "raw rows" : `of ${many(l.devices, "device")}`);
+    if (labels > 0) source("labels", many(labels, "label"), "what people said");
+    if (frames > 0) source("frames", many(frames, "frame"), "pictures");
+    boxes.push({ id: "snapshot", after: made, title: "snapshot", line: short(l.snapshot) });
+  }
   if (l.config || l.code) boxes.push({ id: "config", after: [], title: "code and config", line: l.code ?? (l.config && short(l.config)) });
+  const open = (r: Schemas["ReleaseRef"]) => void navigate({ to: "/models/$name/$counter", params: { name: r.name, counter: String(r.counter) } });
   if (l.parent) {
     const p = l.parent;
-    boxes.push({ id: "parent", after: [], title: p.id, line: "parent", onClick: () => void navigate({ to: "/models/$name/$counter", params: { name: p.name, counter: String(p.counter) } }) });
+    boxes.push({ id: "parent", after: [], title: p.id, line: "parent", onClick: () => open(p) });
   }
   if (l.run) {
     const run = l.run;
-    boxes.push({ id: "run", after: ["data", "config", "parent"], title: run, line: l.seed === undefined ? "training run" : `seed ${l.seed}`, mark: runMarks.released, onClick: () => void navigate({ to: "/training/$name", params: { name: run } }) });
+    boxes.push({ id: "run", after: ["snapshot", "config", "parent"], title: run, line: l.seed === undefined ? "training run" : `seed ${l.seed}`, mark: runMarks.released, onClick: () => void navigate({ to: "/training/$name", params: { name: run } }) });
   }
-  boxes.push({ id: "version", after: ["run", "parent", ...(l.run ? [] : ["data", "config"])].filter((a) => a !== "parent" || !l.run), title: v.spec.release.id, line: many(v.status.signatures.length, "signature"), selected: true });
+  boxes.push({ id: "version", after: l.run ? ["run"] : ["snapshot", "config", "parent"], title: v.spec.release.id, line: many(v.status.signatures.length, "signature"), selected: true });
   for (const r of v.status.rollouts ?? []) boxes.push({ id: `rollout ${r}`, after: ["version"], title: r, line: "rollout", onClick: () => void navigate({ to: "/rollouts/$name", params: { name: r } }) });
+  for (const c of children) boxes.push({ id: `child ${c.id}`, after: ["version"], title: c.id, line: "learned to replace it", onClick: () => open(c) });
+  const on = v.status.runsOn?.champion ?? devices.length;
+  if (on > 0) boxes.push({ id: "devices", after: v.status.rollouts?.length ? v.status.rollouts.map((r) => `rollout ${r}`) : ["version"], title: many(on, "device"), line: "run it now", onClick: () => void navigate({ to: "/fleet", search: { selector: `release=${v.spec.release.id}` } }) });
   return (
     <>
       <Graph boxes={boxes} label="Lineage" />
+      {deep.error && <Failure error={deep.error} />}
       {(l.from || l.devices !== undefined) && (
         <Facts
           wide
@@ -170,6 +193,40 @@ function LineageGraph({ version: v }: { version: Version }) {
             ["Configuration", <Digest of={l.config} />],
           ]}
         />
+      )}
+      {segments.length > 0 && (
+        <details>
+          <summary>Raw segments in the snapshot</summary>
+          <Scroll label="Segments">
+            <table className={table.table}>
+              <thead>
+                <tr>
+                  <th scope="col">Segment</th>
+                  <th scope="col">Device</th>
+                  <th scope="col" data-num>
+                    Rows
+                  </th>
+                  <th scope="col">From</th>
+                  <th scope="col">To</th>
+                </tr>
+              </thead>
+              <tbody>
+                {segments.slice(0, 50).map((x) => (
+                  <tr key={x.digest}>
+                    <th scope="row">
+                      <Digest of={x.digest} />
+                    </th>
+                    <td>{x.device ?? "–"}</td>
+                    <td data-num>{count(x.rows)}</td>
+                    <td data-nowrap>{x.from ? absolute(x.from) : "–"}</td>
+                    <td data-nowrap>{x.to ? absolute(x.to) : "–"}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </Scroll>
+          {segments.length > 50 && <Nothing>{count(segments.length - 50)} more: “swellctl model lineage {v.spec.release.id} -o wide”.</Nothing>}
+        </details>
       )}
     </>
   );

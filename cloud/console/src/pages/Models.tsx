@@ -3,6 +3,7 @@ import { Link } from "@tanstack/react-router";
 import type { Schemas } from "../api/client";
 import { modelVersions, models } from "../api/queries";
 import { count, many, num } from "../lib/format";
+import { Across } from "../parts/Across";
 import { versionMarks } from "../parts/marks";
 import { Digest, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
@@ -26,8 +27,26 @@ export function ModelsPage() {
               </Panel>
             )}
             {families.map((m, i) => (
-              <Panel key={m.metadata.name} title={m.metadata.name} flush aside={<span>{[m.spec.description, m.spec.classes?.length ? `for ${m.spec.classes.join(", ")}` : undefined].filter(Boolean).join(" · ")}</span>}>
-                {versions[i] && <Loaded query={versions[i]}>{(list) => <Versions list={list} />}</Loaded>}
+              <Panel key={m.metadata.name} title={m.metadata.name} flush aside={
+                  <>
+                    <span>{[m.spec.description, m.spec.classes?.length ? `for ${m.spec.classes.join(", ")}` : undefined].filter(Boolean).join(" · ")}</span>
+                    {(versions[i]?.data?.length ?? 0) > 1 && (
+                      <Link to="/models/$name/compare" params={{ name: m.metadata.name }} search={{}}>
+                        compare versions
+                      </Link>
+                    )}
+                  </>
+                }>
+                {versions[i] && (
+                  <Loaded query={versions[i]}>
+                    {(list) => (
+                      <>
+                        <Across versions={list} />
+                        <Versions list={list} />
+                      </>
+                    )}
+                  </Loaded>
+                )}
               </Panel>
             ))}
           </div>
@@ -44,11 +63,13 @@ function sentence(families: Schemas["Model"][]): string {
   return promoted.length <= 3 ? `Promoted: ${promoted.join(", ")}.` : `${count(promoted.length)} of ${count(families.length)} model families have a promoted version.`;
 }
 
-const headline = ["f1", "far", "mar"];
+const headline = ["f1", "far", "mar", "faults_found", "flag_share"];
+/** Of a class the first there is: most families have one. */
+const whole = (m: Schemas["Metric"]) => !m.slice?.includes(",");
 
 function Versions({ list }: { list: Version[] }) {
   if (list.length === 0) return <Nothing>No version yet.</Nothing>;
-  const metric = (v: Version, name: string) => v.status.metrics.find((m) => m.name === name && !m.slice);
+  const metric = (v: Version, name: string) => v.status.metrics.find((m) => m.name === name && whole(m));
   const shown = headline.filter((h) => list.some((v) => metric(v, h) !== undefined));
   return (
     <Scroll label="Versions">
@@ -60,7 +81,7 @@ function Versions({ list }: { list: Version[] }) {
             <th scope="col">Detector</th>
             {shown.map((h) => (
               <th key={h} scope="col" data-num>
-                {h.toUpperCase()}
+                {h.length <= 3 ? h.toUpperCase() : h.replaceAll("_", " ")}
               </th>
             ))}
             <th scope="col" data-num>

@@ -3,8 +3,8 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
-import { retrainPolicies, trainingRuns } from "../api/queries";
-import { between, count, many } from "../lib/format";
+import { retrainPolicies, trainingRun, trainingRuns } from "../api/queries";
+import { between, count, many, seconds } from "../lib/format";
 import { runMarks } from "../parts/marks";
 import { Facts, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
@@ -25,9 +25,12 @@ export function TrainingPage() {
         <>
           <Head title="Training" sentence={sentence(items)} alarm={items[0]?.status.state === "failed" ? 2 : items[0]?.status.state === "refused" ? 1 : 0} />
           <div className={css.columns} data-split="3-1">
-            <Panel title="Last nights" flush>
-              <Runs runs={items} />
-            </Panel>
+            <div className={css.stack}>
+              <AtWork runs={items.filter(going)} />
+              <Panel title="Last nights" flush>
+                <Runs runs={items} />
+              </Panel>
+            </div>
             <div className={css.stack}>
               <Loaded query={policies}>
                 {(p) => (
@@ -75,6 +78,50 @@ export function sentence(runs: Run[]): string {
   }
 }
 
+/** How much of a run is done, 0 to 1: its steps, and of the one at work its tasks. */
+export function share(r: Run): number {
+  const steps = r.status.steps;
+  if (steps.length === 0) return 0;
+  const done = (x: { state: string }) => x.state !== "waiting" && x.state !== "running";
+  return steps.reduce((n, s) => n + (done(s) ? 1 : s.tasks?.length ? s.tasks.filter(done).length / s.tasks.length : 0), 0) / steps.length;
+}
+
+/** Runs that are going, and those that wait for their turn. */
+function AtWork({ runs }: { runs: Run[] }) {
+  if (runs.length === 0) return null;
+  return (
+    <Panel title="At work and waiting">
+      {runs.map((r) => (
+        <Working key={r.metadata.name} listed={r} />
+      ))}
+    </Panel>
+  );
+}
+
+/** One run that is going; the list has no tasks, so it is asked for by itself. */
+function Working({ listed }: { listed: Run }) {
+  const r = useQuery(trainingRun(listed.metadata.name)).data ?? listed;
+  const now = useNow();
+  const done = share(r);
+  const step = r.status.steps.find((s) => s.state === "running");
+  const tasks = step?.tasks ?? [];
+  const over = tasks.filter((t) => t.state !== "waiting" && t.state !== "running").length;
+  return (
+    <div className={css.going}>
+      <div className={css.goingHead}>
+        <Link to="/training/$name" params={{ name: r.metadata.name }}>
+          {r.metadata.name}
+        </Link>
+        <StateMark state={r.status.state} marks={runMarks} />
+      </div>
+      <div className={table.progress} role="progressbar" aria-label={`Progress of ${r.metadata.name}`} aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.round(done * 100)}>
+        <span style={{ width: `${done * 100}%`, background: "var(--n4)" }} />
+      </div>
+      <p>{step ? `${step.name}${tasks.length > 0 ? `: ${over} of ${tasks.length} tasks` : ""}${step.summary ? `: ${step.summary}` : ""}` : r.status.state === "queued" ? "waits for its turn" : "between two steps"}{r.status.startedAt && `, ${between(r.status.startedAt, undefined, now)} so far`}</p>
+    </div>
+  );
+}
+
 function Runs({ runs }: { runs: Run[] }) {
   const now = useNow();
   if (runs.length === 0) return <Nothing>None yet.</Nothing>;
@@ -99,6 +146,9 @@ function Runs({ runs }: { runs: Run[] }) {
             <th scope="col" data-num>
               Took
             </th>
+            <th scope="col" data-num>
+              CPU
+            </th>
             <th scope="col">Started</th>
           </tr>
         </thead>
@@ -119,6 +169,7 @@ function Runs({ runs }: { runs: Run[] }) {
               <td data-num>{count(r.status.data?.dropped.reduce((n, d) => n + d.windows, 0))}</td>
               <td>{r.spec.trigger}</td>
               <td data-num>{between(r.status.startedAt, r.status.endedAt, now)}</td>
+              <td data-num>{seconds(r.status.cost?.cpuSeconds)}</td>
               <td>
                 <When at={r.status.startedAt ?? r.status.queuedAt} />
               </td>

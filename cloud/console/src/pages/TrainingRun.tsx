@@ -1,18 +1,19 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, useParams } from "@tanstack/react-router";
-import { useState } from "react";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
 import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
-import { trainingRun } from "../api/queries";
-import { absolute, between, count, many, num, seconds, short } from "../lib/format";
+import { trainingLogs, trainingRun } from "../api/queries";
+import { absolute, between, count, many, seconds, short } from "../lib/format";
+import { Candidates } from "../parts/Scatter";
 import { GateTable } from "../parts/GateTable";
 import { Graph } from "../parts/Graph";
 import { runMarks, severityMarks, stepMarks, strange } from "../parts/marks";
-import { Digest, Facts, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
+import { Digest, Facts, Failure, Head, Loaded, Nothing, Panel, When } from "../parts/page";
 import table from "../parts/parts.module.css";
 import { ReasonDialog, type Action } from "../parts/ReasonDialog";
 import { Shape, StateMark } from "../parts/StateMark";
-import { Button } from "../ui/controls";
+import { Button, SelectField } from "../ui/controls";
 import { useNow } from "../ui/useNow";
 import css from "./pages.module.css";
 import { sentence } from "./Training";
@@ -28,28 +29,36 @@ export function TrainingRunPage() {
         <>
           <Head title={r.metadata.name} trail={<><Link to="/training">Training</Link> / </>} sentence={sentence([r])} alarm={runMarks[r.status.state]?.alarm ?? 0}>
             <Cancel run={r} />
+            <Rerun run={r} />
           </Head>
+          {r.status.refusals.length > 0 && (
+            <div className={css.above}>
+              <Panel title={r.status.release ? "What got no new model, and why" : "Why nothing was released"}>
+                <ul className={css.refusals}>
+                  {r.status.refusals.map((x) => (
+                    <li key={x}>
+                      <Shape mark={severityMarks.warning} /> {x}
+                    </li>
+                  ))}
+                </ul>
+              </Panel>
+            </div>
+          )}
           <div className={css.above}>
             <Steps run={r} />
           </div>
           <div className={css.columns} data-split="3-1">
             <div className={css.stack}>
-              {r.status.refusals.length > 0 && (
-                <Panel title="Why nothing was released">
-                  <ul className={css.refusals}>
-                    {r.status.refusals.map((x) => (
-                      <li key={x}>
-                        <Shape mark={severityMarks.warning} /> {x}
-                      </li>
-                    ))}
-                  </ul>
+              <Panel title="Candidates" aside="found and false alarms on rows that nobody learned from">
+                <Candidates candidates={r.status.candidates ?? []} />
+              </Panel>
+              {(r.status.data?.gates?.length ?? 0) > 0 && (
+                <Panel title="Data gates" aside="is the data fit to learn from" flush>
+                  <GateTable gates={worstFirst(r.status.data?.gates ?? [])} caption="Data gates of the run" />
                 </Panel>
               )}
-              <Panel title="Quality gates" flush>
-                <GateTable gates={r.status.gates} caption="Quality gates of the run" />
-              </Panel>
-              <Panel title="Candidates" flush>
-                <Candidates candidates={r.status.candidates ?? []} />
+              <Panel title="Quality gates" aside="is the winner good enough" flush>
+                <GateTable gates={worstFirst(r.status.gates)} caption="Quality gates of the run" />
               </Panel>
             </div>
             <div className={css.stack}>
@@ -65,6 +74,9 @@ export function TrainingRunPage() {
                     ["Started", <When at={r.status.startedAt} />],
                     ["Took", <Took of={r.status} />],
                     ["CPU time", seconds(r.status.cost?.cpuSeconds)],
+                    ["Most memory", r.status.cost?.peakMiB === undefined ? undefined : `${count(r.status.cost.peakMiB)} MiB`],
+                    ["Data from", r.spec.from && absolute(r.spec.from)],
+                    ["to", r.spec.to && absolute(r.spec.to)],
                     ["Seed", r.spec.seed === undefined ? undefined : String(r.spec.seed)],
                   ]}
                 />
@@ -122,17 +134,15 @@ function Steps({ run }: { run: Run }) {
             </ul>
           )}
           {shown.outputs && Object.keys(shown.outputs).length > 0 && <Facts wide facts={Object.entries(shown.outputs).map(([k, v]) => [k, <span title={v}>{v.startsWith("sha256:") ? short(v) : v}</span>])} />}
-          {shown.log && shown.log.length > 0 && (
-            <ol className={css.lines} tabIndex={0} aria-label={`Log of ${shown.name}`}>
-              {shown.log.map((l, i) => (
-                <li key={i}>
-                  <span>{absolute(l.at).slice(11)}</span>
-                  <span>{l.level ?? ""}</span>
-                  {l.message}
-                </li>
-              ))}
-            </ol>
+          {shown.cost && (
+            <p>
+              <small className={css.quiet}>
+                {seconds(shown.cost.cpuSeconds)} CPU, {seconds(shown.cost.wallSeconds)} on the clock{shown.cost.peakMiB !== undefined && `, at most ${count(shown.cost.peakMiB)} MiB`}
+              </small>
+            </p>
           )}
+          {shown.tasks && shown.tasks.length > 0 && <Tasks step={shown} />}
+          <Log key={shown.name} run={run.metadata.name} step={shown} />
         </>
       )}
     </Panel>
@@ -171,44 +181,106 @@ function Data({ data }: { data: Schemas["DataUse"] | undefined }) {
   );
 }
 
-function Candidates({ candidates }: { candidates: Schemas["Candidate"][] }) {
-  if (candidates.length === 0) return <Nothing>None was evaluated.</Nothing>;
-  const names = [...new Set(candidates.flatMap((c) => c.metrics.filter((m) => !m.slice).map((m) => m.name)))];
+/** What somebody must look at stands on top. */
+const worstFirst = (gates: Schemas["Gate"][]) => {
+  const order = { FAIL: 0, INCONCLUSIVE: 1, PASS: 2 };
+  return [...gates].sort((a, b) => order[a.verdict] - order[b.verdict]);
+};
+
+const MOST_TASKS = 12;
+
+/** The tasks that workers take of a step: how many are over, and those that matter now. */
+function Tasks({ step }: { step: Schemas["TrainingStep"] }) {
+  const now = useNow();
+  const tasks = step.tasks ?? [];
+  const order = { failed: 0, refused: 1, running: 2, waiting: 3, done: 4, skipped: 5 };
+  const shown = [...tasks].sort((a, b) => order[a.state] - order[b.state]).slice(0, MOST_TASKS);
+  const over = tasks.filter((t) => t.state !== "waiting" && t.state !== "running").length;
   return (
-    <Scroll label="Candidates">
-      <table className={table.table}>
-        <thead>
-          <tr>
-            <th scope="col">Detector</th>
-            {names.map((n) => (
-              <th key={n} scope="col" data-num>
-                {n.replaceAll("_", " ")}
-              </th>
-            ))}
-            <th scope="col">Why</th>
-          </tr>
-        </thead>
-        <tbody>
-          {candidates.map((c) => (
-            <tr key={c.detector}>
-              <th scope="row">
-                {c.detector}
-                {c.chosen && " (chosen)"}
-              </th>
-              {names.map((n) => {
-                const m = c.metrics.find((x) => x.name === n && !x.slice);
-                return (
-                  <td key={n} data-num>
-                    {num(m?.value)} {m?.unit ?? ""}
-                  </td>
-                );
-              })}
-              <td className={table.prose}>{c.message ?? "–"}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scroll>
+    <>
+      <div className={table.progress} role="progressbar" aria-label={`Tasks of ${step.name}`} aria-valuemin={0} aria-valuemax={tasks.length} aria-valuenow={over}>
+        <span style={{ width: `${(over / tasks.length) * 100}%`, background: "var(--n4)" }} />
+      </div>
+      <ul className={css.tasks} aria-label={`Tasks of ${step.name}`}>
+        {shown.map((t) => (
+          <li key={t.name}>
+            <StateMark state={t.state} marks={stepMarks} />
+            <span>
+              {t.name}
+              {t.message && <small> {t.message}</small>}
+            </span>
+            <small>{between(t.startedAt, t.endedAt, now)}</small>
+          </li>
+        ))}
+      </ul>
+      <p>
+        <small className={css.quiet}>
+          {count(over)} of {many(tasks.length, "task")} over{tasks.length > MOST_TASKS && `; ${count(tasks.length - MOST_TASKS)} are not shown`}
+        </small>
+      </p>
+    </>
+  );
+}
+
+/** What a step says, as it says it. */
+function Log({ run, step }: { run: string; step: Schemas["TrainingStep"] }) {
+  const query = useQuery({ ...trainingLogs(run, step.name), enabled: step.startedAt !== undefined || step.state === "running" });
+  const lines = query.data?.items ?? step.log ?? [];
+  const end = useRef<HTMLOListElement>(null);
+  useEffect(() => {
+    if (step.state === "running") end.current?.scrollTo({ top: end.current.scrollHeight });
+  }, [lines.length, step.state]);
+  if (query.error && lines.length === 0) return <Failure error={query.error} retry={() => void query.refetch()} />;
+  if (lines.length === 0) return null;
+  return (
+    <ol ref={end} className={css.lines} tabIndex={0} aria-label={`Log of ${step.name}`}>
+      {lines.map((l, i) => (
+        <li key={i}>
+          <span>{absolute(l.at).slice(11)}</span>
+          <span>{l.level ?? ""}</span>
+          {l.message}
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+/** Repeats an ended run from a step that it came to. */
+function Rerun({ run: r }: { run: Run }) {
+  const { role } = useSession();
+  const queries = useQueryClient();
+  const navigate = useNavigate();
+  const [action, setAction] = useState<Action>();
+  const reached = r.status.steps.filter((s) => s.state !== "skipped" && s.state !== "waiting").map((s) => s.name);
+  const [picked, setPicked] = useState<string>();
+  if (r.status.state === "running" || r.status.state === "queued" || reached.length === 0) return null;
+  const from = picked && reached.includes(picked) ? picked : reached[0]!;
+  const why = forbidden(role, "operator");
+  const name = r.metadata.name;
+  return (
+    <>
+      <SelectField label="Step to begin again at" hideLabel value={from} onChange={setPicked} options={reached.map((s) => ({ value: s, label: `from ${s}` }))} width={170} />
+      <Button
+        disabled={why !== undefined}
+        why={why}
+        onClick={() =>
+          why === undefined &&
+          setAction({
+            title: `Rerun ${name} from ${from}`,
+            effect: `A new run keeps what the steps before ${from} found and does the rest again. What it blesses is released and rolled out as on any night.`,
+            button: "Rerun",
+            run: async (reason) => {
+              const again = await ask(client.POST("/training-runs/{name}/actions/rerun", { params: { path: { name }, query: { reason } }, body: { from } }));
+              await queries.invalidateQueries({ queryKey: ["TrainingRun"] });
+              void navigate({ to: "/training/$name", params: { name: again.metadata.name } });
+            },
+          })
+        }
+      >
+        Rerun
+      </Button>
+      <ReasonDialog action={action} onClose={() => setAction(undefined)} />
+    </>
   );
 }
 
