@@ -7,6 +7,7 @@
 package agenttest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -30,6 +31,10 @@ type Model struct {
 	NaN       bool   // every score is NaN
 	Note      string // only makes the bytes differ
 	Hidden    int    // >0: an autoencoder of this width instead, for load
+	// Side makes it read images of Side by Side pixels instead: its score is
+	// Gain times their mean brightness from 0 to 1, which is also the
+	// probability of the class "bright"; the other class is "dark".
+	Side int
 }
 
 func (m Model) withDefaults() Model {
@@ -55,15 +60,27 @@ func (m Model) withDefaults() Model {
 func (m Model) ONNX() []byte {
 	m = m.withDefaults()
 	c := contract.Contract{Kind: "test", Window: m.Window, Stride: m.Stride, SampleRateHz: 10, Threshold: float64(m.Threshold), TrainingConfig: m.Note}
-	for _, n := range m.Channels {
-		c.Channels = append(c.Channels, contract.Channel{Name: n})
-	}
 	b := &onnx.Builder{}
-	x := b.Input(contract.Window, onnx.Float, onnx.Batch, int64(len(m.Channels)), int64(m.Window))
-	var size string
-	if m.Hidden > 0 {
+	var x, size string
+	if m.Side == 0 {
+		for _, n := range m.Channels {
+			c.Channels = append(c.Channels, contract.Channel{Name: n})
+		}
+		x = b.Input(contract.Window, onnx.Float, onnx.Batch, int64(len(m.Channels)), int64(m.Window))
+	}
+	switch {
+	case m.Side > 0:
+		c.Window, c.Stride, c.SampleRateHz = 1, 1, 0
+		c.Image = &contract.Image{Height: m.Side, Width: m.Side, Classes: []string{"dark", "bright"}, Normal: []string{"dark"}}
+		x = b.Node("Cast", []string{b.Input(contract.Pixels, onnx.Uint8, onnx.Batch, int64(m.Side), int64(m.Side), 3)}, onnx.Int("to", int64(onnx.Float)))
+		size = b.Node("Div", []string{b.Node("ReduceMean", []string{x}, onnx.Ints("axes", 1, 2, 3), onnx.Int("keepdims", 0)), b.Scalar(255)})
+		axis := b.Ints(1)
+		bright := b.Node("Unsqueeze", []string{size, axis})
+		b.NodeTo([]string{contract.Probs}, "Concat", []string{b.Node("Sub", []string{b.Scalar(1), bright}), bright}, onnx.Int("axis", 1))
+		b.Output(contract.Probs, onnx.Float, onnx.Batch, 2)
+	case m.Hidden > 0:
 		size = m.autoencoder(b, x)
-	} else {
+	default:
 		size = b.Node("Abs", []string{x})
 		size = b.Node("ReduceMean", []string{size}, onnx.Ints("axes", 1, 2), onnx.Int("keepdims", 0))
 	}
@@ -109,6 +126,9 @@ func (m Model) autoencoder(b *onnx.Builder, x string) string {
 // value. It is not for autoencoders.
 func (m Model) Golden() []byte {
 	m = m.withDefaults()
+	if m.Side > 0 {
+		return must(json.Marshal(m.goldenImages()))
+	}
 	g := artifact.Golden{Channels: len(m.Channels), Window: m.Window, AbsTol: 1e-5, RelTol: 1e-4}
 	for _, v := range []float32{0, 0.5, -2, 3} {
 		w := make([]float32, g.Channels*g.Window)
@@ -125,6 +145,17 @@ func (m Model) Golden() []byte {
 		panic(err)
 	}
 	return b
+}
+
+func (m Model) goldenImages() artifact.Golden {
+	g := artifact.Golden{AbsTol: 1e-5, RelTol: 1e-4}
+	for _, v := range []byte{0, 51, 255} {
+		score := float32(v) / 255 * m.Gain
+		g.Images = append(g.Images, bytes.Repeat([]byte{v}, 3*m.Side*m.Side))
+		g.Scores = append(g.Scores, score)
+		g.Flags = append(g.Flags, score > m.Threshold)
+	}
+	return g
 }
 
 // Computed returns golden vectors from running the model itself, for

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -134,6 +135,9 @@ func (k *Keeper) Offer(p Picture, now time.Time) {
 	k.mu.Unlock()
 	if c.why == "" || c.refused {
 		return
+	}
+	if s := p.Finding.Score; math.IsNaN(s) || math.IsInf(s, 0) {
+		p.Finding.Score = 0 // the verdicts carry it as it is; people need none
 	}
 	f := telemetry.Frame{
 		Row: p.Row, At: p.At, Device: string(k.device.Class), Width: p.Width, Height: p.Height, Format: frame.Format(p.Encoded), Why: c.why,

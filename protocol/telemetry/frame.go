@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -46,7 +49,7 @@ type Frame struct {
 
 	// What the model that acted said; all zero where none did.
 	Release     string  // "name-counter"
-	Score       float64 // higher is stranger
+	Score       float64 // higher is stranger; finite
 	Class       string  // the likeliest class; empty: the model knows none
 	Probability float64 // of Class
 
@@ -70,6 +73,10 @@ const (
 	headFrame       = headerPrefix + "frame"
 )
 
+// maxFrameText bounds the names in a frame: those of image classes may be longer
+// than those of signals.
+const maxFrameText = 256
+
 // maxSide bounds what a frame may say of its size in pixels.
 const maxSide = 1 << 16
 
@@ -89,16 +96,16 @@ func (f *Frame) Validate() error {
 	default:
 		return fmt.Errorf("frame sent for %q, which nobody knows", f.Why)
 	}
-	if err := validName(f.Device); err != nil {
-		return fmt.Errorf("frame's device class: %w", err)
+	if f.Device == "" {
+		return errors.New("frame of no device class")
 	}
-	for _, name := range []string{f.Release, f.Class} {
-		if name == "" {
-			continue
+	for _, text := range []string{f.Device, f.Release, f.Class} {
+		if len(text) > maxFrameText || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			return fmt.Errorf("frame's %.40q is not text of at most %d bytes on one line", text, maxFrameText)
 		}
-		if err := validName(name); err != nil {
-			return fmt.Errorf("frame's release or class: %w", err)
-		}
+	}
+	if math.IsNaN(f.Score) || math.IsInf(f.Score, 0) {
+		return fmt.Errorf("frame score is %v", f.Score)
 	}
 	if f.Row > math.MaxInt64 {
 		return fmt.Errorf("frame row %d is beyond what a device can count", f.Row)
