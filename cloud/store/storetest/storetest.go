@@ -12,6 +12,8 @@ import (
 	"github.com/swellfleet/swell/cloud/dispatch/dispatchtest"
 	"github.com/swellfleet/swell/cloud/enroll"
 	"github.com/swellfleet/swell/cloud/enroll/enrolltest"
+	"github.com/swellfleet/swell/cloud/feedback"
+	"github.com/swellfleet/swell/cloud/feedback/feedbacktest"
 	"github.com/swellfleet/swell/cloud/fleet/fleettest"
 	"github.com/swellfleet/swell/cloud/registry/registrytest"
 	"github.com/swellfleet/swell/cloud/release/releasetest"
@@ -32,6 +34,9 @@ func Exercise(t *testing.T, open func(*testing.T) *store.DB) {
 	})
 	t.Run("releases", func(t *testing.T) { releasetest.Exercise(t, open(t).Releases()) })
 	t.Run("models", func(t *testing.T) { registrytest.Exercise(t, open(t).Registry()) })
+	t.Run("feedback", func(t *testing.T) {
+		feedbacktest.Exercise(t, func(t *testing.T) feedback.Store { return open(t).Feedback() })
+	})
 	t.Run("objects", func(t *testing.T) { exerciseObjects(t, open(t)) })
 	t.Run("answers", func(t *testing.T) { exerciseAnswers(t, open(t)) })
 }
@@ -107,7 +112,7 @@ func exerciseAnswers(t *testing.T, db *store.DB) {
 	}
 }
 
-// Upgrade runs a database of a hub before standing orders and evidence by
+// Upgrade runs a database of a hub before standing orders, feedback and evidence by
 // changes through this hub's migrations. open opens the same database each
 // time, and exec changes it behind the store's back.
 func Upgrade(t *testing.T, open func(*testing.T) *store.DB, exec func(t *testing.T, statement string)) {
@@ -126,7 +131,7 @@ func Upgrade(t *testing.T, open func(*testing.T) *store.DB, exec func(t *testing
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, statement := range []string{"DROP TABLE rollout_orders", "DELETE FROM schema_version WHERE version > 1"} {
+	for _, statement := range []string{"DROP TABLE rollout_orders", "DROP TABLE frames", "DROP TABLE labels", "DROP TABLE lineage", "DROP TABLE collections", "DELETE FROM schema_version WHERE version > 1"} {
 		exec(t, statement)
 	}
 	db = open(t)
