@@ -39,6 +39,7 @@ import (
 	mqttexternal "github.com/swellfleet/swell/cloud/broker/external"
 	"github.com/swellfleet/swell/cloud/console"
 	"github.com/swellfleet/swell/cloud/enroll"
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/frames"
 	"github.com/swellfleet/swell/cloud/ingest"
@@ -84,27 +85,28 @@ type Hub struct {
 	cancel  context.CancelFunc // ends the background tasks
 	addrs   Addrs
 
-	lock    *os.File
-	db      *store.DB
-	ledger  *ledger.Log
-	objects objects.Store
-	series  *seriesembedded.Store
-	influx  *influx.Store // nil without one
-	ingest  *ingest.Ingest
-	keeper  *segments.Keeper
-	frames  *frames.Keeper
-	fleet   *fleet.Registry
-	ca      *enroll.CA
-	enroll  *enroll.Service
-	broker  broker.Broker
-	builder *release.Builder
-	plan    *planner
-	train   *training // nil without that role
-	auth    *auth.Service
-	stream  *api.Stream
-	metrics *prometheus.Registry
-	rate    rate
-	events  *auth.Limiter // by device: events for the audit log
+	lock     *os.File
+	db       *store.DB
+	ledger   *ledger.Log
+	objects  objects.Store
+	series   *seriesembedded.Store
+	influx   *influx.Store // nil without one
+	ingest   *ingest.Ingest
+	keeper   *segments.Keeper
+	frames   *frames.Keeper
+	fleet    *fleet.Registry
+	ca       *enroll.CA
+	enroll   *enroll.Service
+	broker   broker.Broker
+	builder  *release.Builder
+	plan     *planner
+	feedback *feedback.Service
+	train    *training // nil without that role
+	auth     *auth.Service
+	stream   *api.Stream
+	metrics  *prometheus.Registry
+	rate     rate
+	events   *auth.Limiter // by device: events for the audit log
 }
 
 // stop ends one part.
@@ -153,6 +155,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 		{"series", h.openSeries},
 		{"frames", h.openFrames},
 		{"fleet", h.openFleet},
+		{"feedback", h.openFeedback},
 		{"enrolment", h.openEnrolment},
 		{"releases", h.openReleases},
 		{"rollouts", h.openRollouts},
@@ -595,6 +598,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 		RequestsPerSecond: h.cfg.HTTP.RequestsPerSecond,
 		Version:           apimodel.Version{Version: h.cfg.Version, Protocol: protocol.Version, APIVersion: "swell/v1", Commit: some(h.cfg.Commit), Go: some(runtime.Version())},
 	}
+	conf.Feedback = said{h}
 	if h.train != nil {
 		conf.Training = *h.train
 	}

@@ -3,9 +3,11 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/retrain"
@@ -16,8 +18,12 @@ import (
 	"github.com/swellfleet/swell/protocol/topic"
 )
 
-// nightData gives the night the raw segments.
-type nightData struct{ keeper *segments.Keeper }
+// nightData gives the night the raw segments, the images of cameras and what
+// people said of both.
+type nightData struct {
+	keeper   *segments.Keeper
+	feedback feedback.Store
+}
 
 func (d nightData) Flush(ctx context.Context) error { return d.keeper.Flush(ctx) }
 
@@ -41,6 +47,9 @@ func (d nightData) Read(ctx context.Context, s retrain.Segment) (retrain.Columns
 		Key: s.Key, Digest: s.Digest.Hex(), Site: s.Device.Site, Node: s.Device.Node, Stream: string(telemetry.Raw),
 		First: s.First, Rows: s.Rows, From: s.From.UnixNano(), To: s.To.UnixNano(),
 	})
+	if errors.Is(err, segments.ErrDamaged) {
+		return retrain.Columns{}, fmt.Errorf("%w: %w", retrain.ErrDamaged, err)
+	}
 	if err != nil {
 		return retrain.Columns{}, err
 	}
@@ -49,6 +58,30 @@ func (d nightData) Read(ctx context.Context, s retrain.Segment) (retrain.Columns
 		out.Signals = append(out.Signals, retrain.Signal{Name: sig.Name, Unit: sig.Unit, Values: sig.Values})
 	}
 	return out, nil
+}
+
+func (d nightData) Frames(ctx context.Context, from, to time.Time) (out []feedback.Frame, err error) {
+	q := feedback.Query{From: from, To: to}
+	for {
+		page, err := d.feedback.Frames(ctx, q)
+		out = append(out, page...)
+		if err != nil || len(page) < q.Page() {
+			return out, err
+		}
+		q.After = page[len(page)-1].Cursor()
+	}
+}
+
+func (d nightData) Labels(ctx context.Context, from, to time.Time) (out []feedback.Label, err error) {
+	q := feedback.Query{From: from, To: to}
+	for {
+		page, err := d.feedback.Labels(ctx, q)
+		out = append(out, page...)
+		if err != nil || len(page) < q.Page() {
+			return out, err
+		}
+		q.After = page[len(page)-1].Cursor()
+	}
 }
 
 // nightFleet gives the night the devices it learns from.
@@ -62,7 +95,8 @@ func (f nightFleet) Devices(_ context.Context, which string) ([]retrain.Device, 
 	var out []retrain.Device
 	for d := range f.fleet.All {
 		if !d.Retired() && sel.Match(d.Look) {
-			out = append(out, retrain.Device{ID: d.ID, Class: d.Class})
+			line, _ := d.Look("line")
+			out = append(out, retrain.Device{ID: d.ID, Class: d.Class, Line: line})
 		}
 	}
 	return out, nil

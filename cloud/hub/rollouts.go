@@ -345,7 +345,7 @@ func (h *Hub) openTraining(ctx, _ context.Context) error {
 		return err
 	}
 	conf := retrain.Config{
-		Data: nightData{h.keeper}, Fleet: nightFleet{h.fleet}, Objects: h.objects, Registry: h.db.Registry(), Policies: policies{h.db, h.cfg.Now},
+		Data: nightData{h.keeper, h.db.Feedback()}, Fleet: nightFleet{h.fleet}, Objects: h.objects, Registry: h.db.Registry(), Policies: policies{h.db, h.cfg.Now},
 		Releaser: nightReleaser{h.builder}, Proposer: proposer{h}, Code: h.cfg.Version, Logger: h.log, Now: h.cfg.Now,
 		Changed: func(run string) { h.stream.Publish(api.Change{Kind: "TrainingRun", Name: run}) },
 	}
