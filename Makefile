@@ -115,6 +115,10 @@ bench-agent: $(ORT) ## Memory and CPU of an agent at 1 kHz × 8 channels with an
 bench-ingest: ## Values per CPU-second from MQTT to durable and queryable, beside JSON
 	@go test -run '^$$' -bench '^BenchmarkIngest' -benchtime 1x ./cloud/ingest 2>&1 | .ci/figures
 
+.PHONY: bench-detectors
+bench-detectors: $(ORT) ## Each kind of detector by itself on the public SKAB recordings, without hub and devices
+	@SWELL_BENCH=1 go test -v -count=1 -timeout 20m -run '^TestSKAB$$' ./models/evaluate 2>&1 | .ci/figures
+
 .PHONY: bench-skab
 bench-skab: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
 	@simulator/backtest/skab.sh $(BIN)/swell-sim | .ci/figures
