@@ -110,6 +110,7 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
   const failed = first.rollout?.find((/** @type {any} */ r) => r.status.state === "failed");
   const over = first.rollout?.find((/** @type {any} */ r) => r.status.endedAt);
   const refused = first.run?.find((/** @type {any} */ r) => r.status.state === "refused");
+  const released = first.run?.find((/** @type {any} */ r) => r.status.state === "released");
   const ended = first.run?.find((/** @type {any} */ r) => r.status.endedAt);
   const queued = (await api("/frames/queue?limit=10"))?.items ?? [];
   const version = first.model ? (await api(`/models/${first.model.metadata.name}/versions?limit=1`))?.items?.[0] : undefined;
@@ -185,6 +186,7 @@ for (const scheme of /** @type {const} */ (["light", "dark"])) {
     ["training", "/training"],
     ["training-run", first.run?.[0] && `/training/${first.run[0].metadata.name}`],
     ["training-refused", refused && `/training/${refused.metadata.name}`],
+    ["training-released", released && `/training/${released.metadata.name}`, async () => void (await page.getByText("Quality gates", { exact: true }).scrollIntoViewIfNeeded())],
     ["training-running", first.run?.find((/** @type {any} */ r) => r.status.state === "running") && `/training/${first.run.find((/** @type {any} */ r) => r.status.state === "running").metadata.name}`],
     [
       "training-rerun",

@@ -117,7 +117,7 @@ function Working({ listed }: { listed: Run }) {
       <div className={table.progress} role="progressbar" aria-label={`Progress of ${r.metadata.name}`} aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.round(done * 100)}>
         <span style={{ width: `${done * 100}%`, background: "var(--n4)" }} />
       </div>
-      <p>{step ? `${step.name}${tasks.length > 0 ? `: ${over} of ${tasks.length} tasks` : ""}${step.summary ? `: ${step.summary}` : ""}` : r.status.state === "queued" ? "waits for its turn" : "between two steps"}{r.status.startedAt && `, ${between(r.status.startedAt, undefined, now)} so far`}</p>
+      <p>{step ? `Step ${step.name}${tasks.length > 0 ? `: ${over} of ${tasks.length} tasks` : ""}${step.summary ? `: ${step.summary}` : ""}` : r.status.state === "queued" ? "waits for its turn" : "between two steps"}{r.status.startedAt && `, ${between(r.status.startedAt, undefined, now)} so far`}</p>
     </div>
   );
 }

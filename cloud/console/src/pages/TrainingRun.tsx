@@ -50,7 +50,7 @@ export function TrainingRunPage() {
           <div className={css.columns} data-split="3-1">
             <div className={css.stack}>
               <Panel title="Candidates" aside="found and false alarms on rows that nobody learned from">
-                <Candidates candidates={r.status.candidates ?? []} />
+                {!r.status.candidates && !r.status.endedAt ? <Nothing>None has been evaluated yet.</Nothing> : <Candidates candidates={r.status.candidates ?? []} />}
               </Panel>
               {(r.status.data?.gates?.length ?? 0) > 0 && (
                 <Panel title="Data gates" aside="is the data fit to learn from" flush>

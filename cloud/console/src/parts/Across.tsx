@@ -2,12 +2,12 @@ import { useState } from "react";
 import type { Schemas } from "../api/client";
 import { num } from "../lib/format";
 import { SelectField } from "../ui/controls";
+import { useWidth } from "../ui/useWidth";
 import { versionMarks } from "./marks";
 import css from "./parts.module.css";
 
 type Version = Schemas["ModelVersion"];
 
-const W = 640;
 const H = 130;
 const EDGE = { left: 52, right: 16, top: 12, bottom: 24 };
 
@@ -28,6 +28,8 @@ export function shared(versions: Version[]): string[] {
 export function Across({ versions }: { versions: Version[] }) {
   const keys = shared(versions);
   const [picked, setPicked] = useState<string>();
+  const [box, width] = useWidth<HTMLElement>();
+  const W = Math.max(width - 24, 240);
   const key = picked && keys.includes(picked) ? picked : keys[0];
   if (!key) return null;
   const dots = versions
@@ -44,12 +46,12 @@ export function Across({ versions }: { versions: Version[] }) {
   const y = (v: number) => EDGE.top + ((high + room - v) / (high - low + 2 * room)) * (H - EDGE.top - EDGE.bottom);
   const every = Math.ceil(dots.length / 12);
   return (
-    <figure className={css.across}>
+    <figure ref={box} className={css.across}>
       <figcaption>
         <SelectField label="Metric over the versions" hideLabel value={key} onChange={setPicked} options={keys.map((k) => ({ value: k, label: nameOf(k) }))} width={280} />
         <small>each version on the data of its own night</small>
       </figcaption>
-      <svg viewBox={`0 0 ${W} ${H}`} role="img" aria-label={`${nameOf(key)}: ${dots.map((d) => `${d.v.spec.release.id} ${num(d.value)}`).join(", ")}`}>
+      <svg viewBox={`0 0 ${W} ${H}`} width={W} height={H} role="img" aria-label={`${nameOf(key)}: ${dots.map((d) => `${d.v.spec.release.id} ${num(d.value)}`).join(", ")}`}>
         {[low, high].map((v, i) => (
           <g key={i}>
             <path d={`M${EDGE.left} ${y(v)}H${W - EDGE.right}`} stroke="var(--line-soft)" />

@@ -10,7 +10,9 @@ import { severityMarks } from "./marks";
 import { Failure, Loaded, Nothing, Panel } from "./page";
 import { Shape } from "./StateMark";
 
-const SPAN_MS = 24 * 3_600_000;
+const SPAN_MS = 6 * 3_600_000;
+/** Buckets of three seconds: how finely a stretch is told. */
+const POINTS = 7200;
 const MOST = 8;
 
 /** What can be said of a stretch, and how it is shown once it was said. */
@@ -20,18 +22,26 @@ const answers = [
   { value: "unsure", button: "Unsure", said: "unsure" },
 ] as const;
 
-/** The newest word on a stretch; labels of other stretches that only touch it do not count. */
+/**
+ * The newest word on a stretch. Its ends move a little with the buckets it is
+ * read in, so a label counts that covers most of both.
+ */
 export function wordOn(span: { from: number; to: number }, all: Schemas["Label"][]): Schemas["Label"] | undefined {
-  return all.filter((l) => !l.frame && l.from && l.to && Date.parse(l.from) === span.from && Date.parse(l.to) === span.to).sort((a, b) => Date.parse(b.at) - Date.parse(a.at))[0];
+  const most = (l: Schemas["Label"]) => {
+    const from = Date.parse(l.from ?? "");
+    const to = Date.parse(l.to ?? "");
+    return Math.min(to, span.to) - Math.max(from, span.from) > 0.6 * Math.max(to - from, span.to - span.from);
+  };
+  return all.filter((l) => !l.frame && most(l)).sort((a, b) => Date.parse(b.at) - Date.parse(a.at))[0];
 }
 
-/** What the device flagged in the last day it sent, for a person to confirm or deny: the next night learns from it. */
+/** What the device flagged in the last hours it sent, for a person to confirm or deny: the next night learns from it. */
 export function Flagged({ site, node }: { site: string; node: string }) {
   const name = `${site}/${node}`;
   const signals = useQuery(deviceSignals(site, node)).data?.items ?? [];
   const to = Math.max(0, ...signals.map((s) => (s.lastAt ? Date.parse(s.lastAt) : 0)));
   const minute = Math.ceil(to / 60_000) * 60_000; // the question stays the same for a while
-  const query = useQuery({ ...series(name, "score", minute - SPAN_MS, minute, 800), enabled: to > 0 && signals.some((s) => s.name === "score") });
+  const query = useQuery({ ...series(name, "score", minute - SPAN_MS, minute, POINTS), enabled: to > 0 && signals.some((s) => s.name === "score") });
   const said = useQuery(labels(name));
   const queries = useQueryClient();
   const { role } = useSession();
@@ -39,11 +49,11 @@ export function Flagged({ site, node }: { site: string; node: string }) {
   const [busy, setBusy] = useState<string>();
   const [error, setError] = useState<unknown>();
   if (!query.data && !query.error) return null; // no model has scored anything here
-  const say = async (span: Schemas["AnomalySpan"], value: string) => {
+  const say = async (span: Schemas["AnomalySpan"], word: Schemas["Label"] | undefined, value: string) => {
     setBusy(`${span.from} ${value}`);
     setError(undefined);
     try {
-      await ask(client.POST("/labels", { body: { items: [{ device: name, from: new Date(span.from).toISOString(), to: new Date(span.to).toISOString(), value }] } }));
+      await ask(client.POST("/labels", { body: { items: [{ device: name, from: word?.from ?? new Date(span.from).toISOString(), to: word?.to ?? new Date(span.to).toISOString(), value }] } }));
       await queries.invalidateQueries({ queryKey: ["Label"] });
     } catch (e) {
       setError(e);
@@ -51,7 +61,7 @@ export function Flagged({ site, node }: { site: string; node: string }) {
     setBusy(undefined);
   };
   return (
-    <Panel title="Flagged stretches" aside="last 24 h · what you say enters the next night">
+    <Panel title="Flagged stretches" aside="last 6 h it sent · what you say enters the next night">
       {error !== undefined && <Failure error={error} />}
       {said.error && <Failure error={said.error} retry={() => void said.refetch()} />}
       <Loaded query={query}>
@@ -75,7 +85,7 @@ export function Flagged({ site, node }: { site: string; node: string }) {
                         <span className={css.answers} role="group" aria-label={`What was it at ${absolute(a.from)}?`}>
                           {word && <small>{answers.find((x) => x.value === word.value)?.said ?? word.value}, said {word.by.replace("user:", "")}</small>}
                           {answers.map((x) => (
-                            <Button key={x.value} disabled={why !== undefined || word?.value === x.value} why={why} busy={busy === `${a.from} ${x.value}`} onClick={() => why === undefined && void say(a, x.value)}>
+                            <Button key={x.value} disabled={why !== undefined || word?.value === x.value} why={why} busy={busy === `${a.from} ${x.value}`} onClick={() => why === undefined && void say(a, word, x.value)}>
                               {x.button}
                             </Button>
                           ))}

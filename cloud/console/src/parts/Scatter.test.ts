@@ -28,5 +28,6 @@ test.each([
   [0.013, 0.02],
   [0.02, 0.02],
   [0.3, 0.5],
+  [0.023, 0.025],
   [7, 10],
 ])("an axis up to %s ends at %s", (v, end) => expect(niceAbove(v)).toBeCloseTo(end));

@@ -64,8 +64,9 @@ function OfClass({ name, candidates }: { name: string; candidates: Candidate[] }
   const labelled = [...all]
     .sort((a, b) => Number(b.kind === "winner") - Number(a.kind === "winner"))
     .map((p) => {
-      let ly = y(p.found) + 4;
-      while (placed.some((q) => Math.abs(q.y - ly) < 12 && Math.abs(q.x - x(p.alarms)) < 110)) ly += 12;
+      const own = y(p.found) + 4;
+      const free = (v: number) => !placed.some((q) => Math.abs(q.y - v) < 12 && Math.abs(q.x - x(p.alarms)) < 78);
+      const ly = [0, 12, -12, 24, -24, 36].map((d) => own + d).find(free) ?? own;
       placed.push({ x: x(p.alarms), y: ly });
       return { ...p, ly };
     });
@@ -123,5 +124,5 @@ function OfClass({ name, candidates }: { name: string; candidates: Candidate[] }
 /** A round number not below v, for the end of an axis. */
 export function niceAbove(v: number): number {
   const size = 10 ** Math.floor(Math.log10(v));
-  return [1, 2, 5, 10].map((k) => k * size).find((n) => n >= v * 0.999999)!;
+  return [1, 2, 2.5, 5, 10].map((k) => k * size).find((n) => n >= v * 0.999999)!;
 }
