@@ -27,6 +27,7 @@ const (
 	RoleIngest   Role = "ingest"   // devices: MQTT, enrolment, release files
 	RoleDispatch Role = "dispatch" // plans rollouts and publishes desired documents
 	RoleTrainer  Role = "trainer"  // runs the nights
+	RoleWorker   Role = "worker"   // fits and back-tests for the nights of others
 )
 
 // Config is what a hub is told. DataDir is the only setting it needs; every
@@ -172,27 +173,65 @@ type Rollouts struct {
 
 // Training says how nights run.
 type Training struct {
+	// Fits is how many fits a process works on at once; hubs that share the
+	// work set the same. Default 1.
+	Fits int `yaml:"fits"`
+	// Labels say what this machine has: gpu takes the fits of policies whose
+	// queue is gpu.
+	Labels []string `yaml:"labels"`
+	// Trainers are programs that fit models; policies name them external:NAME.
+	// See docs/trainers.md.
+	Trainers []ExternalTrainer `yaml:"trainers"`
 	// Policies are stored under their names at start, unless they exist.
 	Policies []RetrainPolicy `yaml:"policies"`
 }
 
+// ExternalTrainer is a program that fits models by the contract of
+// docs/trainers.md.
+type ExternalTrainer struct {
+	Name      string   `yaml:"name"`
+	Command   []string `yaml:"command"`    // program and arguments; the dataset's folder is added
+	WallS     float64  `yaml:"wall_s"`     // of one fit; default 3600
+	MemoryMiB int      `yaml:"memory_mib"` // of one fit; default no limit
+	CPUs      float64  `yaml:"cpus"`       // that one fit may keep busy; default no limit
+}
+
+func (t Training) trainers() (out []retrain.ExternalTrainer) {
+	for _, x := range t.Trainers {
+		out = append(out, retrain.ExternalTrainer(x))
+	}
+	return out
+}
+
 // RetrainPolicy is what to learn, from which devices, and when.
 type RetrainPolicy struct {
-	Name          string   `yaml:"name"`
-	Family        string   `yaml:"family"`   // default name
-	Selector      string   `yaml:"selector"` // default all devices
-	Cron          string   `yaml:"cron"`     // five fields; empty: by hand
-	TimeZone      string   `yaml:"time_zone"`
-	LookbackS     float64  `yaml:"lookback_s"`
-	Channels      []string `yaml:"channels"`
-	Exclude       []string `yaml:"exclude"`
-	TrainRows     int      `yaml:"train_rows"`
-	MinRows       int      `yaml:"min_rows"`
-	Kinds         []string `yaml:"kinds"`
-	MaxFlagShare  float64  `yaml:"max_flag_share"`
-	MinDetected   float64  `yaml:"min_detected"`
-	Seed          uint64   `yaml:"seed"`
-	RolloutPolicy string   `yaml:"rollout_policy"`
+	Name         string   `yaml:"name"`
+	Family       string   `yaml:"family"`   // default name
+	Selector     string   `yaml:"selector"` // default all devices
+	Cron         string   `yaml:"cron"`     // five fields; empty: by hand
+	TimeZone     string   `yaml:"time_zone"`
+	LookbackS    float64  `yaml:"lookback_s"`
+	Channels     []string `yaml:"channels"`
+	Exclude      []string `yaml:"exclude"`
+	TrainRows    int      `yaml:"train_rows"`
+	MinRows      int      `yaml:"min_rows"`
+	Kinds        []string `yaml:"kinds"`
+	MaxFlagShare float64  `yaml:"max_flag_share"`
+	MinDetected  float64  `yaml:"min_detected"`
+	Seed         uint64   `yaml:"seed"`
+
+	WallS         float64 `yaml:"wall_s"`        // of a whole run; default no limit
+	MaxCPUS       float64 `yaml:"max_cpu_s"`     // CPU-seconds of a whole run; default no limit
+	MemoryMiB     int     `yaml:"memory_mib"`    // of one fit; default no limit
+	CPUs          float64 `yaml:"cpus"`          // that one fit may keep busy; default no limit
+	Priority      int     `yaml:"priority"`      // -1000 to 1000; higher goes first; default 0
+	Queue         string  `yaml:"queue"`         // gpu: only for machines with that label
+	MinNewShare   float64 `yaml:"min_new_share"` // of the rows; a scheduled run with less is skipped; default 0
+	CatchUp       string  `yaml:"catch_up"`      // after a downtime: none, latest or all; default none
+	KeepRuns      int     `yaml:"keep_runs"`     // ended runs with their logs; default all
+	KeepDays      int     `yaml:"keep_days"`     // the same by age; default for good
+	DriftLimit    float64 `yaml:"drift_limit"`   // population stability index of live data that starts a run; default none
+	RolloutPolicy string  `yaml:"rollout_policy"`
 	// Fit sets what the other fields do not; for programs that embed a hub.
 	Fit func(*retrain.Policy) `yaml:"-"`
 }
@@ -267,8 +306,8 @@ func (c Config) Validate() error {
 		bad("name", "%v", err)
 	}
 	for _, r := range c.Roles {
-		if !slices.Contains([]Role{RoleAll, RoleAPI, RoleIngest, RoleDispatch, RoleTrainer}, r) {
-			bad("roles", "unknown role %q: use all, api, ingest, dispatch or trainer", r)
+		if !slices.Contains([]Role{RoleAll, RoleAPI, RoleIngest, RoleDispatch, RoleTrainer, RoleWorker}, r) {
+			bad("roles", "unknown role %q: use all, api, ingest, dispatch, trainer or worker", r)
 		}
 	}
 	for _, l := range []struct{ key, addr string }{{"http.listen", c.HTTP.Listen}, {"devices.listen", c.Devices.Listen}, {"broker.listen", c.Broker.Listen}, {"objects.listen", c.Objects.Listen}} {
@@ -308,6 +347,14 @@ func (c Config) Validate() error {
 	}
 	if !c.has(RoleAll) && (c.Store.PostgresURLFile == "" || c.SharedDir == c.DataDir || c.Objects.S3 == nil && c.Objects.Dir == "") {
 		bad("roles", "hubs that share the work need a common store, folder and objects: set store.postgres_url_file, shared_dir, and objects.s3 or objects.dir")
+	}
+	for i, t := range c.Training.Trainers {
+		if topic.ValidName(t.Name) != nil || len(t.Command) == 0 || t.WallS < 0 || t.MemoryMiB < 0 || t.CPUs < 0 {
+			bad(fmt.Sprintf("training.trainers[%d]", i), "wants a name of letters, digits and dashes, a command, and limits that are not negative")
+		}
+	}
+	if c.Training.Fits < 0 {
+		bad("training.fits", "%d: want 1 or more", c.Training.Fits)
 	}
 	for i, p := range c.Rollouts.Policies {
 		if err := p.Validate(); err != nil {

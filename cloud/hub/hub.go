@@ -50,6 +50,7 @@ import (
 	"github.com/swellfleet/swell/cloud/objects/s3"
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/release/signing"
+	"github.com/swellfleet/swell/cloud/retrain"
 	"github.com/swellfleet/swell/cloud/segments"
 	"github.com/swellfleet/swell/cloud/series"
 	seriesembedded "github.com/swellfleet/swell/cloud/series/embedded"
@@ -62,8 +63,12 @@ import (
 )
 
 // MaybeRunChild is to be called first in main of every program that runs a
-// hub: in the process that a hub started to serve objects it never returns.
-func MaybeRunChild() { s3embedded.MaybeRunChild() }
+// hub: in the processes that a hub started to serve objects or to fit a model
+// it never returns.
+func MaybeRunChild() {
+	s3embedded.MaybeRunChild()
+	retrain.MaybeFit()
+}
 
 // Addrs are the addresses that a hub listens on, host:port; empty for what it
 // does not serve.

@@ -74,6 +74,9 @@ func (c RetrainPolicy) policy() retrain.Policy {
 		Name: c.Name, Family: c.Family, Selector: c.Selector, Schedule: engine.Schedule{Name: c.Name, Cron: c.Cron, TimeZone: c.TimeZone},
 		LookbackS: c.LookbackS, Channels: c.Channels, Exclude: c.Exclude, TrainRows: c.TrainRows, MinRows: c.MinRows, Kinds: c.Kinds,
 		Gates: retrain.Gates{MaxFlagShare: c.MaxFlagShare, MinDetected: c.MinDetected}, Seed: c.Seed, RolloutPolicy: c.RolloutPolicy,
+		Limits:   retrain.Limits{WallS: c.WallS, MaxCostS: c.MaxCPUS, MemoryMiB: c.MemoryMiB, CPUs: c.CPUs},
+		Priority: c.Priority, Queue: c.Queue, MinNewShare: c.MinNewShare, CatchUp: c.CatchUp,
+		Retention: retrain.Retention{Runs: c.KeepRuns, Days: c.KeepDays}, DriftLimit: c.DriftLimit,
 	}
 	def(&p.Family, p.Name)
 	if c.Fit != nil {

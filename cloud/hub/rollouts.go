@@ -17,6 +17,7 @@ import (
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/release"
 	"github.com/swellfleet/swell/cloud/retrain"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
 	"github.com/swellfleet/swell/cloud/rollout"
 	"github.com/swellfleet/swell/cloud/store"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -337,7 +338,7 @@ func (p proposer) Propose(ctx context.Context, family string, r retrain.Released
 func (c Config) trainingVersion() string { return c.Version + "/" + c.Commit }
 
 func (h *Hub) openTraining(ctx, _ context.Context) error {
-	if !h.cfg.has(RoleTrainer) {
+	if !h.cfg.has(RoleTrainer) && !h.cfg.has(RoleWorker) {
 		return nil
 	}
 	url, err := secretFile("store.postgres_url_file", h.cfg.Store.PostgresURLFile)
@@ -351,9 +352,15 @@ func (h *Hub) openTraining(ctx, _ context.Context) error {
 	}
 	conf.Engine.SQLitePath, conf.Engine.PostgresURL = h.cfg.dir("nights.db"), url
 	conf.Engine.ExecutorID, conf.Engine.Version = h.cfg.Name, h.cfg.trainingVersion()
+	conf.Engine.TasksOnly, conf.Engine.Labels = !h.cfg.has(RoleTrainer), h.cfg.Training.Labels
+	conf.Fits, conf.Runner, conf.Trainers = h.cfg.Training.Fits, runner.Process{}, h.cfg.Training.trainers()
 	nights, err := retrain.Open(ctx, conf)
 	if err != nil {
 		return err
+	}
+	if conf.Engine.TasksOnly {
+		h.onStop("training", func(context.Context) error { nights.Close(); return nil })
+		return nil
 	}
 	h.train = &training{nights: nights, policies: conf.Policies}
 	h.onStop("training", func(limit context.Context) error {

@@ -120,6 +120,13 @@ func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
 
 func (t training) Apply(ctx context.Context, in apimodel.RetrainPolicy, dry bool) (apimodel.RetrainPolicy, error) {
 	p := retrainPolicyOf(in.Metadata.Name, in.Spec)
+	// What the contract does not name stays as the hub's configuration set it.
+	if old, err := t.policies.RetrainPolicy(ctx, p.Name); err == nil {
+		p.Limits, p.Priority, p.Queue, p.MinNewShare = old.Limits, old.Priority, old.Queue, old.MinNewShare
+		p.CatchUp, p.Retention, p.DriftLimit = old.CatchUp, old.Retention, old.DriftLimit
+	} else if !errors.Is(err, retrain.ErrNoPolicy) {
+		return apimodel.RetrainPolicy{}, err
+	}
 	if err := p.Validate(); err != nil {
 		return apimodel.RetrainPolicy{}, fmt.Errorf("%w: %w", api.ErrInvalid, err)
 	}
@@ -162,22 +169,40 @@ func (t training) Rerun(ctx context.Context, name, step string) (apimodel.Traini
 	if from > len(r.Steps) {
 		return apimodel.TrainingRun{}, fmt.Errorf("%w: run %s never came to step %s: choose %s or one before it", api.ErrInvalid, name, step, names[len(r.Steps)])
 	}
-	id, err := t.nights.Rerun(name, uint(from))
+	id, err := t.nights.Rerun(name, step)
 	if err != nil {
 		return apimodel.TrainingRun{}, err
 	}
 	return t.Run(ctx, id)
 }
 
-// errNotYet answers for what nights cannot do on this hub.
-var errNotYet = fmt.Errorf("%w: this hub's nights cannot do that", api.ErrInvalid)
-
-func (t training) Backfill(context.Context, string, time.Time, time.Time, string, string) ([]string, error) {
-	return nil, errNotYet
+func (t training) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error) {
+	ids, err := t.nights.Backfill(ctx, policy, from, to, by, reason)
+	if errors.Is(err, retrain.ErrBackfill) {
+		err = fmt.Errorf("%w: %w", api.ErrInvalid, err)
+	}
+	return ids, known(err)
 }
 
-func (t training) Logs(context.Context, string, string) ([]apimodel.TrainingLogLine, error) {
-	return nil, errNotYet
+// Logs returns the lines of one step, or of all steps when step is empty.
+func (t training) Logs(_ context.Context, name, step string) ([]apimodel.TrainingLogLine, error) {
+	lines, err := t.nights.Logs(name, step)
+	if err != nil {
+		return nil, known(err)
+	}
+	out := make([]apimodel.TrainingLogLine, len(lines))
+	for i, l := range lines {
+		out[i] = apimodel.TrainingLogLine{At: l.At, Step: l.Step, Message: l.Text}
+	}
+	return out, nil
+}
+
+// cost writes what a step or run took; nil when nothing was measured.
+func cost(c engine.Cost) *apimodel.Cost {
+	if c == (engine.Cost{}) {
+		return nil
+	}
+	return &apimodel.Cost{CPUSeconds: c.CPUSeconds, WallSeconds: c.WallSeconds, PeakMiB: given(c.PeakMiB)}
 }
 
 func (t training) Runs(_ context.Context, policy, state, after string, limit int) ([]apimodel.TrainingRun, error) {
@@ -284,8 +309,13 @@ func trainingRun(r retrain.Run) apimodel.TrainingRun {
 	if o.Rollout != "" {
 		st.Rollout = &o.Rollout
 	}
-	st.Steps = steps(r)
+	st.Steps, st.Cost = steps(r), cost(r.Cost)
 	st.Data = dataUse(r)
+	out.Spec.DryRun = given(r.Order.DryRun)
+	if !r.Order.At.IsZero() {
+		from := r.Order.At.Add(-time.Duration(cmp.Or(r.Order.Policy.LookbackS, 7*24*3600) * float64(time.Second)))
+		out.Spec.From, out.Spec.To = &from, &r.Order.At
+	}
 	st.Candidates = candidates(o)
 	for _, g := range o.Blessed.Gates {
 		st.Gates = append(st.Gates, gate(g))
@@ -311,24 +341,24 @@ func steps(r retrain.Run) []apimodel.TrainingStep {
 	var out []apimodel.TrainingStep
 	ended := r.State != engine.Queued && r.State != engine.Running
 	for i, name := range names {
-		s := apimodel.TrainingStep{Name: name, State: apimodel.StepStateWaiting, After: []string{}}
-		if i > 0 {
-			s.After = append(s.After, names[i-1])
-		}
+		s := apimodel.TrainingStep{Name: name, State: apimodel.StepStateWaiting, After: after(names, i), Tasks: list(tasks(r, name))}
 		at := slices.IndexFunc(r.Steps, func(x engine.StepInfo) bool { return x.Name == name })
 		switch {
 		case at >= 0:
 			x := r.Steps[at]
-			s.State, s.StartedAt, s.EndedAt = apimodel.StepStateDone, &x.Started, &x.Ended
+			s.State, s.StartedAt, s.EndedAt, s.Cost = apimodel.StepStateDone, &x.Started, &x.Ended, cost(x.Cost)
 			if x.Err != "" {
 				s.State, s.Reasons = apimodel.StepStateFailed, &[]string{x.Err}
 			}
 			describe(&s, x)
 		case ended:
 			s.State = apimodel.StepStateSkipped
-		case r.State == engine.Running && i == len(r.Steps):
+		case r.State == engine.Running && (i == recorded(names, r) || begun(s)):
 			s.State = apimodel.StepStateRunning
-			if r.Progress != "" {
+			if began := beginning(r, s); !began.IsZero() {
+				s.StartedAt = &began
+			}
+			if r.Progress != "" && s.Tasks == nil {
 				s.Summary = &r.Progress
 			}
 		}
@@ -421,6 +451,14 @@ func dataUse(r retrain.Run) *apimodel.DataUse {
 		Added:   some(int64(min(e.Added, used))),
 		Windows: int64(used), Devices: some(int64(e.Devices)), Segments: some(int64(e.Segments)), From: &e.From, To: &e.To,
 		Snapshot: some(apimodel.Digest(e.Snapshot)), Dropped: []apimodel.DataDrop{},
+	}
+	if len(v.Gates) > 0 {
+		gates := make([]apimodel.Gate, len(v.Gates))
+		for i, g := range v.Gates {
+			gates[i] = gate(g)
+			gates[i].NUnit = some("rows")
+		}
+		d.Gates = &gates
 	}
 	for _, x := range v.Dropped {
 		d.Dropped = append(d.Dropped, apimodel.DataDrop{Windows: int64(x.Rows), Devices: some(int64(1)), Reason: fmt.Sprintf("%s, %s: %s", x.Device, x.What, x.Why)})

@@ -2,10 +2,15 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/segments"
+	"github.com/swellfleet/swell/models/contract"
+	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/telemetry"
 	"github.com/swellfleet/swell/protocol/topic"
 )
@@ -82,3 +87,31 @@ func (h *Hub) Rows(ctx context.Context, id topic.ID) (uint64, error) {
 	st, err := h.ingest.Stats(ctx, id)
 	return st.Rows, err
 }
+
+// ModelContract returns what the model of a device class promises, in the
+// newest version of a family.
+func (h *Hub) ModelContract(ctx context.Context, family string, class artifact.Class) (contract.Contract, error) {
+	versions, err := h.db.Registry().Versions(ctx, family, 0, 1)
+	if err != nil {
+		return contract.Contract{}, fmt.Errorf("model of class %s: %w", class, err)
+	}
+	if len(versions) == 0 {
+		return contract.Contract{}, fmt.Errorf("model of class %s: family %s has no version", class, family)
+	}
+	m, ok := versions[0].ModelFor(class)
+	if !ok {
+		return contract.Contract{}, fmt.Errorf("model of class %s: %s-%d has none", class, family, versions[0].Counter)
+	}
+	r, _, err := h.objects.Get(ctx, "models/"+m.Digest.Hex()+".onnx", 0, -1)
+	if err != nil {
+		return contract.Contract{}, fmt.Errorf("model of class %s: %w", class, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxModelBytes))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return contract.Contract{}, fmt.Errorf("model of class %s: %w", class, err)
+	}
+	return onnx.Check(b, onnx.Limits{})
+}
+
+// maxModelBytes caps a model read back from object storage.
+const maxModelBytes = 256 << 20

@@ -27,13 +27,14 @@ type JudgedClass struct {
 // Score is how one model did.
 type Score struct {
 	Candidate Candidate          `json:"candidate"`
-	FlagShare float64            `json:"flag_share"`    // of held-out normal windows
-	PerDay    float64            `json:"per_day"`       // the same as flags a day and device
-	Detected  float64            `json:"detected"`      // share of simulated faults found
-	Faults    int                `json:"faults"`        // how many were simulated
-	ByFault   map[string]float64 `json:"by_fault"`      // detected by kind of fault
-	NonFinite int                `json:"non_finite"`    // scores that were NaN or infinite
-	Err       string             `json:"err,omitempty"` // why it could not be judged
+	FlagShare float64            `json:"flag_share"`       // of held-out normal windows
+	PerDay    float64            `json:"per_day"`          // the same as flags a day and device
+	Detected  float64            `json:"detected"`         // share of simulated faults found
+	Faults    int                `json:"faults"`           // how many were simulated
+	ByFault   map[string]float64 `json:"by_fault"`         // detected by kind of fault
+	NonFinite int                `json:"non_finite"`       // scores that were NaN or infinite
+	Images    *ImageScore        `json:"images,omitempty"` // of models of cameras; the rest then counts images for windows
+	Err       string             `json:"err,omitempty"`    // why it could not be judged
 }
 
 // Verdict is a gate's answer.
@@ -50,7 +51,9 @@ const (
 type GateResult struct {
 	Gate    string         `json:"gate"`
 	Class   artifact.Class `json:"class"`
-	Kind    string         `json:"kind"`
+	Device  string         `json:"device,omitempty"`  // of a gate on one device's data
+	Channel string         `json:"channel,omitempty"` // of a gate on one channel
+	Kind    string         `json:"kind"`              // detector; empty: a gate on data
 	Verdict Verdict        `json:"verdict"`
 	Value   float64        `json:"value"`
 	Limit   float64        `json:"limit"`
@@ -113,21 +116,24 @@ func Bless(g Gates, j Judged) Blessed {
 		// The most faults found wins; among equals (within a percent) the
 		// fewest flags on normal data.
 		slices.SortStableFunc(passing, func(a, b Score) int {
+			if a.Images != nil && b.Images != nil && a.Images.Accuracy != b.Images.Accuracy {
+				return cmp.Compare(b.Images.Accuracy, a.Images.Accuracy)
+			}
 			if d := a.Detected - b.Detected; d > 0.01 || d < -0.01 {
 				return cmp.Compare(b.Detected, a.Detected)
 			}
 			return cmp.Compare(a.FlagShare, b.FlagShare)
 		})
 		w := Winner{Score: passing[0], ChampionFlagShare: -1}
-		w.Why = fmt.Sprintf("%s finds %.0f %% of simulated faults and flags %.2f %% of normal windows", w.Score.Candidate.Kind, 100*w.Score.Detected, 100*w.Score.FlagShare)
+		w.Why = w.Score.Candidate.Kind + " " + w.Score.describe()
 		for _, other := range c.Candidates {
 			if other.Candidate.Kind != w.Score.Candidate.Kind && other.Err == "" {
-				w.Why += fmt.Sprintf("; %s: %.0f %% and %.2f %%", other.Candidate.Kind, 100*other.Detected, 100*other.FlagShare)
+				w.Why += fmt.Sprintf("; %s: %s", other.Candidate.Kind, other.figures())
 			}
 		}
 		if c.Champion != nil && c.Champion.Err == "" {
 			w.ChampionFlagShare = c.Champion.FlagShare
-			w.Why += fmt.Sprintf("; the champion: %.0f %% and %.2f %%", 100*c.Champion.Detected, 100*c.Champion.FlagShare)
+			w.Why += "; the champion: " + c.Champion.figures()
 		}
 		out.Winners = append(out.Winners, w)
 	}
@@ -135,6 +141,28 @@ func Bless(g Gates, j Judged) Blessed {
 		out.Refusals = append(out.Refusals, "no candidate was judged")
 	}
 	return out
+}
+
+// describe says what the model does, in words that follow its name.
+func (s Score) describe() string {
+	switch {
+	case s.Images == nil:
+		return fmt.Sprintf("finds %.0f %% of simulated faults and flags %.2f %% of normal windows", 100*s.Detected, 100*s.FlagShare)
+	case len(s.Images.Classes) > 0:
+		return fmt.Sprintf("names %.1f %% of %d images right", 100*s.Images.Accuracy, s.Images.Images)
+	}
+	return fmt.Sprintf("flags %.2f %% of %d good parts", 100*s.FlagShare, s.Images.Images)
+}
+
+// figures are the same of another model, without the words.
+func (s Score) figures() string {
+	switch {
+	case s.Images == nil:
+		return fmt.Sprintf("%.0f %% and %.2f %%", 100*s.Detected, 100*s.FlagShare)
+	case len(s.Images.Classes) > 0:
+		return fmt.Sprintf("%.1f %%", 100*s.Images.Accuracy)
+	}
+	return fmt.Sprintf("%.2f %%", 100*s.FlagShare)
 }
 
 func refusal(c JudgedClass, gates []GateResult) string {
@@ -171,6 +199,9 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 		}
 		r.Message = fmt.Sprintf("%s: %s %.3g, wanted %s %.3g", kind, what, value, sign, limit)
 		return r
+	}
+	if s.Images != nil {
+		return imageGates(g, c, s, at)
 	}
 	out := []GateResult{
 		at("non-finite", float64(s.NonFinite), 0, true, c.Windows, "non-finite scores"),

@@ -14,7 +14,7 @@ import (
 // evaluate back-tests every candidate, and the champion, on the rows that
 // nobody learned from: how often they flag normal operation, and what they
 // find of faults put into it.
-func (s *Service) evaluate(ctx context.Context, r *engine.Run, o Order, ex Extracted, va Validated, trained []Trained) (Judged, error) {
+func (s *Service) evaluate(ctx context.Context, o Order, ex Extracted, va Validated, trained []Trained) (Judged, error) {
 	snap, err := s.snapshot(ctx, ex.Snapshot)
 	if err != nil {
 		return Judged{}, err
@@ -22,7 +22,7 @@ func (s *Service) evaluate(ctx context.Context, r *engine.Run, o Order, ex Extra
 	champion, championErr := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
 	var out Judged
 	for i, c := range va.Classes {
-		r.Progress("class %s (%d of %d)", c.Class, i+1, len(va.Classes))
+		engine.Progress(ctx, "class %s (%d of %d)", c.Class, i+1, len(va.Classes))
 		j := JudgedClass{Class: c.Class, InSample: c.HoldOut == 0}
 		for _, t := range trained {
 			for _, cand := range t.Candidates {
@@ -52,6 +52,9 @@ func (s *Service) evaluate(ctx context.Context, r *engine.Run, o Order, ex Extra
 // judge back-tests one model. What is wrong with the model is in the score;
 // the error is for what is wrong with the world.
 func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData, cand Candidate) (Score, int, error) {
+	if c.Images != nil {
+		return s.judgeImages(ctx, c, cand)
+	}
 	score := Score{Candidate: cand, ByFault: map[string]float64{}}
 	b, err := s.getModel(ctx, cand.Digest)
 	if err != nil {

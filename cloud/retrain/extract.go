@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -22,12 +23,18 @@ type Snapshot struct {
 	Rows    int             `json:"rows"`    // at most so many first rows of each device; 0: all
 	Devices []SnapshotEntry `json:"devices"` // by class, then device
 	Exclude []string        `json:"exclude,omitempty"`
+	// Frames are the images of cameras with what is known to be on them, by
+	// class, then digest.
+	Frames []FrameRef `json:"frames,omitempty"`
+	// Labels are what people said of the interval.
+	Labels []feedback.Label `json:"labels,omitempty"`
 }
 
 // SnapshotEntry is one device's part.
 type SnapshotEntry struct {
 	Device   topic.ID       `json:"device"`
 	Class    artifact.Class `json:"class"`
+	Line     string         `json:"line,omitempty"`
 	Segments []Segment      `json:"segments"`
 }
 
@@ -39,8 +46,12 @@ type Extracted struct {
 	Devices  int             `json:"devices"`
 	Segments int             `json:"segments"`
 	Rows     int             `json:"rows"`
-	Added    int             `json:"added"`            // of these, in segments that began after the data of the newest release
-	Silent   []string        `json:"silent,omitempty"` // devices that match and sent nothing
+	Frames   int             `json:"frames,omitempty"`   // images of cameras
+	Labelled int             `json:"labelled,omitempty"` // of these, with a label
+	Added    int             `json:"added"`              // of these, in segments that began after the data of the newest release
+	Silent   []string        `json:"silent,omitempty"`   // devices that match and sent nothing
+	Labels   int             `json:"labels"`             // stretches that people labelled
+	Unknown  int             `json:"unknown"`            // labels of devices that do not match; ignored
 }
 
 // extract flushes what was acknowledged, lists the segments of the interval
@@ -85,13 +96,27 @@ func (s *Service) extract(ctx context.Context, o Order) (Extracted, error) {
 			continue
 		}
 		slices.SortFunc(segs, func(a, b Segment) int { return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Key, b.Key)) })
-		snap.Devices = append(snap.Devices, SnapshotEntry{Device: d.ID, Class: d.Class, Segments: segs})
+		snap.Devices = append(snap.Devices, SnapshotEntry{Device: d.ID, Class: d.Class, Line: d.Line, Segments: segs})
 		out.Segments += len(segs)
 		for _, g := range segs {
 			out.Rows += g.Rows
 			if known.IsZero() || g.From.After(known) {
 				out.Added += g.Rows
 			}
+		}
+	}
+	frames, err := s.cfg.Data.Frames(ctx, from, o.At)
+	if err != nil {
+		return Extracted{}, fmt.Errorf("list images: %w", err)
+	}
+	if snap.Labels, err = s.cfg.Data.Labels(ctx, from, o.At); err != nil {
+		return Extracted{}, fmt.Errorf("list labels: %w", err)
+	}
+	snap.Frames = frameRefs(devices, frames, snap.Labels)
+	out.Frames = len(snap.Frames)
+	for _, f := range snap.Frames {
+		if f.Label != "" {
+			out.Labelled++
 		}
 	}
 	if len(snap.Devices) == 0 {

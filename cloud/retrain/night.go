@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
+	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -24,32 +28,64 @@ type Outcome struct {
 	Released  *Released `json:"released,omitempty"` // nil: refused or dry run
 	Rollout   string    `json:"rollout,omitempty"`
 	Summary   string    `json:"summary"` // a sentence for people
+	// Skipped says why a run that nobody asked for had nothing to do.
+	Skipped string `json:"skipped,omitempty"`
+	// Stopped says which limit ended the run before it came to a result.
+	Stopped string `json:"stopped,omitempty"`
 }
 
 // Refusals are the reasons why nothing was released; empty when something was,
 // or when the run was a dry one.
 func (o Outcome) Refusals() []string {
-	if len(o.Validated.Refusals) > 0 {
+	switch {
+	case o.Skipped != "":
+		return []string{o.Skipped}
+	case o.Stopped != "":
+		return []string{o.Stopped}
+	case len(o.Validated.Refusals) > 0:
 		return o.Validated.Refusals
 	}
 	return o.Blessed.Refusals
 }
 
 // night is the workflow. Its steps run one after another; see the file of each.
+// Fits and back-tests are tasks, one for each class and kind, that all workers
+// share.
 func (s *Service) night(r *engine.Run, input json.RawMessage) (json.RawMessage, error) {
 	var o Order
 	if err := json.Unmarshal(input, &o); err != nil {
 		return nil, fmt.Errorf("read order: %w", err)
 	}
 	o.Policy = o.Policy.withDefaults()
-	var out Outcome
-	err := s.steps(r, o, &out)
-	if err != nil {
-		return nil, err
+	if l := o.Policy.Limits.WallS; l > 0 {
+		began, err := r.Began()
+		if err != nil {
+			return nil, err
+		}
+		r.Deadline = began.Add(time.Duration(l * float64(time.Second)))
 	}
 	defer s.cfg.Changed(r.ID)
+	var out Outcome
+	err := s.steps(r, o, &out)
+	var stopped stop
+	switch {
+	case errors.As(err, &stopped):
+		out.Stopped = stopped.why
+	case err != nil && out.Released == nil && (errors.Is(err, engine.ErrLate) || !r.Deadline.IsZero() && time.Now().After(r.Deadline)):
+		out.Stopped = fmt.Sprintf("the run was over its limit of %g s of wall time (%v)", o.Policy.Limits.WallS, err)
+	case err != nil:
+		return nil, err
+	}
+	if out.Stopped != "" {
+		out.Summary = "Nothing was released: " + out.Stopped + ". The champion stays."
+	}
 	return json.Marshal(out)
 }
+
+// stop ends a run at a limit.
+type stop struct{ why string }
+
+func (e stop) Error() string { return e.why }
 
 func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 	var err error
@@ -57,6 +93,10 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		return s.extract(ctx, o)
 	}); err != nil {
 		return err
+	}
+	if out.Skipped = tooLittleNew(o, out.Extracted); out.Skipped != "" {
+		out.Summary = "Skipped: " + out.Skipped + ". The champion stays."
+		return nil
 	}
 	if out.Validated, err = step(s, r, "validate", func(ctx context.Context) (Validated, error) {
 		return s.validate(ctx, o, out.Extracted)
@@ -67,18 +107,10 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		out.Summary = "Nothing was trained: " + strings.Join(out.Validated.Refusals, "; ") + ". The champion stays."
 		return nil
 	}
-	for _, kind := range o.Policy.Kinds {
-		t, err := step(s, r, "train/"+kind, func(ctx context.Context) (Trained, error) {
-			return s.train(ctx, r, o, out.Extracted, out.Validated, kind)
-		})
-		if err != nil {
-			return err
-		}
-		out.Trained = append(out.Trained, t)
+	if err := s.trainAll(r, o, out); err != nil {
+		return err
 	}
-	if out.Judged, err = step(s, r, "evaluate", func(ctx context.Context) (Judged, error) {
-		return s.evaluate(ctx, r, o, out.Extracted, out.Validated, out.Trained)
-	}); err != nil {
+	if err := s.judgeAll(r, o, out); err != nil {
 		return err
 	}
 	if out.Blessed, err = step(s, r, "bless", func(context.Context) (Blessed, error) {
@@ -94,6 +126,16 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		out.Summary = fmt.Sprintf("Dry run: %s would have been released.", out.Blessed.describe())
 		return nil
 	}
+	// From here on the run is let finish: half a release helps nobody. The
+	// answer is recorded, so that a hub that died in what follows goes on.
+	if late, err := engine.Step(r, ".late", func(context.Context) (bool, error) {
+		return !r.Deadline.IsZero() && time.Now().After(r.Deadline), nil
+	}); err != nil {
+		return err
+	} else if late {
+		return engine.ErrLate
+	}
+	r.Deadline = time.Time{}
 	released, err := step(s, r, "release", func(ctx context.Context) (Released, error) {
 		return s.release(ctx, r.ID, o, out)
 	})
@@ -119,6 +161,167 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		return err
 	}
 	return nil
+}
+
+// tooLittleNew says why there is nothing to learn; empty when there is, or when
+// a person asked.
+func tooLittleNew(o Order, ex Extracted) string {
+	if o.Trigger == ByHand || o.Policy.MinNewShare == 0 || ex.Rows == 0 {
+		return ""
+	}
+	if share := float64(ex.Added) / float64(ex.Rows); share < o.Policy.MinNewShare {
+		return fmt.Sprintf("%d of %d rows are newer than the data of the last release (%.1f %%, want %.1f %%)", ex.Added, ex.Rows, 100*share, 100*o.Policy.MinNewShare)
+	}
+	return ""
+}
+
+// fitOrder is the input of the task that fits one kind to one class.
+type fitOrder struct {
+	Order    Order           `json:"order"`
+	Snapshot artifact.Digest `json:"snapshot"`
+	Class    ClassData       `json:"class"`
+	Kind     string          `json:"kind"`
+}
+
+// fitResult is what the task found.
+type fitResult struct {
+	Candidate Candidate `json:"candidate"`
+	Failed    string    `json:"failed,omitempty"` // why there is no candidate
+}
+
+// trainAll asks for all fits at once, so that every worker has something to
+// do, and gathers them kind by kind.
+func (s *Service) trainAll(r *engine.Run, o Order, out *Outcome) error {
+	pending := map[string][]engine.Pending{}
+	var all []engine.Pending
+	kinds := out.Validated.kinds(o.Policy)
+	for _, kind := range kinds {
+		for _, c := range out.Validated.Classes {
+			if !slices.Contains(c.kinds(o.Policy), kind) {
+				continue
+			}
+			p := r.Do(o.Policy.queue(), "fit", "train/"+kind+"/"+string(c.Class), fitOrder{o, out.Extracted.Snapshot, withoutDrift(c), kind}, o.Policy.Priority)
+			pending[kind], all = append(pending[kind], p), append(all, p)
+		}
+	}
+	for _, kind := range kinds {
+		t := Trained{Kind: kind}
+		for _, p := range pending[kind] {
+			f, err := gather[fitResult](s, r, o, p)
+			if err != nil {
+				abandon(all)
+				return err
+			}
+			if f.Failed != "" {
+				t.Failed = append(t.Failed, f.Failed)
+			} else {
+				t.Candidates = append(t.Candidates, f.Candidate)
+			}
+		}
+		t, err := step(s, r, "train/"+kind, func(context.Context) (Trained, error) { return t, nil })
+		if err != nil {
+			return err
+		}
+		out.Trained = append(out.Trained, t)
+	}
+	return nil
+}
+
+// gather waits for one task, and holds the run to its cost.
+func gather[T any](s *Service, r *engine.Run, o Order, p engine.Pending) (v T, err error) {
+	defer s.cfg.Changed(r.ID)
+	b, err := p.Result()
+	if err != nil {
+		return v, err
+	}
+	if limit := o.Policy.Limits.MaxCostS; limit > 0 && r.Cost().CPUSeconds > limit {
+		return v, stop{fmt.Sprintf("the run was over its limit of %g CPU-seconds after %s", limit, p.Name)}
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, fmt.Errorf("%s: read result: %w", p.Name, err)
+	}
+	return v, nil
+}
+
+func abandon(ps []engine.Pending) {
+	for _, p := range ps {
+		p.Abandon()
+	}
+}
+
+func (s *Service) fitTask(ctx context.Context, input json.RawMessage) (json.RawMessage, error) {
+	var f fitOrder
+	if err := json.Unmarshal(input, &f); err != nil {
+		return nil, refuse("read the order of a fit: %v", err)
+	}
+	engine.Progress(ctx, "%s: class %s, %d rows of %d devices", f.Kind, f.Class.Class, f.Class.Rows, len(f.Class.Devices))
+	snap, err := s.snapshot(ctx, f.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	var res fitResult
+	res.Candidate, err = s.fit(ctx, f.Order, snap, f.Snapshot, f.Class, f.Kind)
+	switch {
+	case errors.Is(err, zoo.ErrData), errors.Is(err, runner.ErrRefused):
+		res.Failed = fmt.Sprintf("class %s: %v", f.Class.Class, err)
+		engine.Progress(ctx, "no candidate: %s", res.Failed)
+	case err != nil:
+		return nil, err
+	default:
+		engine.Progress(ctx, "model %s, %d bytes, threshold %g, cached %v", res.Candidate.Digest.Short(), res.Candidate.Bytes, res.Candidate.Threshold, res.Candidate.Cached)
+	}
+	return json.Marshal(res)
+}
+
+// judgeOrder is the input of the task that back-tests the candidates of one class.
+type judgeOrder struct {
+	Order     Order     `json:"order"`
+	Extracted Extracted `json:"extracted"`
+	Validated Validated `json:"validated"` // of one class
+	Trained   []Trained `json:"trained"`   // of that class
+}
+
+// judgeAll back-tests class by class, as tasks.
+func (s *Service) judgeAll(r *engine.Run, o Order, out *Outcome) error {
+	var all []engine.Pending
+	for _, c := range out.Validated.Classes {
+		in := judgeOrder{Order: o, Extracted: out.Extracted, Validated: Validated{Classes: []ClassData{c}}}
+		in.Extracted.Silent = nil
+		for _, t := range out.Trained {
+			one := Trained{Kind: t.Kind}
+			for _, cand := range t.Candidates {
+				if cand.Class == c.Class {
+					one.Candidates = append(one.Candidates, cand)
+				}
+			}
+			in.Trained = append(in.Trained, one)
+		}
+		all = append(all, r.Do(o.Policy.queue(), "judge", "evaluate/"+string(c.Class), in, o.Policy.Priority))
+	}
+	var judged Judged
+	for _, p := range all {
+		j, err := gather[Judged](s, r, o, p)
+		if err != nil {
+			abandon(all)
+			return err
+		}
+		judged.Classes = append(judged.Classes, j.Classes...)
+	}
+	var err error
+	out.Judged, err = step(s, r, "evaluate", func(context.Context) (Judged, error) { return judged, nil })
+	return err
+}
+
+func (s *Service) judgeTask(ctx context.Context, input json.RawMessage) (json.RawMessage, error) {
+	var in judgeOrder
+	if err := json.Unmarshal(input, &in); err != nil {
+		return nil, refuse("read the order of a back-test: %v", err)
+	}
+	j, err := s.evaluate(ctx, in.Order, in.Extracted, in.Validated, in.Trained)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(j)
 }
 
 // Steps names the steps of a run in order, also those still to come.

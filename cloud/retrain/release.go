@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -54,12 +55,13 @@ func (s *Service) release(ctx context.Context, run string, o Order, out *Outcome
 // golden picks windows evenly over the rows that judged the model and scores
 // them as a device would.
 func (s *Service) golden(ctx context.Context, snap Snapshot, c ClassData, cand Candidate, model []byte) (artifact.Golden, error) {
-	session, err := runtime.Load(model, runtime.Options{})
+	if c.Images != nil {
+		return s.imageGolden(ctx, c, cand, model)
+	}
+	contract, err := contractOf(model)
 	if err != nil {
 		return artifact.Golden{}, err
 	}
-	contract := session.Contract()
-	_ = session.Close() // its contract is all that was wanted
 	ds, err := s.dataset(ctx, snap, c, cand.Window, true)
 	if err != nil {
 		return artifact.Golden{}, err
@@ -77,6 +79,15 @@ func (s *Service) golden(ctx context.Context, snap Snapshot, c ClassData, cand C
 		return g, refuse("no window of class %s is far enough from the threshold to test with", cand.Class)
 	}
 	return g, err
+}
+
+// contractOf reads what a model promises.
+func contractOf(model []byte) (contract.Contract, error) {
+	session, err := runtime.Load(model, runtime.Options{})
+	if err != nil {
+		return contract.Contract{}, err
+	}
+	return session.Contract(), session.Close()
 }
 
 // limits are what the device's watchdog holds a model to: generous against the
@@ -123,6 +134,11 @@ func card(run string, o Order, out *Outcome) string {
 	for _, w := range out.Blessed.Winners {
 		c := w.Score.Candidate
 		d := classOf(out.Validated, c.Class)
+		if m := d.Images; m != nil {
+			b.WriteString(m.card(c))
+			fmt.Fprintf(&b, "Why it won: %s.\n", w.Why)
+			continue
+		}
 		fmt.Fprintf(&b, "\nDevice class %s: %s, window of %d samples at %g Hz, %d channels.\n", c.Class, c.Kind, c.Window, d.SampleRateHz, len(d.Channels))
 		fmt.Fprintf(&b, "Why it won: %s.\n", w.Why)
 		fmt.Fprintf(&b, "Alarms expected on normal operation: %.1f windows a day and device.\n", w.Score.PerDay)
@@ -150,6 +166,9 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 			Classes: []artifact.Class{c.Class}, Kind: c.Kind, Digest: c.Digest, Bytes: c.Bytes, Threshold: c.Threshold, Window: c.Window, Why: w.Why,
 			Metrics: map[string]float64{"flag_share": w.Score.FlagShare, "flags_per_day": w.Score.PerDay, "faults_found": w.Score.Detected, "train_seconds": c.Seconds},
 		}
+		if i := w.Score.Images; i != nil && len(i.Classes) > 0 {
+			m.Metrics["accuracy"] = i.Accuracy
+		}
 		profile, err := json.Marshal(classOf(out.Validated, c.Class).Profile)
 		if err != nil {
 			return err
@@ -160,6 +179,9 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 				m.Metrics[registry.OfChampion+"flag_share"] = j.Champion.FlagShare
 				m.Metrics[registry.OfChampion+"flags_per_day"] = j.Champion.PerDay
 				m.Metrics[registry.OfChampion+"faults_found"] = j.Champion.Detected
+				if i := j.Champion.Images; i != nil && len(i.Classes) > 0 {
+					m.Metrics[registry.OfChampion+"accuracy"] = i.Accuracy
+				}
 			}
 		}
 		v.Models = append(v.Models, m)

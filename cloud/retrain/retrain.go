@@ -20,11 +20,14 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
 	"github.com/swellfleet/swell/cloud/selector"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -47,12 +50,65 @@ type Policy struct {
 
 	Kinds []string   `json:"kinds,omitempty"` // detectors that compete; empty: zoo.Competitors
 	Fit   zoo.Config `json:"fit"`
-	Gates Gates      `json:"gates"`
-	Seed  uint64     `json:"seed"`
+	// Images says how device classes of cameras are learned.
+	Images ImagePolicy `json:"images,omitzero"`
+	Gates  Gates       `json:"gates"`
+	Seed   uint64      `json:"seed"`
 
 	// RolloutPolicy names the policy of the rollout that a blessed version is
 	// proposed under; empty proposes none.
 	RolloutPolicy string `json:"rollout_policy,omitempty"`
+
+	// Limits bound one run.
+	Limits Limits `json:"limits,omitzero"`
+	// Priority puts this policy's runs and fits before those of lower ones,
+	// from -1000 to 1000.
+	Priority int `json:"priority,omitempty"`
+	// Queue is where its fits wait: empty for any worker, "gpu" for workers
+	// that have that label.
+	Queue string `json:"queue,omitempty"`
+	// MinNewShare skips a run that a person did not ask for when less than
+	// this share of its rows is newer than the data of the last release.
+	MinNewShare float64 `json:"min_new_share,omitempty"`
+	// CatchUp says which missed times of the schedule are run after a
+	// downtime: "none", "latest" or "all". Empty: as Schedule says.
+	CatchUp   string    `json:"catch_up,omitempty"`
+	Retention Retention `json:"retention,omitzero"`
+	// DriftLimit starts a run when the population stability index of a class's
+	// newest data against the champion's is over it. 0: never.
+	DriftLimit float64 `json:"drift_limit,omitempty"`
+}
+
+// Limits bound what a run may take. What goes over one ends in a refusal that
+// says so, and the champion stays. 0: no limit.
+type Limits struct {
+	WallS     float64 `json:"wall_s,omitempty"`     // of the whole run, from when it was due
+	MaxCostS  float64 `json:"max_cost_s,omitempty"` // CPU-seconds of the whole run
+	MemoryMiB int     `json:"memory_mib,omitempty"` // resident memory of one fit
+	CPUs      float64 `json:"cpus,omitempty"`       // that one fit may keep busy
+}
+
+// Retention says how long ended runs are kept with their logs. What they
+// released stays in the registry. 0: for good.
+type Retention struct {
+	Runs int `json:"runs,omitempty"` // at most so many
+	Days int `json:"days,omitempty"` // none older
+}
+
+// The queues of fits.
+const (
+	anyQueue = "fits"
+	gpuQueue = "gpu"
+)
+
+// GPULabel is the label of workers that have a GPU.
+const GPULabel = "gpu"
+
+func (p Policy) queue() string {
+	if p.Queue == "" {
+		return anyQueue
+	}
+	return p.Queue
 }
 
 // Gates are the limits a candidate has to keep.
@@ -70,8 +126,41 @@ type Gates struct {
 	// MaxPSI is the largest population stability index of any channel against
 	// the champion's data. 0: no limit, since a plant's load may change.
 	MaxPSI float64 `json:"max_psi,omitempty"`
-	// MaxMissing is the largest share of missing values in a device's rows. 0: 0.2.
+	// MinAccuracy is the smallest share of held-out images that a model which
+	// tells classes of images apart has to name right. 0: 0.7.
+	MinAccuracy float64 `json:"min_accuracy,omitempty"`
+	// MaxMissing is the largest share of missing values, and of missing rows, of
+	// a device. 0: 0.2.
 	MaxMissing float64 `json:"max_missing,omitempty"`
+
+	// MaxPerDay is how many false alarms (runs of flagged windows) it may raise
+	// per device and day of held-out normal operation. 0: no limit.
+	MaxPerDay float64 `json:"max_per_day,omitempty"`
+	// SliceMargin is how much worse than the champion it may be on any slice (a
+	// line, a device, a kind of fault), both in the share of found faults and in
+	// the share of flagged windows. 0: 0.2.
+	SliceMargin float64 `json:"slice_margin,omitempty"`
+	// StrictSlices lets a slice with too little evidence refuse as well.
+	StrictSlices bool `json:"strict_slices,omitempty"`
+	// MinEventsFound is the smallest share of the events that people labelled
+	// which it must find; with it, no label at all refuses. 0: no limit.
+	MinEventsFound float64 `json:"min_events_found,omitempty"`
+	// MaxTwoSample is the largest Kolmogorov-Smirnov distance of any feature from
+	// the champion's data that a permutation test calls significant. 0: no limit,
+	// as for MaxPSI.
+	MaxTwoSample float64 `json:"max_two_sample,omitempty"`
+	// MaxStuckShare is the longest stretch, as a share of a device's rows, in
+	// which a varying channel may stand still while others move. 0: 0.3.
+	MaxStuckShare float64 `json:"max_stuck_share,omitempty"`
+	// Ranges are the values that a channel can have. A channel not named has
+	// those of the champion's data, widened by three times their extent.
+	Ranges map[string]Range `json:"ranges,omitempty"`
+}
+
+// Range is what a channel's values lie between, in the channel's unit.
+type Range struct {
+	Min float64 `json:"min"`
+	Max float64 `json:"max"`
 }
 
 func (p Policy) withDefaults() Policy {
@@ -91,6 +180,10 @@ func (p Policy) withDefaults() Policy {
 	setDefault(&p.Gates.MinDetected, 0.3)
 	setDefault(&p.Gates.Margin, 0.05)
 	setDefault(&p.Gates.MaxMissing, 0.2)
+	setDefault(&p.Gates.SliceMargin, 0.2)
+	setDefault(&p.Gates.MaxStuckShare, 0.3)
+	setDefault(&p.Gates.MinAccuracy, 0.7)
+	p.Images = p.Images.withDefaults(p.Seed)
 	p.Fit.Seed = p.Seed
 	return p
 }
@@ -119,16 +212,38 @@ func (p Policy) Validate() error {
 		errs = append(errs, err)
 	}
 	for _, k := range p.Kinds {
-		if !slices.Contains(zoo.Kinds(), k) {
-			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s", k, strings.Join(zoo.Kinds(), ", ")))
+		all := append(zoo.Kinds(), zoo.ImageKinds()...)
+		if _, external := trainerOf(k); !external && !slices.Contains(all, k) {
+			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s", k, strings.Join(all, ", ")))
 		}
 	}
 	if p.LookbackS < 0 || p.TrainRows < 0 || p.MinRows < 0 {
 		errs = append(errs, errors.New("lookback, train rows and min rows cannot be negative"))
 	}
-	for name, v := range map[string]float64{"max_flag_share": p.Gates.MaxFlagShare, "min_detected": p.Gates.MinDetected, "margin": p.Gates.Margin, "max_missing": p.Gates.MaxMissing} {
+	if p.Queue != "" && p.Queue != gpuQueue {
+		errs = append(errs, fmt.Errorf("queue %q: leave it empty, or use gpu", p.Queue))
+	}
+	if p.Priority < -engine.MaxPriority || p.Priority > engine.MaxPriority {
+		errs = append(errs, fmt.Errorf("priority %d: want %d to %d", p.Priority, -engine.MaxPriority, engine.MaxPriority))
+	}
+	if !slices.Contains([]string{"", CatchUpNone, CatchUpLatest, CatchUpAll}, p.CatchUp) {
+		errs = append(errs, fmt.Errorf("catch_up %q: use none, latest or all", p.CatchUp))
+	}
+	if l := p.Limits; l.WallS < 0 || l.MaxCostS < 0 || l.MemoryMiB < 0 || l.CPUs < 0 || p.Retention.Runs < 0 || p.Retention.Days < 0 || p.DriftLimit < 0 {
+		errs = append(errs, errors.New("limits, retention and drift limit cannot be negative"))
+	}
+	for name, v := range map[string]float64{"min_new_share": p.MinNewShare, "max_flag_share": p.Gates.MaxFlagShare, "min_detected": p.Gates.MinDetected, "margin": p.Gates.Margin, "max_missing": p.Gates.MaxMissing, "min_accuracy": p.Gates.MinAccuracy} {
 		if v < 0 || v > 1 {
 			errs = append(errs, fmt.Errorf("gate %s is %g: want a share from 0 to 1", name, v))
+		}
+	}
+	errs = append(errs, p.Images.Validate())
+	if p.Gates.MaxPerDay < 0 {
+		errs = append(errs, errors.New("gate max_per_day cannot be negative"))
+	}
+	for name, r := range p.Gates.Ranges {
+		if !(r.Min < r.Max) {
+			errs = append(errs, fmt.Errorf("range of channel %s is from %g to %g: want the smaller first", name, r.Min, r.Max))
 		}
 	}
 	return errors.Join(errs...)
@@ -138,6 +253,7 @@ func (p Policy) Validate() error {
 type Device struct {
 	ID    topic.ID
 	Class artifact.Class
+	Line  string // its label "line"; empty: it has none
 }
 
 // Segment is an immutable file of one device's rows.
@@ -172,7 +288,15 @@ type Data interface {
 	Segments(ctx context.Context, from, to time.Time) ([]Segment, error)
 	// Read returns a segment's rows after checking its digest.
 	Read(ctx context.Context, s Segment) (Columns, error)
+	// Frames lists the images that devices sent between from and to.
+	Frames(ctx context.Context, from, to time.Time) ([]feedback.Frame, error)
+	// Labels lists what people said of devices and images of that time.
+	Labels(ctx context.Context, from, to time.Time) ([]feedback.Label, error)
 }
+
+// ErrDamaged means that a segment's bytes are gone or not those that were
+// stored; Data.Read wraps it.
+var ErrDamaged = errors.New("segment is damaged")
 
 // Fleet gives the devices that match a selector.
 type Fleet interface {
@@ -229,7 +353,7 @@ var ErrNoPolicy = errors.New("no such retrain policy")
 
 // Config names the parties of a night. All but Logger and Now are required.
 type Config struct {
-	Engine   engine.Config // Workflow and Tick are set by Open
+	Engine   engine.Config // Workflow, Tick, Tasks and Queues are set by Open
 	Data     Data
 	Fleet    Fleet
 	Objects  objects.Store
@@ -242,12 +366,22 @@ type Config struct {
 	Now      func() time.Time
 	// Changed is called after a run was started or a step ended; nil: nobody wants to know.
 	Changed func(run string)
+	// Fits is how many fits this process works on at once; the same for all
+	// that share the runs. 0: 1.
+	Fits int
+	// Runner does fits that have limits, and external trainers. nil: fits run
+	// in this process, and limits of memory and CPUs are refused.
+	Runner runner.Runner
+	// Trainers are the external programs that policies may name as external:NAME.
+	Trainers []ExternalTrainer
 }
 
 // Service runs nights.
 type Service struct {
 	cfg    Config
 	engine *engine.Engine
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 // Open starts the engine, takes up unfinished nights and sets the schedules.
@@ -264,6 +398,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg}
 	ec := cfg.Engine
 	ec.Workflow, ec.Tick = s.night, s.tick
+	ec.Tasks = map[string]engine.Task{"fit": s.fitTask, "judge": s.judgeTask}
+	ec.Queues = []engine.Queue{{Name: anyQueue, Concurrency: cfg.Fits}, {Name: gpuQueue, Concurrency: cfg.Fits, Label: GPULabel}}
 	if ec.Logger == nil {
 		ec.Logger = cfg.Logger
 	}
@@ -271,20 +407,37 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if s.engine, err = engine.Open(ctx, ec); err != nil {
 		return nil, err
 	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	if ec.TasksOnly { // schedules are the hubs' business
+		return s, nil
+	}
 	if err := s.reschedule(ctx); err != nil {
-		s.engine.Close()
+		s.Close()
 		return nil, err
 	}
+	s.done.Go(func() { s.housekeeping(background) })
 	return s, nil
 }
 
 // Close stops; what it interrupts goes on at the next Open.
-func (s *Service) Close() { s.engine.Close() }
+func (s *Service) Close() {
+	s.stop()
+	s.done.Wait()
+	s.engine.Close()
+}
 
 // Apply saves a policy and its schedule.
 func (s *Service) Apply(ctx context.Context, p Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("retrain policy %s: %w", p.Name, err)
+	}
+	for _, k := range p.Kinds {
+		if name, external := trainerOf(k); external {
+			if _, err := s.trainer(name); err != nil {
+				return fmt.Errorf("retrain policy %s: %w", p.Name, err)
+			}
+		}
 	}
 	if err := s.cfg.Policies.SaveRetrainPolicy(ctx, p); err != nil {
 		return fmt.Errorf("save retrain policy %s: %w", p.Name, err)
@@ -302,6 +455,14 @@ func (s *Service) reschedule(ctx context.Context) error {
 		if p.Schedule.Cron != "" && !p.Paused {
 			r := p.Schedule
 			r.Name = p.Name
+			switch p.CatchUp {
+			case CatchUpNone:
+				r.CatchUp = false
+			case CatchUpAll:
+				r.CatchUp = true
+			case CatchUpLatest:
+				r = r.CatchUpLatest()
+			}
 			rules = append(rules, r)
 		}
 	}
@@ -315,6 +476,15 @@ type Trigger string
 const (
 	BySchedule Trigger = "schedule"
 	ByHand     Trigger = "manual"
+	ByBackfill Trigger = "backfill"
+	ByDrift    Trigger = "drift"
+)
+
+// What Policy.CatchUp may say.
+const (
+	CatchUpNone   = "none"
+	CatchUpLatest = "latest"
+	CatchUpAll    = "all"
 )
 
 // Order is the input of a run. It holds the whole policy as it was, so that a
@@ -357,7 +527,7 @@ func (s *Service) start(id string, o Order) error {
 		return err
 	}
 	defer s.cfg.Changed(id)
-	return s.engine.Start(id, b)
+	return s.engine.Start(id, b, o.Policy.Priority)
 }
 
 func runID(policy string, at time.Time) string {
@@ -376,14 +546,66 @@ func (s *Service) tick(name string, at time.Time) (string, json.RawMessage, erro
 // Cancel stops a run.
 func (s *Service) Cancel(id string) error { return s.engine.Cancel(id) }
 
-// Rerun repeats a run from step number `from` (0 is extract) and returns the new run's id.
-func (s *Service) Rerun(id string, from uint) (string, error) { return s.engine.Fork(id, from) }
+// Rerun repeats a run from the named step, one of Steps, and returns the new
+// run's id. What came before is kept as it was. All fits belong together:
+// from any of the train steps, all of them are looked at again, and those
+// with equal inputs are taken from the cache.
+func (s *Service) Rerun(id, step string) (string, error) {
+	run, err := s.Run(id)
+	if err != nil {
+		return "", err
+	}
+	names := Steps(run.Order)
+	if !slices.Contains(names, step) {
+		return "", fmt.Errorf("run %s has no step %q: use one of %s", id, step, strings.Join(names, ", "))
+	}
+	if strings.HasPrefix(step, "train/") {
+		step = "train"
+	}
+	forked, err := s.engine.Fork(id, step)
+	if err == nil {
+		s.cfg.Changed(forked)
+	}
+	return forked, err
+}
+
+// Logs returns the lines that a step of a run and its tasks have written so
+// far, by time; with an empty step those of all. A run at work shows what it
+// has.
+func (s *Service) Logs(id, step string) ([]engine.LogLine, error) {
+	run, err := s.Run(id)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{step}
+	if step == "" {
+		names = Steps(run.Order)
+	}
+	for _, t := range run.Tasks {
+		if step == "" || strings.HasPrefix(t.Name, step+"/") {
+			names = append(names, t.Name)
+		}
+	}
+	var out []engine.LogLine
+	for _, name := range names {
+		lines, err := s.engine.Log(run.Info, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, lines...)
+	}
+	slices.SortStableFunc(out, func(a, b engine.LogLine) int { return a.At.Compare(b.At) })
+	return out, nil
+}
 
 // Run is a night as people see it.
 type Run struct {
 	engine.Info
 	Order   Order
 	Outcome Outcome // zero until the run has ended well
+	// Cost sums those of Steps, which have each its own; wall time is from the
+	// taking up to the end. Zero from Runs.
+	Cost engine.Cost
 }
 
 // Runs lists up to limit runs, newest first, without their steps.
@@ -419,6 +641,13 @@ func readRun(info engine.Info) (Run, error) {
 		if err := json.Unmarshal(info.Output, &r.Outcome); err != nil {
 			return Run{}, fmt.Errorf("read outcome of run %s: %w", info.ID, err)
 		}
+	}
+	for _, step := range info.Steps {
+		r.Cost = r.Cost.Add(step.Cost)
+	}
+	r.Cost.WallSeconds = 0
+	if !info.Started.IsZero() && !info.Ended.IsZero() {
+		r.Cost.WallSeconds = info.Ended.Sub(info.Started).Seconds()
 	}
 	return r, nil
 }

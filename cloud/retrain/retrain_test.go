@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/objects/dir"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
@@ -26,6 +27,7 @@ import (
 type plant struct {
 	devices  []Device
 	columns  map[topic.ID]Columns
+	labels   []feedback.Label
 	mu       sync.Mutex
 	policies map[string]Policy
 	packages []Package
@@ -70,6 +72,14 @@ func (p *plant) Segments(context.Context, time.Time, time.Time) ([]Segment, erro
 }
 
 func (p *plant) Read(_ context.Context, s Segment) (Columns, error) { return p.columns[s.Device], nil }
+
+func (p *plant) Labels(context.Context, time.Time, time.Time) ([]feedback.Label, error) {
+	return p.labels, nil
+}
+
+func (p *plant) Frames(context.Context, time.Time, time.Time) ([]feedback.Frame, error) {
+	return nil, nil
+}
 
 func (p *plant) Devices(context.Context, string) ([]Device, error) { return p.devices, nil }
 

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/swellfleet/swell/cloud/objects"
-	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/models/evaluate"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -33,30 +33,12 @@ type Candidate struct {
 	Card      map[string]any  `json:"card,omitempty"`
 }
 
-// train fits one kind of detector to each class. Equal inputs (snapshot,
-// class, kind, configuration, code) are fitted once, ever.
-func (s *Service) train(ctx context.Context, r *engine.Run, o Order, ex Extracted, va Validated, kind string) (Trained, error) {
-	snap, err := s.snapshot(ctx, ex.Snapshot)
-	if err != nil {
-		return Trained{}, err
-	}
-	out := Trained{Kind: kind}
-	for i, c := range va.Classes {
-		r.Progress("%s: class %s (%d of %d)", kind, c.Class, i+1, len(va.Classes))
-		cand, err := s.fit(ctx, o, snap, ex.Snapshot, c, kind)
-		if errors.Is(err, zoo.ErrData) {
-			out.Failed = append(out.Failed, fmt.Sprintf("class %s: %v", c.Class, err))
-			continue
-		}
-		if err != nil {
-			return Trained{}, err
-		}
-		out.Candidates = append(out.Candidates, cand)
-	}
-	return out, nil
-}
-
+// fit fits one kind of detector to one class: the body of a task. Equal inputs
+// (snapshot, class, kind, configuration, code) are fitted once, ever.
 func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string) (Candidate, error) {
+	if c.Images != nil {
+		return s.fitImages(ctx, o, snapDigest, c, kind)
+	}
 	cfg := o.Policy.Fit
 	cfg.DatasetDigest = string(snapDigest)
 	// The key is over the content of the data, not over the interval: a night
@@ -72,35 +54,74 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 		return Candidate{}, err
 	}
 	cacheKey := "models/cache/" + artifact.Of(key).Hex() + ".json"
-	if b, err := s.get(ctx, cacheKey); err == nil {
-		var cand Candidate
-		if json.Unmarshal(b, &cand) == nil {
-			if _, err := s.getModel(ctx, cand.Digest); err == nil {
-				cand.Cached = true
-				return cand, nil
-			}
-		}
-	} else if !errors.Is(err, objects.ErrNotFound) {
-		return Candidate{}, err
+	if cand, ok, err := s.cached(ctx, cacheKey); ok || err != nil {
+		return cand, err
 	}
 	ds, err := s.dataset(ctx, snap, c, 0, false)
 	if err != nil {
 		return Candidate{}, err
 	}
-	f, err := zoo.Fit(ctx, kind, ds, cfg)
+	f, err := s.fitModel(ctx, o, kind, ds, cfg)
 	if err != nil {
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)
 	}
+	return s.keep(ctx, cacheKey, c.Class, f)
+}
+
+// cached returns the candidate of an earlier fit with the same inputs, if its
+// model is still there.
+func (s *Service) cached(ctx context.Context, key string) (Candidate, bool, error) {
+	b, err := s.get(ctx, key)
+	if errors.Is(err, objects.ErrNotFound) {
+		return Candidate{}, false, nil
+	}
+	if err != nil {
+		return Candidate{}, false, err
+	}
+	var c Candidate
+	if json.Unmarshal(b, &c) != nil {
+		return Candidate{}, false, nil
+	}
+	if _, err := s.getModel(ctx, c.Digest); err != nil {
+		return Candidate{}, false, nil
+	}
+	c.Cached = true
+	return c, true, nil
+}
+
+// keep stores a fitted model and notes under key that it need not be fitted again.
+func (s *Service) keep(ctx context.Context, key string, class artifact.Class, f *zoo.Fitted) (Candidate, error) {
 	d, err := s.putModel(ctx, f.ONNX)
 	if err != nil {
 		return Candidate{}, err
 	}
-	cand := Candidate{Class: c.Class, Kind: kind, Digest: d, Bytes: int64(len(f.ONNX)), Threshold: f.Threshold, Window: f.Contract.Window, Seconds: f.TrainSeconds, Card: f.Card}
-	b, err := json.Marshal(cand)
+	c := Candidate{Class: class, Kind: f.Kind, Digest: d, Bytes: int64(len(f.ONNX)), Threshold: f.Threshold, Window: f.Contract.Window, Seconds: f.TrainSeconds, Card: f.Card}
+	b, err := json.Marshal(c)
 	if err != nil {
 		return Candidate{}, err
 	}
-	return cand, s.put(ctx, cacheKey, b)
+	return c, s.put(ctx, key, b)
+}
+
+// kinds are those that compete for the class.
+func (c ClassData) kinds(p Policy) []string {
+	if c.Images != nil {
+		return imageKinds(p, *c.Images)
+	}
+	return slices.DeleteFunc(slices.Clone(p.Kinds), func(k string) bool { return slices.Contains(zoo.ImageKinds(), k) })
+}
+
+// kinds are those of all classes, in the order of their steps.
+func (v Validated) kinds(p Policy) []string {
+	var out []string
+	for _, c := range v.Classes {
+		for _, k := range c.kinds(p) {
+			if !slices.Contains(out, k) {
+				out = append(out, k)
+			}
+		}
+	}
+	return out
 }
 
 // withoutDrift drops what does not change a fit.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/models/contract"
@@ -22,6 +23,8 @@ type Validated struct {
 	Classes  []ClassData `json:"classes"` // that can be trained
 	Dropped  []Drop      `json:"dropped,omitempty"`
 	Refusals []string    `json:"refusals,omitempty"` // classes that cannot, with the reason
+	// Gates are the checks of the data with their numbers, also those passed.
+	Gates []GateResult `json:"gates,omitempty"`
 }
 
 // ClassData describes the usable data of one device class.
@@ -33,7 +36,9 @@ type ClassData struct {
 	Channels     []ChannelInfo    `json:"channels"`
 	HoldOut      float64          `json:"hold_out"` // share of each device's rows, at the end, that judges
 	Profile      evaluate.Profile `json:"profile"`
-	Drift        []evaluate.Shift `json:"drift,omitempty"` // against the champion's data, most shifted first; nil: nothing to compare with
+	Images       *ImageData       `json:"images,omitempty"`   // of cameras; nil: the class's data are rows of sensors
+	HoldFrom     time.Time        `json:"hold_from,omitzero"` // begin of the days that judge, instead of HoldOut; zero: there are too few days
+	Drift        []evaluate.Shift `json:"drift,omitempty"`    // against the champion's data, most shifted first; nil: nothing to compare with
 }
 
 // ChannelInfo names a channel.
@@ -67,7 +72,27 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 	byClass := map[artifact.Class][]table{}
 	var classes []artifact.Class
 	unusableIn := map[artifact.Class][]string{}
+	cameras := map[artifact.Class]bool{}
+	for _, f := range snap.Frames {
+		if cameras[f.Class] {
+			continue
+		}
+		cameras[f.Class] = true
+		c, dropped, refusal, err := s.validateImages(ctx, o, f.Class, framesOf(snap, f.Class))
+		if err != nil {
+			return Validated{}, err
+		}
+		out.Dropped = append(out.Dropped, dropped...)
+		if refusal != "" {
+			out.Refusals = append(out.Refusals, refusal)
+			continue
+		}
+		out.Classes = append(out.Classes, c)
+	}
 	for _, e := range snap.Devices {
+		if cameras[e.Class] {
+			continue // its rows only say how bright images were
+		}
 		t, err := s.load(ctx, snap, e)
 		if err != nil {
 			return Validated{}, err

@@ -361,26 +361,34 @@ func (k *Keeper) Trim(ctx context.Context, before time.Time) (int, error) {
 // maxSegmentFile bounds what Read takes into memory.
 const maxSegmentFile = 1 << 30
 
-// Read returns the rows of a segment, after checking its digest.
+// ErrDamaged means that a segment is gone or its bytes are not those that were
+// stored: reading it again will not help.
+var ErrDamaged = errors.New("segment is damaged")
+
+// Read returns the rows of a segment, after checking its digest. It fails with
+// ErrDamaged when there is nothing left to read.
 func (k *Keeper) Read(ctx context.Context, s Segment) (Columns, error) {
 	r, info, err := k.cfg.Objects.Get(ctx, s.Key, 0, -1)
+	if errors.Is(err, objects.ErrNotFound) {
+		return Columns{}, fmt.Errorf("read segment %s: %w: %w", s.Key, ErrDamaged, err)
+	}
 	if err != nil {
 		return Columns{}, fmt.Errorf("read segment: %w", err)
 	}
 	defer r.Close()
 	if info.Size > maxSegmentFile {
-		return Columns{}, fmt.Errorf("read segment %s: %d bytes are more than %d", s.Key, info.Size, maxSegmentFile)
+		return Columns{}, fmt.Errorf("read segment %s: %w: %d bytes are more than %d", s.Key, ErrDamaged, info.Size, maxSegmentFile)
 	}
 	file := make([]byte, info.Size)
 	if _, err := io.ReadFull(r, file); err != nil {
 		return Columns{}, fmt.Errorf("read segment %s: %w", s.Key, err)
 	}
 	if sum := sha256.Sum256(file); hex.EncodeToString(sum[:]) != s.Digest {
-		return Columns{}, fmt.Errorf("read segment %s: its bytes have SHA-256 %x: the object store is damaged, restore it from a replica", s.Key, sum)
+		return Columns{}, fmt.Errorf("read segment %s: %w: its bytes have SHA-256 %x: restore the object store from a replica", s.Key, ErrDamaged, sum)
 	}
 	out, err := decode(file)
 	if err != nil {
-		return Columns{}, fmt.Errorf("read segment %s: %w", s.Key, err)
+		return Columns{}, fmt.Errorf("read segment %s: %w: %w", s.Key, ErrDamaged, err)
 	}
 	return out, nil
 }

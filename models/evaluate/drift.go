@@ -19,6 +19,11 @@ const (
 // without the data. It marshals to JSON.
 type Profile struct {
 	Channels []ChannelProfile `json:"channels"`
+	// BlockRows is how many consecutive rows each of ChannelProfile.Blocks describes. 0: a profile of before
+	// there were any.
+	BlockRows int `json:"blockRows,omitempty"`
+	// Runs says of each block which run of neighbouring ones it belongs to.
+	Runs []int `json:"runs,omitempty"`
 }
 
 // ChannelProfile is the distribution of one channel.
@@ -32,6 +37,10 @@ type ChannelProfile struct {
 	Rows   int       `json:"rows"`
 	Min    float64   `json:"min"`
 	Max    float64   `json:"max"`
+	// Level is zero in profiles of before it was kept.
+	Level Level `json:"level,omitzero"`
+	// Blocks hold level, spread and step of each block of rows, for TwoSample.
+	Blocks [][3]float32 `json:"blocks,omitempty"`
 }
 
 // NewProfile describes d, which must be valid, by its deciles.
@@ -41,6 +50,11 @@ func NewProfile(d zoo.Dataset) (Profile, error) {
 		return Profile{}, fmt.Errorf("profile snapshot: %w", err)
 	}
 	var p Profile
+	rows := 0
+	for _, s := range d.Series {
+		rows += s.Rows()
+	}
+	p.BlockRows = max(minBlockRows, (rows+maxBlocks-1)/maxBlocks)
 	for ch, channel := range d.Channels {
 		var all []float32
 		for _, s := range d.Series {
@@ -63,6 +77,8 @@ func NewProfile(d zoo.Dataset) (Profile, error) {
 			c.Edges = []float64{c.Min, math.Nextafter(c.Max, math.Inf(1))}
 		}
 		c.Shares = shares(c.Edges, d, ch)
+		c.Level, _ = LevelOf(all)
+		c.Blocks, p.Runs = cutBlocks(d, ch, p.BlockRows)
 		p.Channels = append(p.Channels, c)
 	}
 	return p, nil

@@ -6,7 +6,11 @@
 // DBOS Transact (github.com/dbos-inc/dbos-transact-golang), which records them
 // in SQLite or PostgreSQL. Nothing of DBOS shows through, so that it can be
 // replaced. A step is run at least once and recorded at most once: steps must
-// be safe to repeat. Only cloud/retrain and cloud/hub import this package.
+// be safe to repeat. Heavy work is handed to queues as tasks, which any process
+// that shares the record may take. A process that dies on PostgreSQL has its
+// runs and tasks taken over by another; on SQLite there is one process, and it
+// takes up its own at the next start. Only cloud/retrain and cloud/hub import
+// this package.
 package engine
 
 import (
@@ -16,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +53,18 @@ type Config struct {
 	Tick func(schedule string, at time.Time) (runID string, input json.RawMessage, err error)
 	// Concurrency is how many runs this process works on at once. 0 means 1.
 	Concurrency int
-	Logger      *slog.Logger
+	// Tasks are what Run.Do can ask for, by name.
+	Tasks map[string]Task
+	// Queues hold tasks. Every process that shares the record names the same ones.
+	Queues []Queue
+	// Labels say which labelled queues this process works on.
+	Labels []string
+	// TasksOnly makes a worker: it takes tasks and leaves runs to others.
+	TasksOnly bool
+	// TakeOverAfter is how long a process must have been gone before others
+	// take over what it was at; only with PostgreSQL. 0 means 15 s.
+	TakeOverAfter time.Duration
+	Logger        *slog.Logger
 }
 
 // Engine starts, lists and cancels runs.
@@ -57,12 +73,22 @@ type Engine struct {
 	db    *sql.DB // the SQLite handle; nil with PostgreSQL
 	ctx   dbos.Context
 	queue dbos.Queue
+	slots map[string]chan struct{} // queue → one token for each task this process may work on; never nil
+	tasks map[string]dbos.Queue    // the queues of tasks by name
+	lease *lease                   // nil with SQLite
+	stop  context.CancelFunc
+	done  sync.WaitGroup // the background loops
 
 	mu       sync.Mutex
-	progress map[string]string // run → newest progress line of the step at work; guarded by mu
+	progress map[string]string             // run → newest progress line of the step at work; guarded by mu
+	active   map[string]context.CancelFunc // workflow → ends its step at work here; guarded by mu
 }
 
-const queueName = "nights"
+const (
+	queueName = "nights"
+	nightName = "night"
+	taskName  = "task"
+)
 
 // Open connects to the record of runs and takes up what this executor left
 // unfinished.
@@ -76,7 +102,17 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: cfg, progress: map[string]string{}}
+	if cfg.TakeOverAfter <= 0 {
+		cfg.TakeOverAfter = 15 * time.Second
+	}
+	e := &Engine{cfg: cfg, progress: map[string]string{}, active: map[string]context.CancelFunc{}, slots: map[string]chan struct{}{}, tasks: map[string]dbos.Queue{}}
+	if cfg.PostgresURL != "" {
+		// Before anything is taken up: nobody may take over what this process is about to do.
+		var err error
+		if e.lease, err = newLease(ctx, cfg.PostgresURL, cfg.ExecutorID); err != nil {
+			return nil, err
+		}
+	}
 	dc := dbos.Config{
 		AppName:            "swell-nights",
 		DatabaseURL:        cfg.PostgresURL,
@@ -97,17 +133,23 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("open workflow record: %w", err)
 	}
 	e.ctx = c
-	dbos.RegisterWorkflow(c, e.night, dbos.WithWorkflowName("night"), dbos.WithMaxRecoveryAttempts(20))
+	dbos.RegisterWorkflow(c, e.night, dbos.WithWorkflowName(nightName), dbos.WithMaxRecoveryAttempts(20))
 	dbos.RegisterWorkflow(c, e.tick, dbos.WithWorkflowName("tick"), dbos.WithMaxRecoveryAttempts(20))
+	dbos.RegisterWorkflow(c, e.task, dbos.WithWorkflowName(taskName), dbos.WithMaxRecoveryAttempts(maxAttempts))
+	dbos.ListenQueues(c, e.listens()...)
 	if err := dbos.Launch(c); err != nil {
 		e.closeDB()
 		return nil, fmt.Errorf("start workflow engine: %w", err)
 	}
-	e.queue, err = dbos.RegisterQueue(c, queueName, dbos.WithWorkerConcurrency(cfg.Concurrency),
-		dbos.WithQueueBasePollingInterval(200*time.Millisecond))
-	if err != nil {
+	if err := e.openQueues(); err != nil {
 		e.Close()
-		return nil, fmt.Errorf("make workflow queue: %w", err)
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	e.stop = stop
+	e.done.Go(func() { e.watch(background) })
+	if e.lease != nil {
+		e.done.Go(func() { e.takeOver(background) })
 	}
 	return e, nil
 }
@@ -115,6 +157,10 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // Close stops taking up runs and waits briefly for the step at work; what it
 // interrupts is continued by the next Open.
 func (e *Engine) Close() {
+	if e.stop != nil {
+		e.stop()
+		e.done.Wait()
+	}
 	_ = dbos.Shutdown(e.ctx, 5*time.Second)
 	e.closeDB()
 }
@@ -122,6 +168,9 @@ func (e *Engine) Close() {
 func (e *Engine) closeDB() {
 	if e.db != nil {
 		_ = e.db.Close()
+	}
+	if e.lease != nil {
+		e.lease.close()
 	}
 }
 
@@ -145,14 +194,15 @@ func (e *Engine) tick(ctx dbos.Context, in dbos.ScheduledWorkflowInput) (any, er
 	if err != nil {
 		return nil, err
 	}
-	_, err = dbos.RunWorkflow(ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue))
+	_, err = dbos.RunWorkflow(ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue), dbos.WithPriority(rank(0)))
 	return nil, err
 }
 
 // Start queues run id with input. A run of that id that exists already is left
-// as it is: the same night is never run twice.
-func (e *Engine) Start(id string, input json.RawMessage) error {
-	if _, err := dbos.RunWorkflow(e.ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue)); err != nil {
+// as it is: the same night is never run twice. Runs of higher priority, from
+// -MaxPriority to MaxPriority, are taken up first; 0 is usual.
+func (e *Engine) Start(id string, input json.RawMessage, priority int) error {
+	if _, err := dbos.RunWorkflow(e.ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue), dbos.WithPriority(rank(priority))); err != nil {
 		return fmt.Errorf("start run %s: %w", id, err)
 	}
 	return nil
@@ -166,23 +216,59 @@ func (e *Engine) Signal(id, topic string, message json.RawMessage) error {
 	return nil
 }
 
-// Cancel stops a run before its next step and cancels the context of the step
-// at work.
+// Cancel stops a run and its tasks. The context of what is at work ends, here
+// at once and in other processes within seconds.
 func (e *Engine) Cancel(id string) error {
-	if err := dbos.CancelWorkflow(e.ctx, id); err != nil {
+	if err := dbos.CancelWorkflow(e.ctx, id, dbos.WithCancelChildren()); err != nil {
 		return fmt.Errorf("cancel run %s: %w", id, err)
 	}
+	e.stopCancelled()
 	return nil
 }
 
-// Fork starts a new run that keeps the results of the first `from` steps of
-// run id and does the rest again. It returns the new run's id.
-func (e *Engine) Fork(id string, from uint) (string, error) {
-	h, err := dbos.ForkWorkflow[string](e.ctx, dbos.ForkWorkflowInput{OriginalWorkflowID: id, StartStep: from, QueueName: queueName})
+// Fork starts a new run that keeps the results that run id had recorded before
+// the first step or task that is called from, or whose name begins with from
+// and a slash, and does the rest again. It returns the new run's id. A run
+// that never came to it is done again from where it ended.
+func (e *Engine) Fork(id, from string) (string, error) {
+	if _, err := e.status(id); err != nil {
+		return "", err
+	}
+	steps, err := dbos.GetWorkflowSteps(e.ctx, id)
 	if err != nil {
-		return "", fmt.Errorf("fork run %s from step %d: %w", id, from, err)
+		return "", fmt.Errorf("read steps of run %s: %w", id, err)
+	}
+	start := uint(0)
+	for _, s := range steps {
+		name := s.StepName
+		if s.ChildWorkflowID != "" {
+			_, name = taskOf(s.ChildWorkflowID)
+		}
+		if under(name, from) {
+			start = uint(s.StepID)
+			break
+		}
+		start = uint(s.StepID) + 1
+	}
+	h, err := dbos.ForkWorkflow[string](e.ctx, dbos.ForkWorkflowInput{OriginalWorkflowID: id, StartStep: start, QueueName: queueName, ApplicationVersion: e.cfg.Version})
+	if err != nil {
+		return "", fmt.Errorf("fork run %s from %s: %w", id, from, err)
 	}
 	return h.GetWorkflowID(), nil
+}
+
+// under says whether name is that of a step, or of one of its tasks.
+func under(name, step string) bool { return name == step || strings.HasPrefix(name, step+"/") }
+
+// Delete removes ended runs with their tasks and logs.
+func (e *Engine) Delete(ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := dbos.DeleteWorkflows(e.ctx, ids, dbos.WithDeleteChildren()); err != nil {
+		return fmt.Errorf("delete %d runs: %w", len(ids), err)
+	}
+	return nil
 }
 
 // Schedule is a cron rule for runs.
@@ -191,6 +277,13 @@ type Schedule struct {
 	Cron     string // five fields, or six with seconds first
 	TimeZone string // IANA name; empty is UTC
 	CatchUp  bool   // run the nights that were missed while no hub was up
+	latest   bool   // CatchUp runs only the newest of them
+}
+
+// CatchUpLatest returns s with CatchUp for only the newest of the missed nights.
+func (s Schedule) CatchUpLatest() Schedule {
+	s.CatchUp, s.latest = true, true
+	return s
 }
 
 // Validate reports a rule that cannot be read.
@@ -234,7 +327,7 @@ func (e *Engine) SetSchedules(rules []Schedule) error {
 		keep[s.Name] = true
 		specs = append(specs, dbos.ScheduleSpec{
 			ScheduleName: s.Name, Schedule: sixFields(s.Cron), WorkflowName: "tick", Context: s.Name,
-			AutomaticBackfill: s.CatchUp, CronTimezone: s.TimeZone,
+			AutomaticBackfill: s.CatchUp && !s.latest, CronTimezone: s.TimeZone,
 		})
 	}
 	existing, err := dbos.ListSchedules(e.ctx)
@@ -242,6 +335,11 @@ func (e *Engine) SetSchedules(rules []Schedule) error {
 		return fmt.Errorf("list schedules: %w", err)
 	}
 	for _, s := range existing {
+		if i := slices.IndexFunc(rules, func(r Schedule) bool { return r.Name == s.ScheduleName }); i >= 0 {
+			if err := e.catchUpLatest(rules[i], s.LastFiredAt); err != nil {
+				return err
+			}
+		}
 		if !keep[s.ScheduleName] {
 			if err := dbos.DeleteSchedule(e.ctx, s.ScheduleName); err != nil {
 				return fmt.Errorf("delete schedule %s: %w", s.ScheduleName, err)
@@ -255,6 +353,45 @@ func (e *Engine) SetSchedules(rules []Schedule) error {
 		return fmt.Errorf("apply schedules: %w", err)
 	}
 	return nil
+}
+
+// catchUpLatest starts the newest run that s missed since last, at the start
+// of this process alone: later calls find nothing that was missed.
+func (e *Engine) catchUpLatest(s Schedule, last *time.Time) error {
+	if !s.CatchUp || !s.latest || last == nil || e.cfg.Tick == nil {
+		return nil
+	}
+	times, err := s.Between(last.Add(time.Second), time.Now(), maxMissed)
+	if err != nil || len(times) == 0 {
+		return err
+	}
+	id, input, err := e.cfg.Tick(s.Name, times[len(times)-1])
+	if err != nil {
+		return fmt.Errorf("catch up with schedule %s: %w", s.Name, err)
+	}
+	return e.Start(id, input, 0)
+}
+
+// maxMissed bounds how many missed times of a schedule are looked at.
+const maxMissed = 100_000
+
+// Between returns the times of s in [from, to), at most limit of them and the
+// newest of those that there are.
+func (s Schedule) Between(from, to time.Time, limit int) ([]time.Time, error) {
+	var out []time.Time
+	for t := from.Add(-time.Nanosecond); ; {
+		next, err := s.Next(t)
+		if err != nil {
+			return nil, err
+		}
+		if next.IsZero() || !next.Before(to) {
+			return out, nil
+		}
+		if t = next; len(out) == limit {
+			out = out[1:]
+		}
+		out = append(out, next)
+	}
 }
 
 // State is where a run stands.
@@ -280,8 +417,11 @@ type Info struct {
 	Output   json.RawMessage // nil until it succeeded
 	Err      string
 	Steps    []StepInfo // nil from List
+	Tasks    []TaskInfo // in the order in which they were asked for; nil from List
 	Progress string     // newest line of the step at work, in this process
 	Attempts int        // times it was taken up
+
+	taskFlow map[string]string // task → the workflow that is it: a rerun shares those it kept
 }
 
 // StepInfo is one recorded step.
@@ -291,6 +431,7 @@ type StepInfo struct {
 	Ended   time.Time
 	Output  json.RawMessage
 	Err     string
+	Cost    Cost // with that of its tasks: those whose names begin with the step's and a slash
 }
 
 // ErrNoRun means no run of that id is recorded.
@@ -298,7 +439,7 @@ var ErrNoRun = errors.New("no such run")
 
 // List returns up to limit runs, newest first, without their steps.
 func (e *Engine) List(limit, offset int) ([]Info, error) {
-	ws, err := dbos.ListWorkflows(e.ctx, dbos.WithFilterName("night"), dbos.WithFilterSortDesc(), dbos.WithFilterLimit(limit),
+	ws, err := dbos.ListWorkflows(e.ctx, dbos.WithFilterName(nightName), dbos.WithFilterSortDesc(), dbos.WithFilterLimit(limit),
 		dbos.WithFilterOffset(offset), dbos.WithFilterLoadInput(true), dbos.WithFilterLoadOutput(true))
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
@@ -310,47 +451,67 @@ func (e *Engine) List(limit, offset int) ([]Info, error) {
 	return out, nil
 }
 
-// Get returns one run with its steps.
-func (e *Engine) Get(id string) (Info, error) {
-	ws, err := dbos.ListWorkflows(e.ctx, dbos.WithFilterWorkflowIDs(id), dbos.WithFilterLoadInput(true), dbos.WithFilterLoadOutput(true))
+func (e *Engine) status(id string) (dbos.WorkflowStatus, error) {
+	ws, err := dbos.ListWorkflows(e.ctx, dbos.WithFilterWorkflowIDs(id), dbos.WithFilterName(nightName), dbos.WithFilterLoadInput(true), dbos.WithFilterLoadOutput(true))
 	if err != nil {
-		return Info{}, fmt.Errorf("read run %s: %w", id, err)
+		return dbos.WorkflowStatus{}, fmt.Errorf("read run %s: %w", id, err)
 	}
 	if len(ws) == 0 {
-		return Info{}, fmt.Errorf("run %s: %w", id, ErrNoRun)
+		return dbos.WorkflowStatus{}, fmt.Errorf("run %s: %w", id, ErrNoRun)
 	}
-	info := e.info(ws[0])
+	return ws[0], nil
+}
+
+// Get returns one run with its steps and tasks.
+func (e *Engine) Get(id string) (Info, error) {
+	w, err := e.status(id)
+	if err != nil {
+		return Info{}, err
+	}
+	info := e.info(w)
 	steps, err := dbos.GetWorkflowSteps(e.ctx, id, dbos.WithStepsLoadOutput(true))
 	if err != nil {
 		return Info{}, fmt.Errorf("read steps of run %s: %w", id, err)
 	}
+	var children []string
 	for _, s := range steps {
-		if strings.HasPrefix(s.StepName, "DBOS.") {
+		if s.ChildWorkflowID != "" && s.StepName == taskName {
+			children = append(children, s.ChildWorkflowID)
+		}
+		if strings.HasPrefix(s.StepName, "DBOS.") || strings.HasPrefix(s.StepName, ".") || s.StepName == taskName {
 			continue
 		}
-		si := StepInfo{Name: s.StepName, Started: s.StartedAt, Ended: s.CompletedAt, Output: text(s.Output)}
+		si := StepInfo{Name: s.StepName, Started: s.StartedAt, Ended: s.CompletedAt}
+		si.Output, si.Cost = unseal(text(s.Output))
 		if s.Error != nil {
 			si.Err = s.Error.Error()
 		}
 		info.Steps = append(info.Steps, si)
+	}
+	if info.Tasks, err = e.taskInfos(children); err != nil {
+		return Info{}, err
+	}
+	info.taskFlow = map[string]string{}
+	for _, id := range children {
+		_, name := taskOf(id)
+		info.taskFlow[name] = id
+	}
+	for i, s := range info.Steps {
+		for _, t := range info.Tasks {
+			if under(t.Name, s.Name) { // the step only gathers what its tasks did
+				info.Steps[i].Cost = info.Steps[i].Cost.Add(t.Cost)
+				if !t.Started.IsZero() && t.Started.Before(info.Steps[i].Started) {
+					info.Steps[i].Started = t.Started
+				}
+			}
+		}
 	}
 	return info, nil
 }
 
 func (e *Engine) info(w dbos.WorkflowStatus) Info {
 	i := Info{ID: w.ID, Created: w.CreatedAt, Started: w.StartedAt, Ended: w.CompletedAt, Attempts: w.Attempts, Input: text(w.Input), Output: text(w.Output)}
-	switch w.Status {
-	case dbos.WorkflowStatusSuccess:
-		i.State = Succeeded
-	case dbos.WorkflowStatusPending:
-		i.State = Running
-	case dbos.WorkflowStatusEnqueued, dbos.WorkflowStatusDelayed:
-		i.State = Queued
-	case dbos.WorkflowStatusCancelled:
-		i.State = Cancelled
-	default:
-		i.State = Failed
-	}
+	i.State = stateOf(w)
 	if w.Error != nil {
 		i.Err = w.Error.Error()
 	}
@@ -358,6 +519,20 @@ func (e *Engine) info(w dbos.WorkflowStatus) Info {
 	i.Progress = e.progress[w.ID]
 	e.mu.Unlock()
 	return i
+}
+
+func stateOf(w dbos.WorkflowStatus) State {
+	switch w.Status {
+	case dbos.WorkflowStatusSuccess:
+		return Succeeded
+	case dbos.WorkflowStatusPending:
+		return Running
+	case dbos.WorkflowStatusEnqueued, dbos.WorkflowStatusDelayed:
+		return Queued
+	case dbos.WorkflowStatusCancelled:
+		return Cancelled
+	}
+	return Failed
 }
 
 // text undoes the two layers a recorded value may come in: the serializer's
@@ -389,10 +564,22 @@ func (e *Engine) report(id, line string) {
 
 // Run is a workflow at work.
 type Run struct {
-	ID     string
-	ctx    dbos.Context
-	engine *Engine
+	ID string
+	// Deadline ends the steps and tasks that are still at work then. Zero: none.
+	Deadline time.Time
+	ctx      dbos.Context
+	engine   *Engine
+	cost     Cost
 }
+
+// Began returns when the run was asked for, the same after every restart.
+func (r *Run) Began() (time.Time, error) {
+	w, err := r.engine.status(r.ID)
+	return w.CreatedAt, err
+}
+
+// Cost sums what the steps and tasks whose results the run has seen took.
+func (r *Run) Cost() Cost { return r.cost }
 
 // ErrPermanent marks a step's error that another try cannot mend.
 var ErrPermanent = errors.New("permanent")
@@ -406,16 +593,29 @@ const maxTries = 3
 func Step[T any](r *Run, name string, fn func(ctx context.Context) (T, error)) (T, error) {
 	var zero T
 	out, err := dbos.RunAsStep(r.ctx, func(ctx context.Context) (string, error) {
-		r.engine.cfg.Logger.Info("step begins", "run", r.ID, "step", name)
-		began := time.Now()
+		log := r.engine.cfg.Logger.With("run", r.ID, "step", name)
+		log.Info("step begins")
+		ctx, sc := r.engine.enter(ctx, r.ID, r.ID, name)
+		if !r.Deadline.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, r.Deadline)
+			defer cancel()
+		}
 		v, err := fn(ctx)
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w (%w)", ErrLate, err, ErrPermanent)
+		}
+		cost := sc.leave(err)
 		if err != nil {
-			r.engine.cfg.Logger.Warn("step failed", "run", r.ID, "step", name, "err", err)
+			log.Warn("step failed", "err", err)
 			return "", err
 		}
-		r.engine.cfg.Logger.Info("step done", "run", r.ID, "step", name, "seconds", time.Since(began).Seconds())
+		log.Info("step done", "seconds", cost.WallSeconds)
 		b, err := json.Marshal(v)
-		return string(b), err
+		if err != nil {
+			return "", err
+		}
+		return seal(b, cost)
 	}, dbos.WithStepName(name), dbos.WithStepMaxRetries(maxTries-1), dbos.WithStepBaseInterval(200*time.Millisecond), dbos.WithStepMaxInterval(10*time.Second),
 		dbos.WithStepRetryPredicate(func(err error) bool {
 			return !errors.Is(err, ErrPermanent) && !errors.Is(err, context.Canceled)
@@ -424,7 +624,9 @@ func Step[T any](r *Run, name string, fn func(ctx context.Context) (T, error)) (
 		return zero, fmt.Errorf("%s: %w", name, err)
 	}
 	var v T
-	if err := json.Unmarshal([]byte(out), &v); err != nil {
+	recorded, cost := unseal(json.RawMessage(out))
+	r.cost = r.cost.Add(cost)
+	if err := json.Unmarshal(recorded, &v); err != nil {
 		return zero, fmt.Errorf("%s: read recorded result: %w", name, err)
 	}
 	return v, nil
@@ -441,11 +643,6 @@ func (r *Run) Wait(topic string, timeout time.Duration) (json.RawMessage, bool, 
 		return nil, false, fmt.Errorf("wait for %s: %w", topic, err)
 	}
 	return json.RawMessage(s), s != "", nil
-}
-
-// Progress sets the line that people see while a step works.
-func (r *Run) Progress(format string, args ...any) {
-	r.engine.report(r.ID, fmt.Sprintf(format, args...))
 }
 
 // quiet passes only warnings and errors of the engine's own log on: its

@@ -78,7 +78,7 @@ func TestRunRecordsItsSteps(t *testing.T) {
 	dir := t.TempDir()
 	e := open(t, filepath.Join(dir, "runs.db"), chain(3))
 	defer e.Close()
-	if err := e.Start("n1", quote(filepath.Join(dir, "log"))); err != nil {
+	if err := e.Start("n1", quote(filepath.Join(dir, "log")), 0); err != nil {
 		t.Fatal(err)
 	}
 	info := waitFor(t, e, "n1", Succeeded)
@@ -88,7 +88,7 @@ func TestRunRecordsItsSteps(t *testing.T) {
 	if string(info.Output) != `{"ok":true}` {
 		t.Errorf("output %s", info.Output)
 	}
-	if err := e.Start("n1", quote(filepath.Join(dir, "log"))); err != nil {
+	if err := e.Start("n1", quote(filepath.Join(dir, "log")), 0); err != nil {
 		t.Fatalf("starting the same night again: %v", err)
 	}
 	list, err := e.List(10, 0)
@@ -124,7 +124,7 @@ func TestPermanentErrorIsNotTriedAgain(t *testing.T) {
 				return nil, err
 			})
 			defer e.Close()
-			if err := e.Start("n1", nil); err != nil {
+			if err := e.Start("n1", nil, 0); err != nil {
 				t.Fatal(err)
 			}
 			info := waitFor(t, e, "n1", Failed)
@@ -149,7 +149,7 @@ func TestCancelReachesTheStepAtWork(t *testing.T) {
 		return nil, err
 	})
 	defer e.Close()
-	if err := e.Start("n1", nil); err != nil {
+	if err := e.Start("n1", nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	<-began
@@ -168,7 +168,7 @@ func TestRunWaitsForASignal(t *testing.T) {
 		return msg, nil
 	})
 	defer e.Close()
-	if err := e.Start("n1", nil); err != nil {
+	if err := e.Start("n1", nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, e, "n1", Running)
@@ -261,7 +261,7 @@ func child(t *testing.T) {
 		}
 		return nil, nil
 	})
-	if err := e.Start("n1", quote(log)); err != nil {
+	if err := e.Start("n1", quote(log), 0); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, e, "n1", Succeeded)

@@ -1,0 +1,141 @@
+package retrain
+
+import (
+	"context"
+	"encoding/gob"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
+	"github.com/swellfleet/swell/models/zoo"
+)
+
+// fitModel fits where the policy's limits want it: in this process, in a
+// process of its own under limits, or by an external program.
+func (s *Service) fitModel(ctx context.Context, o Order, kind string, ds zoo.Dataset, cfg zoo.Config) (*zoo.Fitted, error) {
+	if name, external := trainerOf(kind); external {
+		return s.fitExternally(ctx, o, name, ds, cfg)
+	}
+	l := o.Policy.Limits
+	if l.MemoryMiB == 0 && l.CPUs == 0 && l.WallS == 0 && l.MaxCostS == 0 {
+		return zoo.Fit(ctx, kind, ds, cfg)
+	}
+	if s.cfg.Runner == nil {
+		return nil, refuse("the policy limits a fit, and this hub has no runner for it")
+	}
+	dir, err := os.MkdirTemp("", "swell-fit-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for a fit: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := writeGob(filepath.Join(dir, fitInput), fitJob{kind, ds, cfg}); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	if err := s.runJob(ctx, runner.Job{Command: []string{self, fitCommand, dir}, Dir: dir, Limits: l.ofJob()}); err != nil {
+		return nil, err
+	}
+	var r fitAnswer
+	if err := readGob(filepath.Join(dir, fitOutput), &r); err != nil {
+		return nil, err
+	}
+	if r.Err != "" {
+		if r.Data {
+			return nil, fmt.Errorf("%s: %w", r.Err, zoo.ErrData)
+		}
+		return nil, errors.New(r.Err)
+	}
+	return &r.Fitted, json.Unmarshal(r.Card, &r.Fitted.Card)
+}
+
+func (l Limits) ofJob() runner.Limits {
+	return runner.Limits{WallS: l.WallS, CPUS: l.MaxCostS, MemoryMiB: l.MemoryMiB, CPUs: l.CPUs}
+}
+
+// runJob runs a job, logs what it prints and notes what it cost.
+func (s *Service) runJob(ctx context.Context, j runner.Job) error {
+	j.Log = func(line string) { engine.Progress(ctx, "%s", line) }
+	c, err := s.cfg.Runner.Run(ctx, j)
+	engine.Spent(ctx, engine.Cost(c))
+	return err
+}
+
+// The file contract between a hub and itself as the child that fits.
+const (
+	fitCommand = "fit-task"
+	fitInput   = "fit.gob"
+	fitOutput  = "fitted.gob"
+)
+
+type fitJob struct {
+	Kind   string
+	Data   zoo.Dataset
+	Config zoo.Config
+}
+
+type fitAnswer struct {
+	Fitted zoo.Fitted // without its card
+	Card   []byte     // JSON: gob knows no values of any type
+	Err    string
+	Data   bool // the error is zoo.ErrData
+}
+
+// MaybeFit is to be called first in main of every program that runs a hub: in
+// the process that a hub started to fit a model it never returns.
+func MaybeFit() {
+	if len(os.Args) != 3 || os.Args[1] != fitCommand {
+		return
+	}
+	if err := fitHere(os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func fitHere(dir string) error {
+	var j fitJob
+	if err := readGob(filepath.Join(dir, fitInput), &j); err != nil {
+		return err
+	}
+	var r fitAnswer
+	f, err := zoo.Fit(context.Background(), j.Kind, j.Data, j.Config)
+	if err != nil {
+		r.Err, r.Data = err.Error(), errors.Is(err, zoo.ErrData)
+	} else {
+		r.Fitted = *f
+		r.Fitted.Card = nil
+		if r.Card, err = json.Marshal(f.Card); err != nil {
+			return err
+		}
+	}
+	return writeGob(filepath.Join(dir, fitOutput), r)
+}
+
+func writeGob(name string, v any) (err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return gob.NewEncoder(f).Encode(v)
+}
+
+func readGob(name string, v any) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("a fit left no result: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := gob.NewDecoder(f).Decode(v); err != nil {
+		return fmt.Errorf("read %s: %w", filepath.Base(name), err)
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package retrain
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/retrain/engine"
+)
+
+// ErrBackfill means that a request for a backfill cannot be met as it is.
+var ErrBackfill = errors.New("cannot backfill")
+
+// maxBackfill bounds how many nights one request may start.
+const maxBackfill = 366
+
+// Backfill starts the nights that a policy's schedule had in [from, to), each
+// on the data up to its time, and returns their ids, oldest first. A night that
+// was run already is left as it is. The policy needs a schedule.
+func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error) {
+	p, err := s.cfg.Policies.RetrainPolicy(ctx, policy)
+	if err != nil {
+		return nil, err
+	}
+	if p.Schedule.Cron == "" {
+		return nil, fmt.Errorf("%w: policy %s has no schedule that could have missed anything: start it by hand", ErrBackfill, policy)
+	}
+	if !from.Before(to) || to.After(s.cfg.Now()) {
+		return nil, fmt.Errorf("%w: %s from %s to %s: want an interval of the past", ErrBackfill, policy, from.Format(time.RFC3339), to.Format(time.RFC3339))
+	}
+	times, err := p.Schedule.Between(from, to, maxBackfill+1)
+	if err != nil {
+		return nil, err
+	}
+	if len(times) > maxBackfill {
+		return nil, fmt.Errorf("%w: %s had more than %d nights then: ask for a shorter interval", ErrBackfill, policy, maxBackfill)
+	}
+	ids := make([]string, len(times))
+	for i, at := range times {
+		ids[i] = runID(policy, at)
+		if err := s.start(ids[i], Order{Policy: p, Trigger: ByBackfill, By: by, Reason: reason, At: at.UTC()}); err != nil {
+			return ids[:i], err
+		}
+	}
+	return ids, nil
+}
+
+const (
+	tidyEvery  = 10 * time.Minute
+	driftEvery = time.Hour      // between two looks at live drift
+	driftSpan  = time.Hour      // of data that is compared
+	driftPause = 12 * time.Hour // after any run of the policy: the same drift is answered once
+)
+
+// housekeeping looks for drift and removes old runs until ctx ends.
+func (s *Service) housekeeping(ctx context.Context) {
+	var looked time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(tidyEvery):
+		}
+		if err := s.retain(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.Warn("cannot remove old training runs", "err", err)
+		}
+		if now := s.cfg.Now(); now.Sub(looked) >= driftEvery {
+			looked = now
+			if err := s.lookForDrift(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("cannot look for drift", "err", err)
+			}
+		}
+	}
+}
+
+// allRuns reads every run, newest first.
+func (s *Service) allRuns() ([]Run, error) {
+	var out []Run
+	for {
+		runs, err := s.Runs(200, len(out))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, runs...)
+		if len(runs) < 200 {
+			return out, nil
+		}
+	}
+}
+
+// retain removes ended runs that their policies, as they are now, do not keep.
+func (s *Service) retain(ctx context.Context) error {
+	ps, err := s.cfg.Policies.RetrainPolicies(ctx)
+	if err != nil {
+		return err
+	}
+	runs, err := s.allRuns()
+	if err != nil {
+		return err
+	}
+	for _, p := range ps {
+		if p.Retention == (Retention{}) {
+			continue
+		}
+		var old []string
+		n := 0
+		for _, r := range runs {
+			if r.Order.Policy.Name != p.Name || r.State == engine.Queued || r.State == engine.Running {
+				continue
+			}
+			n++
+			tooMany := p.Retention.Runs > 0 && n > p.Retention.Runs
+			tooOld := p.Retention.Days > 0 && s.cfg.Now().Sub(cmp.Or(r.Ended, r.Created)) > time.Duration(p.Retention.Days)*24*time.Hour
+			if tooMany || tooOld {
+				old = append(old, r.ID)
+			}
+		}
+		if err := s.engine.Delete(old...); err != nil {
+			return err
+		}
+		if len(old) > 0 {
+			s.cfg.Logger.Info("removed old training runs", "policy", p.Name, "runs", len(old))
+		}
+	}
+	return nil
+}
+
+// lookForDrift starts the runs of policies whose live data has moved away from
+// what the champion learned.
+func (s *Service) lookForDrift(ctx context.Context) error {
+	ps, err := s.cfg.Policies.RetrainPolicies(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range ps {
+		if p.DriftLimit == 0 || p.Paused {
+			continue
+		}
+		if err := s.startOnDrift(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("policy %s: %w", p.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Service) startOnDrift(ctx context.Context, p Policy) error {
+	now := s.cfg.Now().UTC()
+	runs, err := s.Runs(200, 0)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(runs, func(r Run) bool {
+		return r.Order.Policy.Name == p.Name && (r.State == engine.Queued || r.State == engine.Running || now.Sub(r.Order.At) < driftPause)
+	}) {
+		return nil
+	}
+	why, err := s.liveDrift(ctx, p.withDefaults(), now)
+	if err != nil || why == "" {
+		return err
+	}
+	return s.start(runID(p.Name, now), Order{Policy: p, Trigger: ByDrift, Reason: why, At: now})
+}
+
+// liveDrift says which class's newest data has moved; empty when none has, or
+// when there is no champion or no data to compare.
+func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (string, error) {
+	champion, err := registry.Champion(ctx, s.cfg.Registry, p.Family)
+	if errors.Is(err, registry.ErrNoVersion) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	o := Order{Policy: p, Trigger: ByDrift, At: now}
+	o.Policy.LookbackS, o.Policy.TrainRows = min(p.LookbackS, driftSpan.Seconds()), 0
+	ex, err := s.extract(ctx, o)
+	if errors.Is(err, engine.ErrPermanent) {
+		return "", nil // nothing was sent
+	}
+	if err != nil {
+		return "", err
+	}
+	snap, err := s.snapshot(ctx, ex.Snapshot)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < len(snap.Devices); {
+		class := snap.Devices[i].Class
+		var tables []table
+		for ; i < len(snap.Devices) && snap.Devices[i].Class == class; i++ {
+			t, err := s.load(ctx, snap, snap.Devices[i])
+			if err != nil {
+				return "", err
+			}
+			if unusable(t, p) == "" {
+				tables = append(tables, t)
+			}
+		}
+		c, refusal := classData(class, tables, p)
+		if refusal != "" {
+			continue // the night says so when it runs
+		}
+		if why, err := drift(&c, tables, champion, p.DriftLimit); err != nil || why != "" {
+			return why, err
+		}
+	}
+	return "", nil
+}
