@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // Memory is a Store for tests and for a hub that keeps nothing. The zero value
@@ -12,6 +14,9 @@ import (
 type Memory struct {
 	mu sync.Mutex
 	vs map[string][]Version // by family, ascending counter
+
+	sources     map[VersionRef]map[Source]bool
+	collections []Collection // oldest first
 }
 
 // SaveVersion implements Store.
@@ -79,4 +84,70 @@ func (m *Memory) SetStage(_ context.Context, family string, counter uint64, stag
 		}
 	}
 	return fmt.Errorf("%s-%d: %w", family, counter, ErrNoVersion)
+}
+
+// SaveSources implements Store.
+func (m *Memory) SaveSources(_ context.Context, family string, counter uint64, from []Source) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sources == nil {
+		m.sources = map[VersionRef]map[Source]bool{}
+	}
+	ref := VersionRef{family, counter}
+	if m.sources[ref] == nil {
+		m.sources[ref] = map[Source]bool{}
+	}
+	for _, s := range from {
+		m.sources[ref][s] = true
+	}
+	return nil
+}
+
+// Sources implements Store.
+func (m *Memory) Sources(_ context.Context, family string, counter uint64) (map[SourceKind]int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[SourceKind]int{}
+	for s := range m.sources[VersionRef{family, counter}] {
+		out[s.Kind]++
+	}
+	return out, nil
+}
+
+// ReleasesOf implements Store.
+func (m *Memory) ReleasesOf(_ context.Context, d artifact.Digest) ([]VersionRef, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []VersionRef
+	for ref, from := range m.sources {
+		for s := range from {
+			if s.Digest == d {
+				out = append(out, ref)
+				break
+			}
+		}
+	}
+	slices.SortFunc(out, compareRefs)
+	return out, nil
+}
+
+// SaveCollection implements Store.
+func (m *Memory) SaveCollection(_ context.Context, c Collection) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.collections = append(m.collections, c)
+	return nil
+}
+
+// Collections implements Store.
+func (m *Memory) Collections(_ context.Context, limit int) ([]Collection, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Collection
+	for _, c := range slices.Backward(m.collections) {
+		if len(out) < limit {
+			out = append(out, c)
+		}
+	}
+	return out, nil
 }

@@ -28,6 +28,8 @@ const (
 	Promoted   Stage = "promoted"    // a rollout of it ended well: the goal of later rollbacks
 	RolledBack Stage = "rolled_back" // a rollout of it was stopped
 	Superseded Stage = "superseded"  // was promoted before its successor
+	Candidate  Stage = "candidate"   // brought from outside: nights may learn from it, devices never get it
+	Collected  Stage = "collected"   // its files were removed; what is known of it stays
 )
 
 // Version is one version of a family.
@@ -92,6 +94,18 @@ type Store interface {
 	Families(ctx context.Context) ([]string, error)
 	// SetStage moves a version on.
 	SetStage(ctx context.Context, family string, counter uint64, stage Stage, reason string) error
+	// SaveSources notes what a version learned from. Noting a source again is
+	// no error; the version need not be saved yet.
+	SaveSources(ctx context.Context, family string, counter uint64, from []Source) error
+	// Sources counts what a version learned from by kind; empty: nothing noted.
+	Sources(ctx context.Context, family string, counter uint64) (map[SourceKind]int, error)
+	// ReleasesOf lists every version that learned from the thing with a digest,
+	// by family, newest first.
+	ReleasesOf(ctx context.Context, d artifact.Digest) ([]VersionRef, error)
+	// SaveCollection records what a collection removed.
+	SaveCollection(ctx context.Context, c Collection) error
+	// Collections lists the newest collections first.
+	Collections(ctx context.Context, limit int) ([]Collection, error)
 }
 
 // Champion returns the family's newest promoted version, or ErrNoVersion.

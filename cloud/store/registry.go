@@ -3,8 +3,11 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // Registry returns the view of model versions.
@@ -67,4 +70,70 @@ func (m models) SetStage(ctx context.Context, family string, counter uint64, sta
 		return fmt.Errorf("%s-%d: %w", family, counter, err)
 	}
 	return nil
+}
+
+// sourceBatch is how many sources one statement writes: a fleet's week of
+// segments is many, and SQLite takes 32 766 parameters.
+const sourceBatch = 500
+
+func (m models) SaveSources(ctx context.Context, family string, counter uint64, from []registry.Source) error {
+	return m.db.tx(ctx, func(t *tx) error {
+		for part := range slices.Chunk(from, sourceBatch) {
+			args := make([]any, 0, 4*len(part))
+			for _, s := range part {
+				args = append(args, string(s.Digest), family, int64(counter), string(s.Kind))
+			}
+			values := strings.Repeat(", (?, ?, ?, ?)", len(part))[2:]
+			if err := t.exec("INSERT INTO lineage (digest, family, counter, kind) VALUES "+values+" ON CONFLICT (digest, family, counter, kind) DO NOTHING", args...); err != nil {
+				return fmt.Errorf("note the sources of %s-%d: %w", family, counter, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (m models) Sources(ctx context.Context, family string, counter uint64) (map[registry.SourceKind]int, error) {
+	out := map[registry.SourceKind]int{}
+	err := m.db.each(ctx, func(s scan) error {
+		var kind string
+		var n int
+		err := s(&kind, &n)
+		out[registry.SourceKind(kind)] = n
+		return err
+	}, "SELECT kind, COUNT(*) FROM lineage WHERE family = ? AND counter = ? GROUP BY kind", family, int64(counter))
+	return out, err
+}
+
+func (m models) ReleasesOf(ctx context.Context, d artifact.Digest) (out []registry.VersionRef, err error) {
+	err = m.db.each(ctx, func(s scan) error {
+		var r registry.VersionRef
+		err := s(&r.Family, &r.Counter)
+		out = append(out, r)
+		return err
+	}, "SELECT DISTINCT family, counter FROM lineage WHERE digest = ? ORDER BY family, counter DESC", string(d))
+	return out, err
+}
+
+func (m models) SaveCollection(ctx context.Context, c registry.Collection) error {
+	doc, err := encode(c)
+	if err != nil {
+		return err
+	}
+	return m.db.tx(ctx, func(t *tx) error {
+		return t.exec("INSERT INTO collections (at, doc) VALUES (?, ?)", instant(c.At), doc)
+	})
+}
+
+func (m models) Collections(ctx context.Context, limit int) (out []registry.Collection, err error) {
+	err = m.db.each(ctx, func(s scan) error {
+		var doc string
+		if err := s(&doc); err != nil {
+			return err
+		}
+		var c registry.Collection
+		err := decode(doc, &c)
+		out = append(out, c)
+		return err
+	}, "SELECT doc FROM collections ORDER BY id DESC LIMIT ?", limit)
+	return out, err
 }

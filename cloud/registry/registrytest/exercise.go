@@ -66,4 +66,53 @@ func Exercise(t *testing.T, s registry.Store) {
 	if err := s.SetStage(ctx, "pump", 9, registry.RolledBack, ""); !errors.Is(err, registry.ErrNoVersion) {
 		t.Errorf("stage of a version that is not there: %v, want ErrNoVersion", err)
 	}
+	exerciseLineage(t, s)
+}
+
+func exerciseLineage(t *testing.T, s registry.Store) {
+	t.Helper()
+	ctx := t.Context()
+	var from []registry.Source
+	for i := range 1200 { // more than one statement's worth
+		from = append(from, registry.Source{Kind: registry.FromSegment, Digest: artifact.Of([]byte{byte(i), byte(i >> 8)})})
+	}
+	frame := registry.Source{Kind: registry.FromFrame, Digest: artifact.Of([]byte("frame"))}
+	for _, c := range []struct {
+		counter uint64
+		from    []registry.Source
+	}{{1, from}, {2, append([]registry.Source{frame}, from[:3]...)}, {2, from[:3]}} {
+		if err := s.SaveSources(ctx, "pump", c.counter, c.from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.SaveSources(ctx, "fan", 1, from[2:3]); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Sources(ctx, "pump", 2); err != nil || !reflect.DeepEqual(n, map[registry.SourceKind]int{registry.FromFrame: 1, registry.FromSegment: 3}) {
+		t.Errorf("sources of version 2: %v, %v", n, err)
+	}
+	if n, err := s.Sources(ctx, "pump", 5); err != nil || len(n) != 0 {
+		t.Errorf("sources of a version without: %v, %v", n, err)
+	}
+	for name, c := range map[string]struct {
+		d    artifact.Digest
+		want []registry.VersionRef
+	}{
+		"of a segment of all": {from[2].Digest, []registry.VersionRef{{Family: "fan", Counter: 1}, {Family: "pump", Counter: 2}, {Family: "pump", Counter: 1}}},
+		"of an old segment":   {from[1199].Digest, []registry.VersionRef{{Family: "pump", Counter: 1}}},
+		"of a frame":          {frame.Digest, []registry.VersionRef{{Family: "pump", Counter: 2}}},
+		"of nothing":          {artifact.Of([]byte("never")), nil},
+	} {
+		if got, err := s.ReleasesOf(ctx, c.d); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("releases %s: %v, %v, want %v", name, got, err, c.want)
+		}
+	}
+	for i := range 3 {
+		if err := s.SaveCollection(ctx, registry.Collection{At: time.Date(2026, 11, 20+i, 3, 0, 0, 0, time.UTC), By: "hub", Kinds: []registry.CollectedKind{{Kind: "models", Removed: i}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := s.Collections(ctx, 2); err != nil || len(got) != 2 || got[0].Kinds[0].Removed != 2 || got[1].Kinds[0].Removed != 1 {
+		t.Errorf("newest collections %+v, %v", got, err)
+	}
 }

@@ -29,15 +29,13 @@ CREATE INDEX labels_time ON labels(begins, target);
 CREATE INDEX labels_frame ON labels(frame);
 CREATE INDEX labels_device ON labels(site, node, begins);
 CREATE TABLE lineage (
+    digest TEXT NOT NULL,
     family TEXT NOT NULL,
     counter BIGINT NOT NULL,
     kind TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    place BIGINT NOT NULL,
-    doc TEXT NOT NULL,
-    PRIMARY KEY (family, counter, kind, digest)
+    PRIMARY KEY (digest, family, counter, kind)
 );
-CREATE INDEX lineage_digest ON lineage(digest, kind);
+CREATE INDEX lineage_version ON lineage(family, counter, kind);
 CREATE TABLE collections (
     id {{serial}},
     at BIGINT NOT NULL,
