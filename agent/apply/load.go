@@ -104,7 +104,10 @@ func Golden(ctx context.Context, m *scorer.Model, golden []byte) error {
 		return fmt.Errorf("read golden vectors: %w", err)
 	}
 	c := m.Contract()
-	if len(g.Windows) == 0 || len(g.Scores) != len(g.Windows) || len(g.Flags) != len(g.Windows) || g.Channels != len(c.Channels) || g.Window != c.Window {
+	if c.Image != nil {
+		return goldenImages(ctx, m, g)
+	}
+	if len(g.Windows) == 0 || len(g.Images) > 0 || len(g.Scores) != len(g.Windows) || len(g.Flags) != len(g.Windows) || g.Channels != len(c.Channels) || g.Window != c.Window {
 		return fmt.Errorf("golden vectors are for %d channels of %d samples, %d windows, %d scores, %d flags: the model reads %d of %d",
 			g.Channels, g.Window, len(g.Windows), len(g.Scores), len(g.Flags), len(c.Channels), c.Window)
 	}
@@ -114,6 +117,27 @@ func Golden(ctx context.Context, m *scorer.Model, golden []byte) error {
 			return err
 		}
 		if err := m.Score(w, &out); err != nil {
+			return fmt.Errorf("golden vector %d: %w", i, err)
+		}
+		if err := g.Check(i, out.Score, out.Anomaly); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goldenImages is Golden for a model that reads images.
+func goldenImages(ctx context.Context, m *scorer.Model, g artifact.Golden) error {
+	if len(g.Images) == 0 || len(g.Windows) > 0 || len(g.Scores) != len(g.Images) || len(g.Flags) != len(g.Images) {
+		return fmt.Errorf("golden vectors hold %d images, %d windows, %d scores, %d flags: the model reads images",
+			len(g.Images), len(g.Windows), len(g.Scores), len(g.Flags))
+	}
+	var out runtime.Result
+	for i, pixels := range g.Images {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := m.ScoreImage(pixels, &out); err != nil {
 			return fmt.Errorf("golden vector %d: %w", i, err)
 		}
 		if err := g.Check(i, out.Score, out.Anomaly); err != nil {

@@ -72,6 +72,12 @@ func (m *Model) Score(window []float32, out *runtime.Result) error {
 	return m.session.Score(window, out)
 }
 
+// ScoreImage computes the verdict on one image; see
+// runtime.Session.ScoreImage.
+func (m *Model) ScoreImage(pixels []byte, out *runtime.Result) error {
+	return m.session.ScoreImage(pixels, out)
+}
+
 // Hold adds a holder. The caller must be one.
 func (m *Model) Hold() *Model {
 	m.holders.Add(1)

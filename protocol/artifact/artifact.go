@@ -350,10 +350,13 @@ type Golden struct {
 	Channels int         `json:"channels"`
 	Window   int         `json:"window"`  // samples per channel
 	Windows  [][]float32 `json:"windows"` // each Channels*Window values, channel after channel
-	Scores   []float32   `json:"scores"`
-	Flags    []bool      `json:"flags"`
-	AbsTol   float64     `json:"abs_tol"`
-	RelTol   float64     `json:"rel_tol"`
+	// Images are the inputs of an image model instead: RGB, row by row, of the size its contract says. Empty for
+	// other models.
+	Images [][]byte  `json:"images,omitempty"`
+	Scores []float32 `json:"scores"`
+	Flags  []bool    `json:"flags"`
+	AbsTol float64   `json:"abs_tol"`
+	RelTol float64   `json:"rel_tol"`
 }
 
 // Check compares what a device computed with what the hub saw.
