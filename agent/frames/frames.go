@@ -197,13 +197,16 @@ func (k *Keeper) Sent() {
 
 // Sync makes pictures durable, which lets them be sent, after what they cost
 // has been written down.
-func (k *Keeper) Sync() error {
+func (k *Keeper) Sync() error { return k.sync(saveEvery) }
+
+// sync saves counters that are older than every.
+func (k *Keeper) sync(every time.Duration) error {
 	k.saving.Lock()
 	defer k.saving.Unlock()
 	k.mu.Lock()
 	now := k.total()
 	spent := now.Chosen-now.Refused != k.saved.Chosen-k.saved.Refused
-	changed := spent || now != k.saved && time.Since(k.savedAt) > saveEvery
+	changed := spent || now != k.saved && time.Since(k.savedAt) >= every
 	k.mu.Unlock()
 	if changed {
 		b, err := json.Marshal(now)
@@ -246,5 +249,5 @@ func (k *Keeper) Report(now time.Time) twin.Frames {
 func (k *Keeper) Close() error {
 	close(k.queue)
 	<-k.ended
-	return errors.Join(k.Sync(), k.spool.Close())
+	return errors.Join(k.sync(0), k.spool.Close())
 }
