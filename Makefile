@@ -155,6 +155,14 @@ bench-nab: build ## The standard score of the devices' verdicts on the public NA
 bench-train: $(ORT) ## Samples per CPU-second of training beside PyTorch on four nets (Debian: python3-torch libopenblas0-pthread)
 	@SWELL_BENCH=1 go test -v -count=1 -run '^TestTrainingFigures$$' ./models/train 2>&1 | .ci/figures
 
+.PHONY: bench-vision
+bench-vision: build ## Accuracy of the devices' verdicts on the public NEU images of steel, and what training them costs
+	@simulator/backtest/vision.sh $(BIN)/swell-sim | .ci/figures
+
+.PHONY: bench-night
+bench-night: $(ORT) ## Time and memory of a night of 10, 30 and 100 device classes, and of one that two processes share
+	@SWELL_BENCH=1 go test -v -count=1 -timeout 40m -run '^TestNightFigures$$' ./cloud/hub 2>&1 | .ci/figures
+
 ## ---- ship
 
 .PHONY: packages

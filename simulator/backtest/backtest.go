@@ -36,7 +36,7 @@ import (
 
 // Options say what to play and how.
 type Options struct {
-	Data       string   // folder with one CSV file a device
+	Data       []string // folders with one CSV file a device
 	Files      []string // globs of paths below Data, without .csv; empty: all
 	TimeColumn string   // empty: the first column
 	Channels   []string // empty: every column but the time and Exclude
@@ -44,7 +44,7 @@ type Options struct {
 	TrainRows  int      // first rows of each file to learn from; with TrainShare the most that are taken
 	TrainShare float64  // share of each file's rows to learn from, from the first on; 0: TrainRows of each
 	Rate       float64  // multiple of the recording's pace for the rest; 0: as fast as it goes
-	ModelPer   string   // device (default), folder or all
+	ModelPer   string   // device, folder or all; empty: device, and folder where there are several
 	Kinds      []string // detectors that compete; empty: all
 	Fit        zoo.Config
 	Out        string       // verdicts.csv
@@ -75,6 +75,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	began := time.Now()
 	if o.ModelPer == "" {
 		o.ModelPer = "device"
+		if len(o.Data) > 1 {
+			o.ModelPer = "folder"
+		}
 	}
 	if o.TrainRows <= 0 {
 		return Result{}, errors.New("--train-rows: say how many first rows of each file are normal operation to learn from")

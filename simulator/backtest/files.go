@@ -26,12 +26,38 @@ type recording struct {
 	class artifact.Class
 }
 
-// recordings finds the CSV files below dir whose names match one of the globs
-// (all without any), and counts their rows.
-func recordings(dir string, globs []string, group string) ([]recording, error) {
+// recordings finds the CSV files below the folders whose names match one of the
+// globs (all without any), and counts their rows. With several folders names
+// begin with theirs.
+func recordings(dirs, globs []string, group string) ([]recording, error) {
 	var out []recording
 	nodes := map[string]string{}
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+	for _, dir := range dirs {
+		prefix := ""
+		if len(dirs) > 1 {
+			abs, err := filepath.Abs(dir)
+			if err != nil {
+				return nil, err
+			}
+			prefix = filepath.Base(abs) + "/"
+		}
+		more, err := folder(dir, prefix, globs, group, nodes)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no CSV file in %s matches: give a folder with one file a device", strings.Join(dirs, ", "))
+	}
+	slices.SortFunc(out, func(a, b recording) int { return strings.Compare(a.name, b.name) })
+	return out, nil
+}
+
+// folder finds the recordings of one folder. nodes are the devices' names so
+// far, with the file of each.
+func folder(dir, prefix string, globs []string, group string, nodes map[string]string) (out []recording, err error) {
+	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -42,8 +68,8 @@ func recordings(dir string, globs []string, group string) ([]recording, error) {
 		if err != nil {
 			return err
 		}
-		name := strings.TrimSuffix(filepath.ToSlash(rel), filepath.Ext(rel))
-		if !matches(globs, name) {
+		name := prefix + strings.TrimSuffix(filepath.ToSlash(rel), filepath.Ext(rel))
+		if !matches(globs, strings.TrimPrefix(name, prefix)) {
 			return nil
 		}
 		r := recording{name: name, path: p, id: topic.ID{Site: "backtest", Node: nodeName(name)}}
@@ -67,14 +93,7 @@ func recordings(dir string, globs []string, group string) ([]recording, error) {
 		out = append(out, r)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("no CSV file in %s matches: give a folder with one file a device", dir)
-	}
-	slices.SortFunc(out, func(a, b recording) int { return strings.Compare(a.name, b.name) })
-	return out, nil
+	return out, err
 }
 
 func matches(globs []string, name string) bool {

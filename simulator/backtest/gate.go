@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 type gate struct {
 	source.Source
 	at    uint64    // rows before it pass at once
-	start time.Time // when its first row shall have been taken, so that an old recording is recent
+	start time.Time // when its first row shall have been taken, so that an old recording is recent; zero: when it was
 	shift int64     // ns added to every time; set with the first row
 
 	open chan struct{} // closed when the rest may pass
@@ -84,7 +85,7 @@ func (g *gate) Next(ctx context.Context) (source.Rows, error) {
 			}
 			return source.Rows{}, err
 		}
-		if g.shift == 0 && len(rows.Times) > 0 {
+		if g.shift == 0 && len(rows.Times) > 0 && !g.start.IsZero() {
 			g.shift = g.start.UnixNano() - rows.Times[0]
 		}
 		for i := range rows.Times {
@@ -112,6 +113,9 @@ func slice(r source.Rows, from, to int) source.Rows {
 	out := source.Rows{First: r.First + uint64(from), Times: append([]int64(nil), r.Times[from:to]...)}
 	for _, v := range r.Values {
 		out.Values = append(out.Values, append([]float32(nil), v[from:to]...))
+	}
+	if r.Frames != nil {
+		out.Frames, out.Pictures = slices.Clone(r.Frames[from:to]), slices.Clone(r.Pictures[from:to])
 	}
 	return out
 }
