@@ -166,6 +166,9 @@ func (in *inspection) gaps(t table) finding {
 // units finds channels whose level jumped as it does when a unit is changed:
 // against the champion's data, or within the device's own rows.
 func (in *inspection) units(t table) finding {
+	if t.reunited != "" {
+		return finding{1, "", t.reunited}
+	}
 	for _, sig := range in.wanted(t) {
 		if old, ok := in.known(sig.Name); ok {
 			if old.Unit != "" && sig.Unit != "" && old.Unit != sig.Unit {
@@ -570,11 +573,11 @@ func newer(t table, since int64) int {
 
 // leakage looks for channels that carry the answer: one of few values that
 // agrees with people's labels or with the champion's flags almost always.
-func (s *Service) leakage(ctx context.Context, in *inspection, c ClassData, labels []feedback.Label, champion artifact.Digest) (refusal string, err error) {
+func (s *Service) leakage(ctx context.Context, in *inspection, c ClassData, whole []table, labels []feedback.Label, champion artifact.Digest) (refusal string, err error) {
 	var suspects []ChannelInfo
 	for _, ch := range c.Channels {
 		seen := map[float32]bool{}
-		for _, t := range in.tables {
+		for _, t := range whole {
 			i := slices.IndexFunc(t.signals, func(g Signal) bool { return g.Name == ch.Name })
 			seen = distinct(t.signals[i].Values, seen)
 		}
@@ -613,7 +616,7 @@ func (s *Service) leakage(ctx context.Context, in *inspection, c ClassData, labe
 	worst, worstChannel, against := 0.0, "", ""
 	for _, ch := range suspects {
 		byLabel, byFlag := map[float32]*tally{}, map[float32]*tally{}
-		for _, t := range in.tables {
+		for _, t := range whole {
 			i := slices.IndexFunc(t.signals, func(g Signal) bool { return g.Name == ch.Name })
 			said := spoken(labels, t)
 			flagged, err := flags(t)

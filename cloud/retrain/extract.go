@@ -113,6 +113,12 @@ func (s *Service) extract(ctx context.Context, o Order) (Extracted, error) {
 		return Extracted{}, fmt.Errorf("list labels: %w", err)
 	}
 	snap.Frames = frameRefs(devices, frames, snap.Labels)
+	matching := map[topic.ID]bool{}
+	for _, d := range devices {
+		matching[d.ID] = true
+	}
+	snap.Labels, out.Unknown = stretches(snap.Labels, matching)
+	out.Labels = len(snap.Labels)
 	out.Frames = len(snap.Frames)
 	for _, f := range snap.Frames {
 		if f.Label != "" {
@@ -152,6 +158,8 @@ type table struct {
 	signals []Signal
 	doubled int // rows that came twice
 	late    int // rows whose clock went backwards; dropped
+	// reunited says which channel was declared in two units; empty: none was.
+	reunited string
 }
 
 // load reads a device's segments and puts their rows in order: by index in
@@ -168,12 +176,17 @@ func (s *Service) load(ctx context.Context, snap Snapshot, e SnapshotEntry) (tab
 		if err != nil {
 			return table{}, fmt.Errorf("read segment %s: %w", g.Key, err)
 		}
+		if err := c.whole(); err != nil {
+			return table{}, fmt.Errorf("read segment %s: %w: %w", g.Key, ErrDamaged, err)
+		}
 		segs[i] = c
 		for r := range c.Rows {
 			order = append(order, at{i, r})
 		}
 		for _, sig := range c.Signals {
-			if _, ok := column[sig.Name]; !ok && !slices.Contains(snap.Exclude, sig.Name) {
+			if k, ok := column[sig.Name]; ok && t.signals[k].Unit != sig.Unit {
+				t.reunited = fmt.Sprintf("channel %s was declared in %q first and in %q later", sig.Name, t.signals[k].Unit, sig.Unit)
+			} else if !ok && !excluded(snap.Exclude, sig.Name) {
 				column[sig.Name] = len(t.signals)
 				t.signals = append(t.signals, Signal{Name: sig.Name, Unit: sig.Unit})
 			}
@@ -217,6 +230,19 @@ func (s *Service) load(ctx context.Context, snap Snapshot, e SnapshotEntry) (tab
 	return t, nil
 }
 
+// whole says what is missing of a segment's columns.
+func (c Columns) whole() error {
+	if len(c.Times) != len(c.Rows) {
+		return fmt.Errorf("it has %d rows and %d times", len(c.Rows), len(c.Times))
+	}
+	for _, sig := range c.Signals {
+		if len(sig.Values) != len(c.Rows) {
+			return fmt.Errorf("it has %d rows and %d values of channel %s", len(c.Rows), len(sig.Values), sig.Name)
+		}
+	}
+	return nil
+}
+
 // dataset builds what a detector learns one class from, or, with tail, the
 // rows that were kept back to judge it, with lead rows before them so that the
 // first of them has a whole window.
@@ -230,7 +256,7 @@ func (s *Service) dataset(ctx context.Context, snap Snapshot, c ClassData, lead 
 		if err != nil {
 			return zoo.Dataset{}, err
 		}
-		from, to := 0, len(t.rows)-int(float64(len(t.rows))*c.HoldOut)
+		from, to := 0, c.cut(t)
 		if tail {
 			from, to = to, len(t.rows)
 			if c.HoldOut == 0 { // judged on the rows that only set the threshold
@@ -238,9 +264,25 @@ func (s *Service) dataset(ctx context.Context, snap Snapshot, c ClassData, lead 
 			}
 			from = max(0, from-lead)
 		}
-		ds.Series = append(ds.Series, t.series(c.Channels, from, to))
+		if !tail {
+			t = t.rowsBefore(to)
+			t = withoutEvents(t, spoken(snap.Labels, t), 3, c.SampleRateHz)
+			to = len(t.rows)
+		}
+		if from < to {
+			ds.Series = append(ds.Series, t.series(c.Channels, from, to))
+		}
 	}
 	return ds, nil
+}
+
+// rowsBefore is t up to a row.
+func (t table) rowsBefore(to int) table {
+	t.rows, t.times, t.signals = t.rows[:to], t.times[:to], slices.Clone(t.signals)
+	for i := range t.signals {
+		t.signals[i].Values = t.signals[i].Values[:to]
+	}
+	return t
 }
 
 // series cuts the wanted channels and rows out of t, with missing values filled.

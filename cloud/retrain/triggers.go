@@ -10,6 +10,7 @@ import (
 
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // ErrBackfill means that a request for a backfill cannot be met as it is.
@@ -194,20 +195,41 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 		var tables []table
 		for ; i < len(snap.Devices) && snap.Devices[i].Class == class; i++ {
 			t, err := s.load(ctx, snap, snap.Devices[i])
+			if errors.Is(err, ErrDamaged) {
+				continue // the night says so when it runs
+			}
 			if err != nil {
 				return "", err
 			}
-			if unusable(t, p) == "" {
+			if len(t.rows) >= minDeviceRows {
 				tables = append(tables, t)
 			}
 		}
-		c, refusal := classData(class, tables, p)
-		if refusal != "" {
-			continue // the night says so when it runs
-		}
-		if why, err := drift(&c, tables, champion, p.DriftLimit); err != nil || why != "" {
+		why, err := classDrift(class, tables, p, champion)
+		if err != nil || why != "" {
 			return why, err
 		}
 	}
 	return "", nil
+}
+
+// classDrift says how far one class has moved from its champion's data when
+// that is over the policy's limit. Data that the gates would refuse says
+// nothing here: the night says so when it runs.
+func classDrift(class artifact.Class, tables []table, p Policy, champion registry.Version) (string, error) {
+	m, _ := champion.ModelFor(class)
+	before, err := profileOf(m)
+	if before == nil || err != nil {
+		return "", err
+	}
+	in, refusal := inspect(class, tables, p, before)
+	if refusal != "" {
+		return "", nil
+	}
+	c, refusal := classData(class, in.tables, p)
+	if refusal != "" || in.schema(c) != "" {
+		return "", nil
+	}
+	in.policy.Gates.MaxPSI, in.policy.Gates.MaxTwoSample = p.DriftLimit, 0
+	return in.drift(&c, 0), nil
 }

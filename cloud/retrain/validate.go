@@ -13,7 +13,6 @@ import (
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/evaluate"
-	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -94,6 +93,13 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 			continue // its rows only say how bright images were
 		}
 		t, err := s.load(ctx, snap, e)
+		if errors.Is(err, ErrDamaged) { // others can do without it; nothing is learned from half a device
+			why := err.Error()
+			out.Dropped = append(out.Dropped, Drop{e.Device.String(), "device", 0, why})
+			unusableIn[e.Class] = append(unusableIn[e.Class], e.Device.String()+": "+why)
+			out.Gates = append(out.Gates, GateResult{Gate: "segments", Class: e.Class, Device: e.Device.String(), Verdict: Fail, Value: 1, AtMost: true, N: len(e.Segments), Message: e.Device.String() + ": " + why})
+			continue
+		}
 		if err != nil {
 			return Validated{}, err
 		}
@@ -103,7 +109,8 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		if t.late > 0 {
 			out.Dropped = append(out.Dropped, Drop{e.Device.String(), "rows", t.late, "the device's clock went backwards"})
 		}
-		if why := unusable(t, o.Policy); why != "" {
+		if len(t.rows) < minDeviceRows {
+			why := fmt.Sprintf("only %d rows", len(t.rows))
 			out.Dropped = append(out.Dropped, Drop{e.Device.String(), "device", len(t.rows), why})
 			unusableIn[e.Class] = append(unusableIn[e.Class], e.Device.String()+": "+why)
 			continue
@@ -118,12 +125,9 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		return Validated{}, err
 	}
 	for _, class := range classes {
-		c, refusal := classData(class, byClass[class], o.Policy)
-		if refusal == "" {
-			refusal, err = drift(&c, byClass[class], champion, o.Policy.Gates.MaxPSI)
-			if err != nil {
-				return Validated{}, err
-			}
+		c, refusal, err := s.validateClass(ctx, o, snap, class, byClass[class], champion, &out)
+		if err != nil {
+			return Validated{}, err
 		}
 		if refusal != "" {
 			out.Refusals = append(out.Refusals, refusal)
@@ -140,35 +144,71 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 	return out, nil
 }
 
-// unusable returns why nothing can be learned from a device's rows, or "".
-func unusable(t table, p Policy) string {
-	if len(t.rows) < 20 {
-		return fmt.Sprintf("only %d rows", len(t.rows))
+// minDeviceRows is how few rows of a device say nothing.
+const minDeviceRows = 20
+
+// validateClass lets the data gates judge one class of sensors. What they
+// found goes to out; the refusal is empty when the class can learn.
+func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, class artifact.Class, ts []table, champion registry.Version, out *Validated) (c ClassData, refusal string, err error) {
+	m, _ := champion.ModelFor(class)
+	before, err := profileOf(m)
+	if err != nil {
+		return c, "", err
 	}
-	var missing, infinite, cells int
-	for _, sig := range t.signals {
-		if len(p.Channels) > 0 && !slices.Contains(p.Channels, sig.Name) {
-			continue
+	calm := make([]table, len(ts)) // without the events that people labelled
+	for i, t := range ts {
+		calm[i] = withoutEvents(t, spoken(snap.Labels, t), s.maxGap(o.Policy), medianRate(ts[i:i+1]))
+	}
+	in, refusal := inspect(class, calm, o.Policy, before)
+	defer func() { out.Gates = append(out.Gates, in.gates...) }()
+	for _, t := range ts {
+		if why, ok := in.why[t.entry.Device.String()]; ok {
+			out.Dropped = append(out.Dropped, Drop{t.entry.Device.String(), "device", len(t.rows), why})
 		}
-		cells += len(sig.Values)
-		for _, v := range sig.Values {
-			switch {
-			case math.IsInf(float64(v), 0):
-				infinite++
-			case v != v:
-				missing++
-			}
-		}
 	}
-	switch {
-	case cells == 0:
-		return "none of the wanted channels"
-	case infinite > 0:
-		return fmt.Sprintf("%d infinite values: look at the sensor's scaling", infinite)
-	case float64(missing) > p.Gates.MaxMissing*float64(cells):
-		return fmt.Sprintf("%.0f %% of its values are missing (limit %.0f %%)", 100*float64(missing)/float64(cells), 100*p.Gates.MaxMissing)
+	if refusal != "" {
+		return c, refusal, nil
 	}
-	return ""
+	if c, refusal = classData(class, in.tables, o.Policy); refusal != "" {
+		in.gate("new-data", "", Fail, float64(c.Rows), float64(o.Policy.MinRows), c.Rows, "%s", strings.TrimPrefix(refusal, fmt.Sprintf("class %s: ", class)))
+		return c, refusal, nil
+	}
+	since := champion.Lineage.To.UnixNano()
+	fresh := 0
+	for _, t := range in.tables {
+		fresh += len(t.times) - newer(t, since)
+	}
+	in.gate("new-data", "", Pass, float64(c.Rows), float64(o.Policy.MinRows), c.Rows, "%d usable rows, %d of them newer than the champion's data", c.Rows, fresh)
+	in.gates[len(in.gates)-1].AtMost = false
+	dropped, refusal := in.constant(&c)
+	out.Dropped = append(out.Dropped, dropped...)
+	if refusal == "" {
+		refusal = in.schema(c)
+	}
+	if refusal == "" {
+		refusal = in.drift(&c, since)
+	}
+	if refusal == "" {
+		whole := slices.DeleteFunc(slices.Clone(ts), func(t table) bool { return in.why[t.entry.Device.String()] != "" })
+		refusal, err = s.leakage(ctx, &in, c, whole, snap.Labels, m.Digest)
+	}
+	return c, refusal, err
+}
+
+// profileOf is what a model's data was like; nil when nobody knows, or when it
+// was images.
+func profileOf(m registry.Model) (*evaluate.Profile, error) {
+	if len(m.Profile) == 0 {
+		return nil, nil
+	}
+	p := &evaluate.Profile{}
+	if err := json.Unmarshal(m.Profile, p); err != nil {
+		return nil, fmt.Errorf("read the champion's data profile: %w", err)
+	}
+	if len(p.Channels) == 0 {
+		return nil, nil
+	}
+	return p, nil
 }
 
 // classData finds the channels that all devices of a class have and that say
@@ -216,7 +256,47 @@ func classData(class artifact.Class, ts []table, p Policy) (ClassData, string) {
 		return c, fmt.Sprintf("class %s: its %d devices have no channel in common", class, len(ts))
 	}
 	c.SampleRateHz = medianRate(ts)
+	if p.TrainRows == 0 {
+		c.HoldFrom = holdFrom(ts)
+	}
 	return c, ""
+}
+
+// holdFrom is the begin of the last whole days (UTC) that hold about a fifth of
+// the rows; zero when there are fewer than three days.
+func holdFrom(ts []table) time.Time {
+	const day = int64(24 * time.Hour)
+	rows, all := map[int64]int{}, 0
+	for _, t := range ts {
+		for _, tm := range t.times {
+			rows[tm/day]++
+		}
+		all += len(t.times)
+	}
+	var days []int64
+	for d := range rows {
+		days = append(days, d)
+	}
+	slices.Sort(days)
+	if len(days) < 3 {
+		return time.Time{}
+	}
+	held := 0
+	for i := len(days) - 1; i > 1; i-- {
+		if held += rows[days[i]]; float64(held) >= holdOut*3/4*float64(all) {
+			return time.Unix(0, days[i]*day).UTC()
+		}
+	}
+	return time.Time{}
+}
+
+// cut is the index of the first row of t that judges.
+func (c ClassData) cut(t table) int {
+	if !c.HoldFrom.IsZero() {
+		i, _ := slices.BinarySearch(t.times, c.HoldFrom.UnixNano())
+		return i
+	}
+	return len(t.rows) - int(float64(len(t.rows))*c.HoldOut)
 }
 
 func medianRate(ts []table) float64 {
@@ -233,34 +313,6 @@ func medianRate(ts []table) float64 {
 	}
 	slices.Sort(steps)
 	return math.Round(1e12/float64(steps[len(steps)/2])) / 1e3
-}
-
-// drift describes the class's data and compares it with what the champion
-// learned; it returns a refusal when it has moved further than limit.
-func drift(c *ClassData, ts []table, champion registry.Version, limit float64) (string, error) {
-	ds := zoo.Dataset{Channels: c.channels(), SampleRateHz: c.SampleRateHz}
-	for _, t := range ts {
-		ds.Series = append(ds.Series, t.series(c.Channels, 0, len(t.rows)))
-	}
-	var err error
-	if c.Profile, err = evaluate.NewProfile(ds); err != nil {
-		return fmt.Sprintf("class %s: %v", c.Class, err), nil
-	}
-	m, ok := champion.ModelFor(c.Class)
-	if !ok || len(m.Profile) == 0 {
-		return "", nil
-	}
-	var before evaluate.Profile
-	if err := json.Unmarshal(m.Profile, &before); err != nil {
-		return "", fmt.Errorf("read the champion's data profile: %w", err)
-	}
-	if c.Drift, err = before.Drift(ds); err != nil { // other channels or units than the champion's
-		return fmt.Sprintf("class %s: %v", c.Class, err), nil
-	}
-	if len(c.Drift) > 0 && limit > 0 && c.Drift[0].PSI > limit {
-		return fmt.Sprintf("class %s: channel %s has drifted from what the champion learned (population stability index %.2f, limit %.2f)", c.Class, c.Drift[0].Channel, c.Drift[0].PSI, limit), nil
-	}
-	return "", nil
 }
 
 func (c ClassData) channels() []contract.Channel {
