@@ -182,6 +182,13 @@ type Training struct {
 	// Trainers are programs that fit models; policies name them external:NAME.
 	// See docs/trainers.md.
 	Trainers []ExternalTrainer `yaml:"trainers"`
+	// KeepVersions and KeepDays let the hub remove, once a day, the files of
+	// model versions that are neither among the newest of their family nor
+	// younger than that, with models, snapshots and unlabelled frames that nobody
+	// needs. What a device runs, has in its other slot or could go back to stays
+	// in any case. Default 0 both: everything is kept.
+	KeepVersions int     `yaml:"keep_versions"`
+	KeepDays     float64 `yaml:"keep_days"`
 	// Policies are stored under their names at start, unless they exist.
 	Policies []RetrainPolicy `yaml:"policies"`
 }
@@ -341,6 +348,9 @@ func (c Config) Validate() error {
 	}
 	if d := c.Segments.RetentionDays; !(d >= 0) || d > 1e6 {
 		bad("segments.retention_days", "%g: want 0 to keep everything, and at most 1e6", d)
+	}
+	if v, d := c.Training.KeepVersions, c.Training.KeepDays; v < 0 || !(d >= 0) || d > 1e6 || (v == 0) != (d == 0) {
+		bad("training.keep_versions", "%d, with keep_days %g: set both to more than 0, or neither to keep everything", v, d)
 	}
 	if c.Series.RawDays > c.Series.RetentionDays {
 		bad("series.raw_days", "%g is more than retention_days %g: rows and their rollups end together then", c.Series.RawDays, c.Series.RetentionDays)

@@ -90,28 +90,29 @@ type Hub struct {
 	cancel  context.CancelFunc // ends the background tasks
 	addrs   Addrs
 
-	lock     *os.File
-	db       *store.DB
-	ledger   *ledger.Log
-	objects  objects.Store
-	series   *seriesembedded.Store
-	influx   *influx.Store // nil without one
-	ingest   *ingest.Ingest
-	keeper   *segments.Keeper
-	frames   *frames.Keeper
-	fleet    *fleet.Registry
-	ca       *enroll.CA
-	enroll   *enroll.Service
-	broker   broker.Broker
-	builder  *release.Builder
-	plan     *planner
-	feedback *feedback.Service
-	train    *training // nil without that role
-	auth     *auth.Service
-	stream   *api.Stream
-	metrics  *prometheus.Registry
-	rate     rate
-	events   *auth.Limiter // by device: events for the audit log
+	lock       *os.File
+	db         *store.DB
+	ledger     *ledger.Log
+	objects    objects.Store
+	series     *seriesembedded.Store
+	influx     *influx.Store // nil without one
+	ingest     *ingest.Ingest
+	keeper     *segments.Keeper
+	frames     *frames.Keeper
+	fleet      *fleet.Registry
+	ca         *enroll.CA
+	enroll     *enroll.Service
+	broker     broker.Broker
+	builder    *release.Builder
+	plan       *planner
+	feedback   *feedback.Service
+	train      *training // nil without that role
+	auth       *auth.Service
+	stream     *api.Stream
+	metrics    *prometheus.Registry
+	rate       rate
+	collecting sync.Mutex    // held by a collection of the registry
+	events     *auth.Limiter // by device: events for the audit log
 }
 
 // stop ends one part.
@@ -605,7 +606,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 	}
 	conf.Feedback = said{h}
 	if h.train != nil {
-		conf.Training = *h.train
+		conf.Training, conf.Lineages = *h.train, lineages{h}
 	}
 	srv, err := api.New(conf)
 	if err != nil {

@@ -105,6 +105,9 @@ func (p *planner) Find(ctx context.Context, id string) (rollout.Release, error) 
 	if err != nil {
 		return rollout.Release{}, err
 	}
+	if v, err := p.h.db.Registry().Version(ctx, rel.Manifest.Name, rel.Manifest.Counter); err == nil && v.Stage == registry.Collected {
+		return rollout.Release{}, fmt.Errorf("%w: the files of %s were removed: %s", store.ErrInvalid, id, v.Reason)
+	}
 	return rollout.FromManifest(rel.Manifest, rel.Digest), nil
 }
 
@@ -337,7 +340,7 @@ func (p proposer) Propose(ctx context.Context, family string, r retrain.Released
 // version that began it.
 func (c Config) trainingVersion() string { return c.Version + "/" + c.Commit }
 
-func (h *Hub) openTraining(ctx, _ context.Context) error {
+func (h *Hub) openTraining(ctx, background context.Context) error {
 	if !h.cfg.has(RoleTrainer) && !h.cfg.has(RoleWorker) {
 		return nil
 	}
@@ -373,5 +376,6 @@ func (h *Hub) openTraining(ctx, _ context.Context) error {
 			return fmt.Errorf("a night is still at work after %s", closeTimeout.Round(time.Second))
 		}
 	})
+	h.worker("lineage", background, h.trace)
 	return nil
 }

@@ -186,6 +186,13 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 		}
 		v.Models = append(v.Models, m)
 	}
+	snap, err := s.snapshot(ctx, out.Extracted.Snapshot)
+	if err == nil {
+		err = Trace(ctx, s.cfg.Registry, v.Family, v.Counter, snap)
+	}
+	if err != nil {
+		return fmt.Errorf("trace the data of %s-%d: %w", v.Family, v.Counter, err)
+	}
 	if err := s.cfg.Registry.SaveVersion(ctx, v); err != nil {
 		return fmt.Errorf("register %s-%d: %w", v.Family, v.Counter, err)
 	}
