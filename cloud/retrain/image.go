@@ -201,13 +201,16 @@ func (s *Service) validateImages(ctx context.Context, o Order, class artifact.Cl
 	var usable []FrameRef
 	pixels := map[artifact.Digest]int{} // of the resized images: index into usable
 	unlabelled := 0
+	looked, bad := map[topic.ID]int{}, map[topic.ID]int{} // images of each device
 	for _, f := range frames {
 		if labelled && f.Label == "" {
 			unlabelled++
 			continue // people look at some of what cameras send; the rest says nothing
 		}
+		looked[f.Device]++
 		m, small, err := s.picture(ctx, f, d.Height, d.Width)
 		if errors.Is(err, errUnreadable) {
+			bad[f.Device]++
 			drop(f, err.Error())
 			continue
 		}
@@ -215,6 +218,7 @@ func (s *Service) validateImages(ctx context.Context, o Order, class artifact.Cl
 			return c, nil, "", err
 		}
 		if contrast := m.Features()[1]; !(contrast >= minContrast) {
+			bad[f.Device]++
 			drop(f, "nothing is to be seen on it: it is of one colour")
 			continue
 		}
@@ -233,6 +237,15 @@ func (s *Service) validateImages(ctx context.Context, o Order, class artifact.Cl
 		pixels[same] = len(usable)
 		usable = append(usable, f)
 	}
+	// A camera that sends so much rubbish is out of order, and so may be the
+	// rest of what it sends.
+	usable = slices.DeleteFunc(usable, func(f FrameRef) bool {
+		broken := float64(bad[f.Device]) > o.Policy.Gates.MaxMissing*float64(looked[f.Device])
+		if broken {
+			drop(f, fmt.Sprintf("%d of %d images of this camera show nothing or cannot be read (limit %.0f %%)", bad[f.Device], looked[f.Device], 100*o.Policy.Gates.MaxMissing))
+		}
+		return broken
+	})
 	if labelled {
 		usable = slices.DeleteFunc(usable, func(f FrameRef) bool {
 			if f.Label == "" {

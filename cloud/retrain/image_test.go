@@ -1,0 +1,277 @@
+package retrain
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/feedback"
+	"github.com/swellfleet/swell/cloud/objects/dir"
+	"github.com/swellfleet/swell/models/zoo"
+	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/topic"
+)
+
+// photos are images of cameras, with what people said of them.
+type photos struct {
+	t      *testing.T
+	s      *Service
+	frames []feedback.Frame
+	labels []feedback.Label
+}
+
+func newPhotos(t *testing.T) *photos {
+	objs, err := dir.Open(filepath.Join(t.TempDir(), "objects"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &photos{t: t, s: &Service{cfg: Config{Objects: objs}}}
+}
+
+var eye = topic.ID{Site: "hall-1", Node: "eye-1"}
+
+// shot is a picture that differs from those of other seeds.
+func shot(seed int) []byte {
+	m := image.NewGray(image.Rect(0, 0, 32, 32))
+	for i := range m.Pix {
+		m.Pix[i] = uint8((i*(seed%7+3) + seed*37) % 251)
+	}
+	return encoded(m)
+}
+
+func encoded(m image.Image) []byte {
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+func plain(v uint8) []byte {
+	m := image.NewGray(image.Rect(0, 0, 32, 32))
+	for y := range 32 {
+		for x := range 32 {
+			m.SetGray(x, y, color.Gray{v})
+		}
+	}
+	return encoded(m)
+}
+
+// take puts an image of a camera into the hub, as if ana had labelled it.
+func (p *photos) take(device topic.ID, content []byte, label string) {
+	p.t.Helper()
+	f := feedback.Frame{Device: device, Class: "eye", Row: uint64(len(p.frames)), At: night.Add(-time.Hour), Digest: artifact.Of(content), Format: "png"}
+	if err := p.s.put(p.t.Context(), f.Key(), content); err != nil {
+		p.t.Fatal(err)
+	}
+	p.frames = append(p.frames, f)
+	if label != "" {
+		p.labels = append(p.labels, feedback.Label{Frame: f.Digest, Value: label, By: "user:ana", At: night.Add(-time.Minute)})
+	}
+}
+
+// validate is the night's look at them.
+func (p *photos) validate(change func(*Policy)) (ClassData, []Drop, string) {
+	p.t.Helper()
+	pol := Policy{Name: "eyes"}
+	pol.Images.Fit = zoo.ImageConfig{Height: 16}
+	if change != nil {
+		change(&pol)
+	}
+	devices := map[topic.ID]bool{}
+	var list []Device
+	for _, f := range p.frames {
+		if !devices[f.Device] {
+			devices[f.Device] = true
+			list = append(list, Device{ID: f.Device, Class: "eye"})
+		}
+	}
+	c, dropped, refusal, err := p.s.validateImages(p.t.Context(), Order{Policy: pol.withDefaults()}, "eye", frameRefs(list, p.frames, p.labels))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return c, dropped, refusal
+}
+
+func TestLabelsOfImagesAreWhatPeopleSaidLast(t *testing.T) {
+	p := newPhotos(t)
+	p.take(eye, shot(1), "crack")
+	p.take(eye, shot(2), "crack")
+	p.take(eye, shot(3), "")
+	p.take(topic.ID{Site: "hall-9", Node: "stranger"}, shot(4), "crack")
+	p.labels = append(p.labels,
+		feedback.Label{Frame: p.frames[0].Digest, Value: "good", By: "user:bo", At: night},
+		feedback.Label{Frame: p.frames[1].Digest, Value: feedback.Unsure, By: "user:bo", At: night},
+		feedback.Label{Device: eye, Value: feedback.Anomaly, By: "user:bo", At: night})
+	got := map[uint64]string{}
+	for _, f := range frameRefs([]Device{{ID: eye, Class: "eye"}}, p.frames, p.labels) {
+		got[f.Row] = f.Label
+	}
+	if want := (map[uint64]string{0: "good", 1: "", 2: ""}); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("labels %v, want %v", got, want)
+	}
+}
+
+func TestImagesThatTeachNonsenseAreLeftOut(t *testing.T) {
+	p := newPhotos(t)
+	for i := range 20 {
+		p.take(eye, shot(i), []string{"good", "crack"}[i%2])
+	}
+	p.take(eye, []byte("\x89PNG\r\n\x1a\nrubbish"), "good")
+	p.take(eye, plain(90), "good")
+	p.take(eye, shot(100), "dent")
+	p.take(eye, shot(101), "")
+	p.frames[0].Digest = artifact.Of([]byte("what was never stored"))
+	p.labels[0].Frame = p.frames[0].Digest
+	c, dropped, refusal := p.validate(nil)
+	if refusal != "" {
+		t.Fatal(refusal)
+	}
+	d := c.Images
+	if d.Images != 19 || fmt.Sprint(d.Classes, d.Normal, d.Counts) != "[crack good] [good] map[crack:10 good:9]" || d.Height != 16 {
+		t.Errorf("usable: %+v", *d)
+	}
+	var why []string
+	for _, x := range dropped {
+		why = append(why, fmt.Sprintf("%d %s", x.Rows, x.Why))
+	}
+	for _, want := range []string{"1 nothing is to be seen on it", "1 image cannot be read: it is not in object storage", "1 image cannot be read: decode", `1 only 1 usable images are labelled "dent"`} {
+		if !strings.Contains(strings.Join(why, "\n"), want) {
+			t.Errorf("%q is not among what was left out:\n%s", want, strings.Join(why, "\n"))
+		}
+	}
+}
+
+func TestTheSamePictureNeverLearnsAndJudges(t *testing.T) {
+	p := newPhotos(t)
+	for i := range 50 {
+		p.take(eye, shot(i), []string{"good", "crack"}[i%2])
+	}
+	other := topic.ID{Site: "hall-1", Node: "eye-2"}
+	for i := range 50 { // the same pictures, encoded differently
+		m, err := png.Decode(bytes.NewReader(shot(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := (&png.Encoder{CompressionLevel: png.NoCompression}).Encode(&b, m); err != nil {
+			t.Fatal(err)
+		}
+		label := []string{"good", "crack"}[i%2]
+		if i == 7 {
+			label = "good" // where the other is a crack
+		}
+		p.take(other, b.Bytes(), label)
+	}
+	c, _, refusal := p.validate(nil)
+	if refusal != "" || c.Images.Images != 49 {
+		t.Fatalf("%d usable images (%s): want each once, and none that is called two things", c.Images.Images, refusal)
+	}
+	set, err := p.s.imageSet(t.Context(), c.Images.Set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := map[string]int{}
+	for _, f := range set.Images {
+		if f.Held {
+			held[f.Label]++
+		}
+	}
+	if held["good"] != 5 || held["crack"] != 4 {
+		t.Errorf("kept back to judge: %v, want a fifth of 25 and of 24", held)
+	}
+	learn, err := p.s.imageDataset(t.Context(), c, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	judges, err := p.s.imageDataset(t.Context(), c, true)
+	if err != nil || len(learn.Images)+len(judges.Images) != 49 || learn.Validate() != nil {
+		t.Errorf("%d to learn from and %d to judge: %v, %v", len(learn.Images), len(judges.Images), err, learn.Validate())
+	}
+}
+
+func TestNightsWithoutEnoughImagesAreRefusedWithAReason(t *testing.T) {
+	for name, tc := range map[string]struct {
+		take   func(p *photos)
+		change func(*Policy)
+		want   string
+	}{
+		"too few": {func(p *photos) { p.take(eye, shot(1), "good"); p.take(eye, shot(2), "good") }, nil, "class eye: 2 of 2 images are usable, at least 5 are needed"},
+		"a camera that is out of order": {func(p *photos) {
+			for i := range 20 {
+				p.take(eye, shot(i), "good")
+				p.take(eye, plain(uint8(i)), "")
+			}
+		}, nil, ""}, // the plain ones are not labelled, so nobody looked at them
+		"a covered lens": {func(p *photos) {
+			for i := range 20 {
+				p.take(eye, shot(i), "")
+				p.take(eye, plain(uint8(i)), "")
+			}
+		}, nil, "20 of 40 images of this camera show nothing or cannot be read (limit 20 %)"},
+		"too little labelled": {func(p *photos) {
+			for i := range 20 {
+				p.take(eye, shot(i), map[bool]string{true: "good"}[i < 8])
+			}
+		}, func(p *Policy) { p.Images.MaxUnlabelled = 0.5 }, "60 % of its images have no label (limit 50 %)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPhotos(t)
+			tc.take(p)
+			c, _, refusal := p.validate(tc.change)
+			if !strings.Contains(refusal, tc.want) || (tc.want == "") != (refusal == "") {
+				t.Errorf("refusal %q, want %q", refusal, tc.want)
+			}
+			if refusal == "" && (c.Images == nil || len(c.Images.Classes) > 0) {
+				t.Errorf("one label is no class to tell apart: %+v", c.Images)
+			}
+		})
+	}
+}
+
+func TestImageModelsAreHeldToTheChampionClassByClass(t *testing.T) {
+	model := func(accuracy float64, recall map[string]float64) Score {
+		s := Score{Candidate: Candidate{Kind: "cnn"}, Images: &ImageScore{Images: 200, Accuracy: accuracy, Recall: recall, Counts: map[string]int{}}}
+		for _, l := range sorted(recall) {
+			s.Images.Classes, s.Images.Counts[l] = append(s.Images.Classes, l), 100
+		}
+		return s
+	}
+	champion := model(0.95, map[string]float64{"crack": 0.9, "good": 1})
+	for name, tc := range map[string]struct {
+		candidate Score
+		champion  *Score
+		fails     string // gate; empty: it passes
+	}{
+		"good enough, no champion":             {model(0.8, map[string]float64{"crack": 0.7, "good": 0.9}), nil, ""},
+		"too poor":                             {model(0.5, map[string]float64{"crack": 0.5, "good": 0.5}), nil, "accuracy"},
+		"as good as the champion":              {champion, &champion, ""},
+		"better on the whole, worse on cracks": {model(0.96, map[string]float64{"crack": 0.8, "good": 1}), &champion, "not-worse/crack"},
+		"no longer knows a class":              {model(1, map[string]float64{"good": 1, "dent": 1}), &champion, "not-worse/crack"},
+		"not a number": {func() Score {
+			s := model(0.99, map[string]float64{"crack": 1, "good": 1})
+			s.NonFinite = 1
+			return s
+		}(), nil, "non-finite"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := Policy{Name: "eyes"}.withDefaults()
+			b := Bless(p.Gates, Judged{Classes: []JudgedClass{{Class: "eye", Windows: 200, Champion: tc.champion, Candidates: []Score{tc.candidate}}}})
+			var failed []string
+			for _, g := range b.Gates {
+				if g.Verdict != Pass {
+					failed = append(failed, g.Gate)
+				}
+			}
+			if strings.Join(failed, " ") != tc.fails || (len(b.Winners) == 1) != (tc.fails == "") {
+				t.Errorf("failed %v, winners %d, refusals %v: want %q", failed, len(b.Winners), b.Refusals, tc.fails)
+			}
+		})
+	}
+}
