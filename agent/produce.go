@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/swellfleet/swell/agent/actions"
 	"github.com/swellfleet/swell/agent/apply"
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/agent/frames"
@@ -47,6 +48,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 	channels, rate := a.source.Channels(), a.source.RateHz()
 	a.setSource(func(f *health.Facts) {
 		f.SourceError, f.Started = nil, a.config.Now()
+		f.Occasional = a.frames != nil && rate == 0
 		if rate > 0 {
 			f.RowEvery = time.Duration(1e9 / rate)
 		}
@@ -179,7 +181,7 @@ func (s *sink) offer(rows source.Rows, now time.Time) {
 			v := verdicts[0]
 			verdicts = verdicts[1:]
 			p.Finding = frames.Finding{
-				Release: fmt.Sprintf("%s-%d", v.Release.Name, v.Release.Counter), Score: float64(v.Score), Threshold: v.Threshold, Flag: v.Flag,
+				Release: v.Release.String(), Score: float64(v.Score), Threshold: v.Threshold, Flag: v.Flag,
 				Class: v.Class, Probability: float64(v.Probability),
 			}
 		}
@@ -194,7 +196,7 @@ func (s *sink) Verdict(v pipeline.Verdict) {
 	if a.frames != nil {
 		s.verdicts = append(s.verdicts, v)
 	}
-	a.actions.Window(v.Row, time.Unix(0, v.At), v.Score, v.Flag, v.Release.Name, v.Release.Counter)
+	a.actions.Window(actions.Window{Row: v.Row, At: time.Unix(0, v.At), Score: v.Score, Flagged: v.Flag, Class: v.Class, Name: v.Release.Name, Counter: v.Release.Counter})
 	a.view.Lock()
 	a.newest.verdict, a.newest.scored = v, true
 	a.view.Unlock()

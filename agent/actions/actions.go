@@ -53,6 +53,19 @@ type Event struct {
 	Peak    float64   `json:"peak"`    // highest finite score of the spell so far
 	Windows uint64    `json:"windows"` // flagged windows in the spell so far
 	Release string    `json:"release"` // of the model that said so
+	// Class is the likeliest class of the image; absent: the model tells none.
+	Class string `json:"class,omitempty"`
+}
+
+// Window is the champion's verdict on one window.
+type Window struct {
+	Row     uint64
+	At      time.Time
+	Score   float32
+	Flagged bool
+	Class   string // likeliest class of an image; empty: none
+	Name    string // of the release that said so
+	Counter uint64
 }
 
 // Actions runs in one goroutine of its own; Window may be called from one
@@ -85,15 +98,14 @@ func New(c Config, log *slog.Logger, publish func(ctx context.Context, payload [
 // time.
 func (a *Actions) Dropped() uint64 { return a.dropped.Load() }
 
-// Window takes in the champion's verdict on one window; name and counter are
-// those of its release. It never blocks.
-func (a *Actions) Window(row uint64, at time.Time, score float32, flagged bool, name string, counter uint64) {
-	s := float64(score)
+// Window takes in the champion's verdict on one window. It never blocks.
+func (a *Actions) Window(w Window) {
+	s := float64(w.Score)
 	if s-s != 0 { // NaN or infinite: has no JSON form
 		s = 0
 	}
 	switch {
-	case flagged:
+	case w.Flagged:
 		a.calm = 0
 		a.windows++
 		a.peak = max(a.peak, s)
@@ -101,18 +113,18 @@ func (a *Actions) Window(row uint64, at time.Time, score float32, flagged bool, 
 			return
 		}
 		a.active = true
-		a.send(Event{Type: "anomaly.started", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows}, name, counter)
+		a.send("anomaly.started", w, s)
 	case a.active:
 		if a.calm++; a.calm < a.config.ClearAfter {
 			return
 		}
-		a.send(Event{Type: "anomaly.ended", Row: row, At: at, Score: s, Peak: a.peak, Windows: a.windows}, name, counter)
+		a.send("anomaly.ended", w, s)
 		a.active, a.calm, a.peak, a.windows = false, 0, 0, 0
 	}
 }
 
-func (a *Actions) send(e Event, name string, counter uint64) {
-	e.At, e.Release = e.At.UTC(), fmt.Sprintf("%s-%d", name, counter)
+func (a *Actions) send(kind string, w Window, score float64) {
+	e := Event{Type: kind, Row: w.Row, At: w.At.UTC(), Score: score, Peak: a.peak, Windows: a.windows, Class: w.Class, Release: fmt.Sprintf("%s-%d", w.Name, w.Counter)}
 	select {
 	case a.queue <- e:
 	default:
@@ -136,7 +148,7 @@ func (a *Actions) Run(ctx context.Context) {
 }
 
 func (a *Actions) perform(ctx context.Context, e Event) error {
-	a.log.Info(e.Type, "row", e.Row, "score", e.Score, "peak", e.Peak, "windows", e.Windows, "release", e.Release)
+	a.log.Info(e.Type, "row", e.Row, "score", e.Score, "peak", e.Peak, "windows", e.Windows, "release", e.Release, "class", e.Class)
 	b, err := json.Marshal(e)
 	if err != nil {
 		return err

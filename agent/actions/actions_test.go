@@ -31,7 +31,7 @@ func TestEachSpellHasOneStartAndOneEnd(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		go a.Run(ctx)
 		for i, score := range []float32{0, 5, 7, 0, float32(math.NaN()), 0, 0, 0, 9} {
-			a.Window(uint64(i), time.Unix(int64(i), 0), score, score != 0, "m", 1)
+			a.Window(actions.Window{Row: uint64(i), At: time.Unix(int64(i), 0), Score: score, Flagged: score != 0, Name: "m", Counter: 1})
 		}
 		synctest.Wait()
 		stop()
@@ -56,7 +56,7 @@ func TestEventsThatCannotBePassedOnAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := actions.New(actions.Config{Event: true, ClearAfter: 1}, slog.New(slog.DiscardHandler), func(context.Context, []byte) error { return errors.New("offline") })
 		for i := range 100 { // nobody takes them: the queue is full at some point
-			a.Window(uint64(i), time.Unix(0, 0), 1, i%2 == 0, "m", 1)
+			a.Window(actions.Window{Row: uint64(i), At: time.Unix(0, 0), Score: 1, Flagged: i%2 == 0, Name: "m", Counter: 1})
 		}
 		if n := a.Dropped(); n != 36 {
 			t.Errorf("%d dropped of 100, with room for 64", n)

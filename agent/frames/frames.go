@@ -58,7 +58,9 @@ type Keeper struct {
 	queue  chan telemetry.Frame
 	ended  chan struct{}
 
-	saving sync.Mutex // held while the state is saved, before mu
+	// putting is held, before mu, while a picture is put into the spool, and
+	// while state and spool are saved: nothing may be sent that is not paid for.
+	putting sync.Mutex
 
 	mu      sync.Mutex
 	state   state
@@ -71,6 +73,7 @@ type Keeper struct {
 type state struct {
 	Schema  int    `json:"schema"` // 1
 	Budget  budget `json:"budget"`
+	Paid    uint64 `json:"paid"` // what the spool holds below this number is in Budget
 	Chosen  uint64 `json:"chosen"`
 	Refused uint64 `json:"refused"`
 	Sent    uint64 `json:"sent"`
@@ -109,8 +112,33 @@ func Open(c Config, d Device) (*Keeper, error) {
 		d.Log.Warn("the budget of pictures begins anew, and empty", "error", err)
 	}
 	k.state.Schema = 1
+	k.settle()
 	go k.keep()
 	return k, nil
+}
+
+// settle pays for pictures that a killed run had put into the spool, and not
+// into its books.
+func (k *Keeper) settle() {
+	after := max(k.state.Paid, 1) - 1
+	if next := k.spool.Stats().NextSeq; next <= after {
+		after = 0 // the spool began anew
+	}
+	for {
+		seq, payload, ok, err := k.spool.Read(after)
+		if err != nil {
+			k.device.Log.Warn("a picture for the hub is lost", "error", err)
+			continue // the spool has given it up
+		}
+		if !ok {
+			return
+		}
+		after = seq
+		if f, err := telemetry.DecodeFrame(payload); err == nil {
+			k.state.Chosen++
+			k.state.Budget.Spent += float64(len(f.Encoded))
+		}
+	}
 }
 
 func (k *Keeper) perDay() float64 { return max(k.config.BudgetMiBPerDay*(1<<20), 0) }
@@ -178,10 +206,12 @@ func (k *Keeper) keep() {
 			continue
 		}
 		// The spool counts what it cannot write.
+		k.putting.Lock()
 		err := k.spool.Put(func(dst []byte, boot, _ uint64) ([]byte, error) {
 			f.Boot = boot
 			return f.Append(dst)
 		}, f.Row+1)
+		k.putting.Unlock()
 		if err != nil {
 			k.device.Log.Warn("a picture for the hub is lost", "row", f.Row, "error", err)
 		}
@@ -201,8 +231,8 @@ func (k *Keeper) Sync() error { return k.sync(saveEvery) }
 
 // sync saves counters that are older than every.
 func (k *Keeper) sync(every time.Duration) error {
-	k.saving.Lock()
-	defer k.saving.Unlock()
+	k.putting.Lock()
+	defer k.putting.Unlock()
 	k.mu.Lock()
 	now := k.total()
 	spent := now.Chosen-now.Refused != k.saved.Chosen-k.saved.Refused
@@ -226,7 +256,9 @@ func (k *Keeper) sync(every time.Duration) error {
 // total is the state with what this run lost. mu is held.
 func (k *Keeper) total() state {
 	s := k.state
-	s.Dropped += k.lost + k.spool.Stats().Dropped
+	held := k.spool.Stats()
+	s.Dropped += k.lost + held.Dropped
+	s.Paid = held.NextSeq
 	return s
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/swellfleet/swell/agent/disk"
 	"github.com/swellfleet/swell/models/frame"
 	"github.com/swellfleet/swell/protocol/telemetry"
@@ -67,6 +69,9 @@ func waiting(t testing.TB, k *Keeper) (rows []uint64) {
 	t.Helper()
 	for after := uint64(0); ; {
 		seq, payload, ok, err := k.Spool().Read(after)
+		if errors.Is(err, disk.ErrPowerCut) {
+			return rows
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,4 +214,48 @@ func TestShrinkKeepsColours(t *testing.T) {
 			t.Errorf("colour %d became %d", want, got.Pix[c])
 		}
 	}
+}
+
+// TestPowerCutsBuyNoPictures cuts the power at any write, again and again, on a
+// day that does not pass: what may be sent never costs more than the budget, and
+// each row is one picture.
+func TestPowerCutsBuyNoPictures(t *testing.T) {
+	picture := noise(t, 8, 1)
+	const budgeted = 6
+	c := Config{Upload: All, BudgetMiBPerDay: float64(budgeted*len(picture)) / (1 << 20)}
+	rapid.Check(t, func(r *rapid.T) {
+		d := &disk.Mem{}
+		sent := map[uint64]bool{}
+		row := uint64(0)
+		for range rapid.IntRange(1, 6).Draw(r, "lives") {
+			k, err := Open(c, Device{Disk: d, Class: "camera", Log: slog.New(slog.DiscardHandler), Patient: true})
+			if err != nil {
+				r.Fatal(err)
+			}
+			row = max(row, k.NextRow())
+			cut := rapid.IntRange(1, 40).Draw(r, "cut")
+			writes := 0 // guarded by the disk
+			d.Fault(func(disk.Op, string) error {
+				if writes++; writes >= cut {
+					return disk.ErrPowerCut
+				}
+				return nil
+			})
+			for range rapid.IntRange(0, 4).Draw(r, "rounds") {
+				for range rapid.IntRange(0, 4).Draw(r, "pictures") {
+					offer(t, k, row, picture, noon)
+					row++
+				}
+				_ = k.Sync() // without power it fails
+				for _, at := range waiting(t, k) {
+					sent[at] = true
+				}
+			}
+			_ = k.Close()
+			if len(sent) > budgeted {
+				r.Fatalf("%d pictures may have been sent: %d are the budget", len(sent), budgeted)
+			}
+			d = d.Crash(func(_ string, n int) int { return rapid.IntRange(0, n).Draw(r, "torn") })
+		}
+	})
 }

@@ -24,6 +24,7 @@ type Facts struct {
 	LastRow     time.Time // when rows last came; zero: none yet
 	Started     time.Time // when the source was opened; zero: not open
 	RowEvery    time.Duration
+	Occasional  bool // rows come when there are some: none for long is no finding
 	SourceError error
 	SourceEnded bool
 	NotAfter    time.Time // of the certificate; zero: none
@@ -85,7 +86,7 @@ func Evaluate(f Facts) []twin.Condition {
 		found(SourceStalled, "Ended", "the source has ended: no more rows will come until the agent is restarted")
 	case f.SourceError != nil:
 		found(SourceStalled, "Error", "the source does not work: %v", f.SourceError)
-	case f.Started.IsZero():
+	case f.Started.IsZero(), f.Occasional:
 	case f.LastRow.IsZero() && f.Now.Sub(f.Started) > limit, !f.LastRow.IsZero() && f.Now.Sub(f.LastRow) > limit:
 		found(SourceStalled, "NoRows", "no rows came for %s: look at the sensor and its cable", limit)
 	}

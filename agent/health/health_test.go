@@ -36,6 +36,8 @@ func TestEachFindingHoldsWhenItShould(t *testing.T) {
 		{"no rows for a while", func(f *health.Facts) { f.LastRow = noon.Add(-time.Minute) }, "SourceStalled/NoRows"},
 		{"no rows at all", func(f *health.Facts) { f.LastRow = time.Time{} }, "SourceStalled/NoRows"},
 		{"a slow source", func(f *health.Facts) { f.LastRow, f.RowEvery = noon.Add(-time.Minute), time.Minute }, ""},
+		{"a camera that takes a picture now and then", func(f *health.Facts) { f.LastRow, f.RowEvery, f.Occasional = noon.Add(-24*time.Hour), 0, true }, ""},
+		{"pictures that cannot be read", func(f *health.Facts) { f.Unreadable, f.UnreadableError = 2, errors.New("torn") }, "PicturesUnreadable/Skipped"},
 		{"a source that fails", func(f *health.Facts) { f.SourceError = errors.New("unplugged") }, "SourceStalled/Error"},
 		{"a source that has ended", func(f *health.Facts) { f.SourceEnded = true }, "SourceStalled/Ended"},
 		{"certificate at 15 % of its life", func(f *health.Facts) { f.NotAfter = noon.Add(4 * time.Hour) }, "CertificateExpiring/NotRenewed"},

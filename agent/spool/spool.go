@@ -52,6 +52,7 @@ type Stats struct {
 	Bytes   int64  // on disk, including acknowledged blocks of open segments
 	Dropped uint64 // blocks lost: too old for a full spool, unreadable, or not writable
 	NextRow uint64 // index that the next row of the raw stream gets
+	NextSeq uint64 // number that the next block gets
 }
 
 // Spool is a queue of blocks on disk. Its methods may be called from any
@@ -542,7 +543,7 @@ func (s *Spool) settle(g *segment, e *entry) {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Blocks: s.waiting, Bytes: s.bytes, Dropped: s.dropped, NextRow: s.nextRow}
+	return Stats{Blocks: s.waiting, Bytes: s.bytes, Dropped: s.dropped, NextRow: s.nextRow, NextSeq: s.nextSeq}
 }
 
 // Close syncs, saves the cursor and closes the files.
