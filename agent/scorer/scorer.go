@@ -29,6 +29,9 @@ type Release struct {
 	Model    artifact.Digest // of the bytes it was loaded from
 }
 
+// String returns "name-counter".
+func (r Release) String() string { return fmt.Sprintf("%s-%d", r.Name, r.Counter) }
+
 // Scorer is the owner of all models of one device. The zero value is ready.
 type Scorer struct {
 	closing sync.WaitGroup
