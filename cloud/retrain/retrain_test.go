@@ -124,7 +124,9 @@ type rig struct {
 	at  time.Time
 }
 
-func start(t *testing.T, p *plant) *rig {
+func start(t *testing.T, p *plant) *rig { return startWith(t, p, func(*Config) {}) }
+
+func startWith(t *testing.T, p *plant, change func(*Config)) *rig {
 	t.Helper()
 	if _, err := runtime.Library(""); err != nil {
 		t.Skipf("ONNX Runtime is absent (make test fetches it): %v", err)
@@ -135,11 +137,13 @@ func start(t *testing.T, p *plant) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{plant: p, reg: &registry.Memory{}, at: night}
-	r.Service, err = Open(t.Context(), Config{
+	cfg := Config{
 		Engine: engine.Config{SQLitePath: filepath.Join(folder, "runs.db"), ExecutorID: "hub-1", Version: "test"},
 		Data:   p, Fleet: p, Objects: objs, Registry: r.reg, Policies: p, Releaser: p, Proposer: p, Code: "test",
 		Now: func() time.Time { r.at = r.at.Add(time.Second); return r.at },
-	})
+	}
+	change(&cfg)
+	r.Service, err = Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,6 +102,8 @@ func (Process) Run(ctx context.Context, j Job) (Cost, error) {
 		return c, cause
 	case group != nil && group.killed():
 		return c, refused("the kernel ended it at its limit of %d MiB of memory", j.Limits.MemoryMiB)
+	case j.Limits.MemoryMiB > 0 && c.PeakMiB > float64(j.Limits.MemoryMiB): // too short to have been seen
+		return c, refused("it held %.0f MiB of memory, over its limit of %d MiB", c.PeakMiB, j.Limits.MemoryMiB)
 	case errors.Is(err, exec.ErrWaitDelay):
 		return c, nil // the program itself ended well
 	case err != nil:
