@@ -63,13 +63,21 @@ func known(err error) error {
 func retrainSpec(p retrain.Policy) apimodel.RetrainPolicySpec {
 	return apimodel.RetrainPolicySpec{
 		Model: cmp.Or(p.Family, p.Name), Selector: p.Selector, Seed: given(int64(p.Seed)),
-		Schedule:      apimodel.Schedule{Cron: p.Schedule.Cron, TimeZone: given(p.Schedule.TimeZone), Paused: given(p.Paused), CatchUp: &p.Schedule.CatchUp},
+		Schedule:      apimodel.Schedule{Cron: p.Schedule.Cron, TimeZone: given(p.Schedule.TimeZone), Paused: given(p.Paused), CatchUp: &p.Schedule.CatchUp, Missed: given(apimodel.ScheduleMissed(p.CatchUp))},
 		LookbackHours: given(p.LookbackS / 3600), Channels: list(p.Channels), Exclude: list(p.Exclude), TrainRows: given(int64(p.TrainRows)),
 		MinRows: given(int64(p.MinRows)), Detectors: list(p.Kinds), RolloutPolicy: given(p.RolloutPolicy),
 		Gates: &apimodel.RetrainGates{
 			MaxFlagShare: given(p.Gates.MaxFlagShare), MinDetected: given(p.Gates.MinDetected), WaiveFaults: given(p.Gates.WaiveFaults),
 			Margin: given(p.Gates.Margin), MaxPSI: given(p.Gates.MaxPSI), MaxMissing: given(p.Gates.MaxMissing),
+			MinAccuracy: given(p.Gates.MinAccuracy), MaxPerDay: given(p.Gates.MaxPerDay), SliceMargin: given(p.Gates.SliceMargin), StrictSlices: given(p.Gates.StrictSlices),
+			MinEventsFound: given(p.Gates.MinEventsFound), MaxTwoSample: given(p.Gates.MaxTwoSample), MaxStuckShare: given(p.Gates.MaxStuckShare), Ranges: rangesSpec(p.Gates.Ranges),
 		},
+		Limits: given(apimodel.RunLimits{
+			WallSeconds: given(p.Limits.WallS), CPUSeconds: given(p.Limits.MaxCostS), MemoryMiB: given(p.Limits.MemoryMiB), Cpus: given(p.Limits.CPUs),
+		}),
+		Priority: given(p.Priority), Queue: given(p.Queue), MinNewShare: given(p.MinNewShare), DriftLimit: given(p.DriftLimit),
+		Retention: given(apimodel.RunRetention{Runs: given(p.Retention.Runs), Days: given(p.Retention.Days)}),
+		Images:    imageSpec(p.Images),
 		Fit: &apimodel.FitSpec{
 			Pattern: given(p.Fit.Pattern), Smooth: given(p.Fit.Smooth), Stride: given(p.Fit.Stride), MaxGap: given(p.Fit.MaxGap),
 			HoldOut: given(p.Fit.HoldOut), Quantile: given(p.Fit.Quantile), Margin: given(p.Fit.Margin), FalseAlarmsPerDay: given(p.Fit.FalseAlarmsPerDay),
@@ -96,7 +104,7 @@ func (t training) policy(p retrain.Policy) apimodel.RetrainPolicy {
 // retrainPolicyOf reads a policy of the contract, which names everything a
 // policy can say: what is absent takes its default.
 func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
-	g, f := deref(s.Gates), deref(s.Fit)
+	g, f, l, kept := deref(s.Gates), deref(s.Fit), deref(s.Limits), deref(s.Retention)
 	return retrain.Policy{
 		Name: name, Family: s.Model, Selector: s.Selector, Paused: deref(s.Schedule.Paused),
 		Schedule: engine.Schedule{
@@ -107,7 +115,14 @@ func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
 		Gates: retrain.Gates{
 			MaxFlagShare: deref(g.MaxFlagShare), MinDetected: deref(g.MinDetected), WaiveFaults: deref(g.WaiveFaults),
 			Margin: deref(g.Margin), MaxPSI: deref(g.MaxPSI), MaxMissing: deref(g.MaxMissing),
+			MinAccuracy: deref(g.MinAccuracy), MaxPerDay: deref(g.MaxPerDay), SliceMargin: deref(g.SliceMargin), StrictSlices: deref(g.StrictSlices),
+			MinEventsFound: deref(g.MinEventsFound), MaxTwoSample: deref(g.MaxTwoSample), MaxStuckShare: deref(g.MaxStuckShare), Ranges: rangesOf(g.Ranges),
 		},
+		Limits:   retrain.Limits{WallS: deref(l.WallSeconds), MaxCostS: deref(l.CPUSeconds), MemoryMiB: deref(l.MemoryMiB), CPUs: deref(l.Cpus)},
+		Priority: deref(s.Priority), Queue: deref(s.Queue), MinNewShare: deref(s.MinNewShare), DriftLimit: deref(s.DriftLimit),
+		CatchUp:   string(deref(s.Schedule.Missed)),
+		Retention: retrain.Retention{Runs: deref(kept.Runs), Days: deref(kept.Days)},
+		Images:    imagePolicyOf(deref(s.Images)),
 		Fit: zoo.Config{
 			Pattern: deref(f.Pattern), Smooth: deref(f.Smooth), Stride: deref(f.Stride), MaxGap: deref(f.MaxGap), HoldOut: deref(f.HoldOut),
 			Quantile: deref(f.Quantile), Margin: deref(f.Margin), FalseAlarmsPerDay: deref(f.FalseAlarmsPerDay), PerDevice: deref(f.PerDevice),
@@ -120,13 +135,6 @@ func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
 
 func (t training) Apply(ctx context.Context, in apimodel.RetrainPolicy, dry bool) (apimodel.RetrainPolicy, error) {
 	p := retrainPolicyOf(in.Metadata.Name, in.Spec)
-	// What the contract does not name stays as the hub's configuration set it.
-	if old, err := t.policies.RetrainPolicy(ctx, p.Name); err == nil {
-		p.Limits, p.Priority, p.Queue, p.MinNewShare = old.Limits, old.Priority, old.Queue, old.MinNewShare
-		p.CatchUp, p.Retention, p.DriftLimit = old.CatchUp, old.Retention, old.DriftLimit
-	} else if !errors.Is(err, retrain.ErrNoPolicy) {
-		return apimodel.RetrainPolicy{}, err
-	}
 	if err := p.Validate(); err != nil {
 		return apimodel.RetrainPolicy{}, fmt.Errorf("%w: %w", api.ErrInvalid, err)
 	}
@@ -161,7 +169,7 @@ func (t training) Rerun(ctx context.Context, name, step string) (apimodel.Traini
 	if err != nil {
 		return apimodel.TrainingRun{}, known(err)
 	}
-	names := retrain.Steps(r.Order)
+	names := r.StepNames()
 	from := slices.Index(names, step)
 	if from < 0 {
 		return apimodel.TrainingRun{}, fmt.Errorf("%w: run %s has no step %q: its steps are %s", api.ErrInvalid, name, step, strings.Join(names, ", "))
@@ -337,7 +345,7 @@ func gate(g retrain.GateResult) apimodel.Gate {
 
 // steps shows what is recorded, what is at work and what is to come.
 func steps(r retrain.Run) []apimodel.TrainingStep {
-	names := retrain.Steps(r.Order)
+	names := r.StepNames()
 	var out []apimodel.TrainingStep
 	ended := r.State != engine.Queued && r.State != engine.Running
 	for i, name := range names {

@@ -22,15 +22,24 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 			Variance: 0.9, PlaneWeight: 5, Hidden: []int{8, 3}, DeepPenalty: 2, Steps: 600, BatchSize: 32, LearningRate: 0.01,
 			History: 300, Hold: 20, Floor: 0.05,
 		},
-		Gates: retrain.Gates{MaxFlagShare: 0.02, MinDetected: 0.4, WaiveFaults: true, Margin: 0.1, MaxPSI: 0.25, MaxMissing: 0.3},
-		Seed:  7, RolloutPolicy: "careful",
+		Gates: retrain.Gates{MaxFlagShare: 0.02, MinDetected: 0.4, WaiveFaults: true, Margin: 0.1, MaxPSI: 0.25, MaxMissing: 0.3,
+			MinAccuracy: 0.8, MaxPerDay: 2, SliceMargin: 0.15, StrictSlices: true, MinEventsFound: 0.6, MaxTwoSample: 0.3, MaxStuckShare: 0.2,
+			Ranges: map[string]retrain.Range{"pressure": {Min: -1, Max: 16}},
+		},
+		Images: retrain.ImagePolicy{Normal: []string{"good"}, MinPerClass: 9, MaxUnlabelled: 0.5, HoldOut: 0.25, Fit: zoo.ImageConfig{
+			Height: 64, Width: 80, HoldOut: 0.1, FalseAlarms: 0.02, Channels: 8, Epochs: 5, BatchSize: 12, LearningRate: 0.002, Smoothing: -1, Upright: true,
+		}},
+		Limits: retrain.Limits{WallS: 3600, MaxCostS: 7200, MemoryMiB: 2048, CPUs: 1.5}, Priority: -3, Queue: "gpu", MinNewShare: 0.1, CatchUp: retrain.CatchUpLatest,
+		Retention: retrain.Retention{Runs: 30, Days: 90}, DriftLimit: 0.4,
+		Seed: 7, RolloutPolicy: "careful",
 	}
-	// Seed of the fit is the policy's; the rest of zoo.Config is the night's own.
-	own := []string{"policy.Fit.Seed", "policy.Fit.WarmStart", "policy.Fit.DatasetDigest", "policy.Fit.ParentModel", "policy.Fit.Library"}
-	// These a hub's configuration sets; the contract does not name them, and an
-	// applied policy keeps them.
-	own = append(own, "policy.Limits.WallS", "policy.Limits.MaxCostS", "policy.Limits.MemoryMiB", "policy.Limits.CPUs", "policy.Priority", "policy.Queue",
-		"policy.MinNewShare", "policy.CatchUp", "policy.Retention.Runs", "policy.Retention.Days", "policy.DriftLimit")
+	// Seeds of fits are the policy's, what a missed night means is CatchUp's, and
+	// the rest of both configurations is the night's own.
+	own := []string{
+		"policy.Schedule.latest", "policy.Fit.Seed", "policy.Fit.WarmStart", "policy.Fit.DatasetDigest", "policy.Fit.ParentModel", "policy.Fit.Library",
+		"policy.Images.Fit.Seed", "policy.Images.Fit.Backbone", "policy.Images.Fit.Mean", "policy.Images.Fit.Scale", "policy.Images.Fit.BackboneDigest",
+		"policy.Images.Fit.DatasetDigest", "policy.Images.Fit.ParentModel", "policy.Images.Fit.Library",
+	}
 	var missing []string
 	var look func(v reflect.Value, at string)
 	look = func(v reflect.Value, at string) {

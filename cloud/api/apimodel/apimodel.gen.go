@@ -397,6 +397,27 @@ func (e RunState) Valid() bool {
 	}
 }
 
+// Defines values for ScheduleMissed.
+const (
+	ScheduleMissedAll    ScheduleMissed = "all"
+	ScheduleMissedLatest ScheduleMissed = "latest"
+	ScheduleMissedNone   ScheduleMissed = "none"
+)
+
+// Valid indicates whether the value is a known member of the ScheduleMissed enum.
+func (e ScheduleMissed) Valid() bool {
+	switch e {
+	case ScheduleMissedAll:
+		return true
+	case ScheduleMissedLatest:
+		return true
+	case ScheduleMissedNone:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Severity.
 const (
 	SeverityCritical Severity = "critical"
@@ -1318,6 +1339,51 @@ type HealthPart struct {
 	Ok   bool   `json:"ok"`
 }
 
+// ImageFitSpec What is absent takes the default of the kind of detector
+type ImageFitSpec struct {
+	// BatchSize Default 30
+	BatchSize *int `json:"batchSize,omitempty"`
+
+	// Channels Of the first layer of "cnn"; default 16
+	Channels *int `json:"channels,omitempty"`
+	Epochs   *int `json:"epochs,omitempty"`
+
+	// FalseAlarms Wanted share of good parts that is flagged; default 0.01
+	FalseAlarms *float64 `json:"falseAlarms,omitempty"`
+
+	// Height Pixels that the model reads
+	Height *int `json:"height,omitempty"`
+
+	// HoldOut Share of the images it learns from that sets the threshold
+	HoldOut      *float64 `json:"holdOut,omitempty"`
+	LearningRate *float64 `json:"learningRate,omitempty"`
+
+	// Smoothing Share of each label that is spread over all classes; default 0.05, negative for none
+	Smoothing *float64 `json:"smoothing,omitempty"`
+
+	// Upright Images are not turned or mirrored; for those whose sides mean something
+	Upright *bool `json:"upright,omitempty"`
+	Width   *int  `json:"width,omitempty"`
+}
+
+// ImageSpec How device classes of cameras are learned
+type ImageSpec struct {
+	// Fit What is absent takes the default of the kind of detector
+	Fit *ImageFitSpec `json:"fit,omitempty"`
+
+	// HoldOut Share of each label's images that judges and is not learned from; default 0.2, negative for none
+	HoldOut *float64 `json:"holdOut,omitempty"`
+
+	// MaxUnlabelled Largest share of images without a label; absent sets no limit
+	MaxUnlabelled *float64 `json:"maxUnlabelled,omitempty"`
+
+	// MinPerClass Usable images that a label needs to be learned; default 5
+	MinPerClass *int `json:"minPerClass,omitempty"`
+
+	// Normal Labels that mean a good part; default "good", "ok" and "normal"
+	Normal *[]string `json:"normal,omitempty"`
+}
+
 // InclusionProof defines model for InclusionProof.
 type InclusionProof struct {
 	// Checkpoint Signed note (C2SP tlog-checkpoint) as text
@@ -1824,14 +1890,38 @@ type RetrainGates struct {
 	// MaxFlagShare Share of held-out normal windows it may flag; default 0.05
 	MaxFlagShare *float64 `json:"maxFlagShare,omitempty"`
 
-	// MaxMissing Share of missing values in a device's rows; default 0.2
+	// MaxMissing Share of missing values, and of missing rows, of a device; default 0.2
 	MaxMissing *float64 `json:"maxMissing,omitempty"`
 
 	// MaxPSI Population stability index of any channel against the champion's data; absent sets no limit
 	MaxPSI *float64 `json:"maxPSI,omitempty"`
 
+	// MaxPerDay False alarms per device and day of held-out normal operation; absent sets no limit
+	MaxPerDay *float64 `json:"maxPerDay,omitempty"`
+
+	// MaxStuckShare Longest stretch, as a share of a device's rows, in which a varying channel may stand still while others move; default 0.3
+	MaxStuckShare *float64 `json:"maxStuckShare,omitempty"`
+
+	// MaxTwoSample Kolmogorov-Smirnov distance of any feature from the champion's data that a permutation test calls significant; absent sets no limit
+	MaxTwoSample *float64 `json:"maxTwoSample,omitempty"`
+
+	// MinAccuracy Share of held-out images that a model of image classes must name right; default 0.7
+	MinAccuracy *float64 `json:"minAccuracy,omitempty"`
+
 	// MinDetected Share of simulated faults it must find; default 0.3
 	MinDetected *float64 `json:"minDetected,omitempty"`
+
+	// MinEventsFound Share of the events that people labelled which it must find; with it, no label at all refuses
+	MinEventsFound *float64 `json:"minEventsFound,omitempty"`
+
+	// Ranges What a channel's values lie between, in its unit; a channel not named has the range of the champion's data, widened by three times its extent
+	Ranges *map[string]ValueRange `json:"ranges,omitempty"`
+
+	// SliceMargin How much worse than the champion it may be on any line, device or kind of fault; default 0.2
+	SliceMargin *float64 `json:"sliceMargin,omitempty"`
+
+	// StrictSlices A slice with too little evidence refuses as well
+	StrictSlices *bool `json:"strictSlices,omitempty"`
 
 	// WaiveFaults Pass although no fault could be simulated in its data; a person's choice for a first look at little data
 	WaiveFaults *bool `json:"waiveFaults,omitempty"`
@@ -1862,6 +1952,9 @@ type RetrainPolicySpec struct {
 	// Detectors Kinds that compete: "pca", "dense-ae", "neighbour"; absent lets the first two compete
 	Detectors *[]string `json:"detectors,omitempty"`
 
+	// DriftLimit Population stability index of a class's newest data against the champion's that starts a run; absent never does
+	DriftLimit *float64 `json:"driftLimit,omitempty"`
+
 	// Exclude Signals never to learn, such as label columns
 	Exclude *[]string `json:"exclude,omitempty"`
 
@@ -1871,14 +1964,32 @@ type RetrainPolicySpec struct {
 	// Gates Limits that a candidate has to keep to be released
 	Gates *RetrainGates `json:"gates,omitempty"`
 
+	// Images How device classes of cameras are learned
+	Images *ImageSpec `json:"images,omitempty"`
+
+	// Limits What a run may take; what goes over it is refused, and the champion stays. Absent sets no limit
+	Limits *RunLimits `json:"limits,omitempty"`
+
 	// LookbackHours How far back the data reaches; default 168
 	LookbackHours *float64 `json:"lookbackHours,omitempty"`
+
+	// MinNewShare A run that nobody asked for is skipped when less than this share of its rows is new
+	MinNewShare *float64 `json:"minNewShare,omitempty"`
 
 	// MinRows Fewer usable rows than this refuse a device class; default 100
 	MinRows *int64 `json:"minRows,omitempty"`
 
 	// Model Family it trains
 	Model string `json:"model"`
+
+	// Priority Runs and fits go before those of lower ones; default 0
+	Priority *int `json:"priority,omitempty"`
+
+	// Queue Where its fits wait: "gpu" for workers that have that label; absent for any worker
+	Queue *string `json:"queue,omitempty"`
+
+	// Retention How long ended runs are kept with their logs; what they released stays. Absent keeps them for good
+	Retention *RunRetention `json:"retention,omitempty"`
 
 	// RolloutPolicy Under which a blessed version is rolled out; absent proposes nothing
 	RolloutPolicy *string  `json:"rolloutPolicy,omitempty"`
@@ -2248,6 +2359,30 @@ type RolloutStatus struct {
 	WindowsScored *int64 `json:"windowsScored,omitempty"`
 }
 
+// RunLimits What a run may take; what goes over it is refused, and the champion stays. Absent sets no limit
+type RunLimits struct {
+	// CPUSeconds Of the whole run
+	CPUSeconds *float64 `json:"cpuSeconds,omitempty"`
+
+	// Cpus That one fit may keep busy
+	Cpus *float64 `json:"cpus,omitempty"`
+
+	// MemoryMiB Resident memory of one fit
+	MemoryMiB *int `json:"memoryMiB,omitempty"`
+
+	// WallSeconds Of the whole run, from when it was due
+	WallSeconds *float64 `json:"wallSeconds,omitempty"`
+}
+
+// RunRetention How long ended runs are kept with their logs; what they released stays. Absent keeps them for good
+type RunRetention struct {
+	// Days None older
+	Days *int `json:"days,omitempty"`
+
+	// Runs At most so many
+	Runs *int `json:"runs,omitempty"`
+}
+
 // RunState refused = the data or the model was not good enough, by a gate; failed = something broke
 type RunState string
 
@@ -2266,12 +2401,18 @@ type Schedule struct {
 	// Cron Five fields, e.g. "0 2 * * *", or six with seconds first; empty runs by hand only
 	Cron string `json:"cron"`
 
+	// Missed Which of them; absent does as catchUp says
+	Missed *ScheduleMissed `json:"missed,omitempty"`
+
 	// Paused Keeps the schedule and starts nothing by it
 	Paused *bool `json:"paused,omitempty"`
 
 	// TimeZone IANA name; default UTC
 	TimeZone *string `json:"timeZone,omitempty"`
 }
+
+// ScheduleMissed Which of them; absent does as catchUp says
+type ScheduleMissed string
 
 // SegmentReleases defines model for SegmentReleases.
 type SegmentReleases struct {
@@ -2576,6 +2717,12 @@ type UserList struct {
 type UserUpdate struct {
 	Password *string `json:"password,omitempty"`
 	Role     *Role   `json:"role,omitempty"`
+}
+
+// ValueRange defines model for ValueRange.
+type ValueRange struct {
+	Max float64 `json:"max"`
+	Min float64 `json:"min"`
 }
 
 // Verdict INCONCLUSIVE holds, it never passes

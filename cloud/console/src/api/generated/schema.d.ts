@@ -2024,10 +2024,108 @@ export interface components {
             detectors?: string[];
             fit?: components["schemas"]["FitSpec"];
             gates?: components["schemas"]["RetrainGates"];
+            images?: components["schemas"]["ImageSpec"];
             /** @description Under which a blessed version is rolled out; absent proposes nothing */
             rolloutPolicy?: string;
             /** Format: int64 */
             seed?: number;
+            limits?: components["schemas"]["RunLimits"];
+            /** @description Runs and fits go before those of lower ones; default 0 */
+            priority?: number;
+            /** @description Where its fits wait: "gpu" for workers that have that label; absent for any worker */
+            queue?: string;
+            /**
+             * Format: double
+             * @description A run that nobody asked for is skipped when less than this share of its rows is new
+             */
+            minNewShare?: number;
+            /**
+             * Format: double
+             * @description Population stability index of a class's newest data against the champion's that starts a run; absent never does
+             */
+            driftLimit?: number;
+            retention?: components["schemas"]["RunRetention"];
+        };
+        /** @description What a run may take; what goes over it is refused, and the champion stays. Absent sets no limit */
+        RunLimits: {
+            /**
+             * Format: double
+             * @description Of the whole run, from when it was due
+             */
+            wallSeconds?: number;
+            /**
+             * Format: double
+             * @description Of the whole run
+             */
+            cpuSeconds?: number;
+            /** @description Resident memory of one fit */
+            memoryMiB?: number;
+            /**
+             * Format: double
+             * @description That one fit may keep busy
+             */
+            cpus?: number;
+        };
+        /** @description How long ended runs are kept with their logs; what they released stays. Absent keeps them for good */
+        RunRetention: {
+            /** @description At most so many */
+            runs?: number;
+            /** @description None older */
+            days?: number;
+        };
+        /** @description How device classes of cameras are learned */
+        ImageSpec: {
+            /** @description Labels that mean a good part; default "good", "ok" and "normal" */
+            normal?: string[];
+            /** @description Usable images that a label needs to be learned; default 5 */
+            minPerClass?: number;
+            /**
+             * Format: double
+             * @description Largest share of images without a label; absent sets no limit
+             */
+            maxUnlabelled?: number;
+            /**
+             * Format: double
+             * @description Share of each label's images that judges and is not learned from; default 0.2, negative for none
+             */
+            holdOut?: number;
+            fit?: components["schemas"]["ImageFitSpec"];
+        };
+        /** @description What is absent takes the default of the kind of detector */
+        ImageFitSpec: {
+            /** @description Pixels that the model reads */
+            height?: number;
+            width?: number;
+            /**
+             * Format: double
+             * @description Share of the images it learns from that sets the threshold
+             */
+            holdOut?: number;
+            /**
+             * Format: double
+             * @description Wanted share of good parts that is flagged; default 0.01
+             */
+            falseAlarms?: number;
+            /** @description Of the first layer of "cnn"; default 16 */
+            channels?: number;
+            epochs?: number;
+            /** @description Default 30 */
+            batchSize?: number;
+            /** Format: double */
+            learningRate?: number;
+            /**
+             * Format: double
+             * @description Share of each label that is spread over all classes; default 0.05, negative for none
+             */
+            smoothing?: number;
+            /** @description Images are not turned or mirrored; for those whose sides mean something */
+            upright?: boolean;
+        };
+        ValueRange: {
+            /** Format: double */
+            min: number;
+            /** Format: double */
+            max: number;
         };
         /** @description Limits that a candidate has to keep to be released */
         RetrainGates: {
@@ -2055,9 +2153,45 @@ export interface components {
             maxPSI?: number;
             /**
              * Format: double
-             * @description Share of missing values in a device's rows; default 0.2
+             * @description Share of missing values, and of missing rows, of a device; default 0.2
              */
             maxMissing?: number;
+            /**
+             * Format: double
+             * @description Share of held-out images that a model of image classes must name right; default 0.7
+             */
+            minAccuracy?: number;
+            /**
+             * Format: double
+             * @description False alarms per device and day of held-out normal operation; absent sets no limit
+             */
+            maxPerDay?: number;
+            /**
+             * Format: double
+             * @description How much worse than the champion it may be on any line, device or kind of fault; default 0.2
+             */
+            sliceMargin?: number;
+            /** @description A slice with too little evidence refuses as well */
+            strictSlices?: boolean;
+            /**
+             * Format: double
+             * @description Share of the events that people labelled which it must find; with it, no label at all refuses
+             */
+            minEventsFound?: number;
+            /**
+             * Format: double
+             * @description Kolmogorov-Smirnov distance of any feature from the champion's data that a permutation test calls significant; absent sets no limit
+             */
+            maxTwoSample?: number;
+            /**
+             * Format: double
+             * @description Longest stretch, as a share of a device's rows, in which a varying channel may stand still while others move; default 0.3
+             */
+            maxStuckShare?: number;
+            /** @description What a channel's values lie between, in its unit; a channel not named has the range of the champion's data, widened by three times its extent */
+            ranges?: {
+                [key: string]: components["schemas"]["ValueRange"];
+            };
         };
         /** @description How detectors are fitted; what is absent takes the detector's default */
         FitSpec: {
@@ -2139,6 +2273,11 @@ export interface components {
             paused?: boolean;
             /** @description Run the nights that were missed while no hub was up; default true */
             catchUp?: boolean;
+            /**
+             * @description Which of them; absent does as catchUp says
+             * @enum {string}
+             */
+            missed?: "none" | "latest" | "all";
         };
         RetrainPolicyStatus: {
             /** Format: date-time */
