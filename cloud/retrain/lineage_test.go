@@ -1,0 +1,54 @@
+package retrain
+
+import (
+	"testing"
+	"time"
+
+	"github.com/swellfleet/swell/cloud/feedback"
+	"github.com/swellfleet/swell/cloud/registry"
+)
+
+func TestDataIsTracedToTheVersionsThatLearnedFromIt(t *testing.T) {
+	p := newPlant(2, 600)
+	p.labels = []feedback.Label{{Device: id(0), Class: "pump", From: night.Add(-time.Minute), To: night, Value: feedback.Normal, By: "user:ann", At: night}}
+	r := start(t, p)
+	run := r.night(t)
+	if run.Outcome.Released == nil {
+		t.Fatalf("nothing was released: %s", run.Outcome.Summary)
+	}
+	ctx := t.Context()
+	versions, family := r.cfg.Registry, "pumps"
+	segs, err := p.Segments(ctx, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := registry.VersionRef{Family: family, Counter: 1}
+	if refs, err := versions.ReleasesOf(ctx, segs[1].Digest); err != nil || len(refs) != 1 || refs[0] != want {
+		t.Errorf("releases of a segment: %v, %v, want %v", refs, err, want)
+	}
+	if n, err := versions.Sources(ctx, family, 1); err != nil || n[registry.FromSegment] != 2 || n[registry.FromLabel] != 1 {
+		t.Errorf("the version's sources: %v, %v", n, err)
+	}
+
+	// A hub of before registered versions without their sources.
+	v, err := versions.Version(ctx, family, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := &registry.Memory{}
+	lost := v
+	lost.Counter, lost.Lineage.Snapshot = 2, "sha256:"+"00000000000000000000000000000000000000000000000000000000000000ff"
+	for _, v := range []registry.Version{v, lost} {
+		if err := old.SaveVersion(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []int{1, 0} {
+		if n, err := TraceAll(ctx, old, r.cfg.Objects); err != nil || n != want {
+			t.Errorf("traced %d versions, %v, want %d", n, err, want)
+		}
+	}
+	if refs, err := old.ReleasesOf(ctx, segs[0].Digest); err != nil || len(refs) != 1 {
+		t.Errorf("releases of a segment after the backfill: %v, %v", refs, err)
+	}
+}
