@@ -37,6 +37,19 @@ var rules = map[string]func(t *tape, n *onnxpb.NodeProto, dy string) error{
 	"BatchNormalization": (*tape).batchNorm, "LayerNormalization": (*tape).layerNorm,
 }
 
+// Trainable lists the operations of forward that have no gradient, sorted and each once: what depends on a
+// parameter must not pass through them on its way to the loss. A graph without any gives nil.
+func Trainable(forward *onnxpb.GraphProto) []string {
+	var without []string
+	for _, n := range forward.GetNode() {
+		if op := n.GetOpType(); rules[op] == nil {
+			without = append(without, op)
+		}
+	}
+	slices.Sort(without)
+	return slices.Compact(without)
+}
+
 // reach marks what depends on a parameter.
 func (t *tape) reach(forward *onnxpb.GraphProto, params []string) {
 	t.needs = map[string]bool{}
@@ -59,6 +72,9 @@ func (t *tape) forward(forward *onnxpb.GraphProto) {
 		switch {
 		case t.trained(n):
 			t.normalize(n)
+		case n.GetOpType() == "MaxPool" && t.needs[n.Output[0]] && t.tiled(n):
+			largest := t.pooled("MaxPool", n.Input[0], t.shape(n.Input[0]), attribute(n, "kernel_shape").GetInts())
+			t.b.NodeTo(n.Output[:1], "Reshape", []string{largest, t.b.Ints(t.shape(n.Output[0])...)})
 		case n.GetOpType() == "MaxPool" && t.needs[n.Output[0]]:
 			g.Node = append(g.Node, &onnxpb.NodeProto{
 				OpType: n.OpType, Name: n.Name, Input: n.Input, Output: []string{n.Output[0], where(n)}, Attribute: n.Attribute,

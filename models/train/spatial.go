@@ -149,15 +149,47 @@ func (t *tape) convTranspose(n *onnxpb.NodeProto, dy string) error {
 	return nil
 }
 
-// maxPool sends each derivative to where the largest value was. The forward pass has been made to name it.
+// tiled says whether the windows of a pooling lie side by side in the plane, with nothing between them and
+// nothing left over.
+func (t *tape) tiled(n *onnxpb.NodeProto) bool {
+	w, err := t.window(n)
+	in, out, kernel := t.shape(n.Input[0]), t.shape(n.Output[0]), attribute(n, "kernel_shape").GetInts()
+	if err != nil || len(in) != 4 || slices.Max(w.pads) > 0 || slices.Max(w.dilations) > 1 || !slices.Equal(w.strides, kernel) {
+		return false
+	}
+	return in[2] == out[2]*kernel[0] && in[3] == out[3]*kernel[1]
+}
+
+// pooled pools every plane by itself. As planes of one channel they stay as they are: the runtime would
+// otherwise bring the channels into blocks and back, which takes longer than the pooling.
+func (t *tape) pooled(op, v string, in, kernel []int64) string {
+	planes := t.op("Reshape", v, t.b.Ints(in[0]*in[1], 1, in[2], in[3]))
+	return t.b.Node(op, []string{planes}, onnx.Ints("kernel_shape", kernel...), onnx.Ints("strides", kernel...))
+}
+
+// maxPool sends each derivative to where the largest value was. The forward pass has been made to name it,
+// unless the windows are tiled: the runtime then finds it sooner by comparing with the enlarged output, and
+// equal values share the derivative.
 func (t *tape) maxPool(n *onnxpb.NodeProto, dy string) error {
 	w, err := t.window(n)
 	if err != nil {
 		return err
 	}
-	in := t.shape(n.Input[0])
+	in, kernel := t.shape(n.Input[0]), attribute(n, "kernel_shape").GetInts()
+	if t.tiled(n) {
+		scales := t.b.Floats(n.Output[0]+".scales", []float32{1, 1, float32(kernel[0]), float32(kernel[1])}, 4)
+		enlarge := func(v string) string {
+			return t.b.Node("Resize", []string{v, "", scales}, onnx.Text("mode", "nearest"),
+				onnx.Text("coordinate_transformation_mode", "asymmetric"), onnx.Text("nearest_mode", "floor"))
+		}
+		largest := t.mask("Equal", n.Input[0], enlarge(n.Output[0]))
+		share := t.pooled("AveragePool", largest, in, kernel)
+		each := t.op("Div", dy, t.op("Mul", t.op("Reshape", share, t.b.Ints(t.shape(n.Output[0])...)), t.b.Scalar(float32(size(kernel)))))
+		t.give(n.Input[0], t.op("Mul", largest, enlarge(each)), in)
+		return nil
+	}
 	apart := slices.Max(w.pads) == 0 && slices.Max(w.dilations) == 1
-	for i, k := range attribute(n, "kernel_shape").GetInts() {
+	for i, k := range kernel {
 		apart = apart && w.strides[i] >= k
 	}
 	var attrs []onnx.Attr

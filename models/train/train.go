@@ -198,7 +198,7 @@ func (t *Trainer) weight(name string) bool {
 // differentiate emits the forward and backward pass over a flat parameter vector, and returns the name of
 // the flat gradient.
 func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
-	f := t.task.Forward
+	f := poolFirst(t.task.Forward)
 	shapes := map[string][]int64{}
 	for _, in := range f.Input {
 		dims := staticShape(in)
@@ -257,6 +257,38 @@ func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
 	}
 	b.NodeTo([]string{gradients}, "Concat", grads, onnx.Int("axis", 0))
 	return gradients, nil
+}
+
+// poolFirst puts a Relu that only a MaxPool reads behind it: the largest value is the same, and the Relu and
+// its gradient have less to do. f is not changed.
+func poolFirst(f *onnxpb.GraphProto) *onnxpb.GraphProto {
+	readers := map[string]int{}
+	for _, n := range f.Node {
+		for _, in := range n.Input {
+			readers[in]++
+		}
+	}
+	for _, o := range f.Output {
+		readers[o.GetName()]++
+	}
+	nodes := slices.Clone(f.Node)
+	made := map[string]int{}
+	for i, n := range nodes {
+		for _, out := range n.Output {
+			made[out] = i
+		}
+		if n.GetOpType() != "MaxPool" || len(n.Output) != 1 {
+			continue
+		}
+		k, ok := made[n.Input[0]]
+		if !ok || nodes[k].GetOpType() != "Relu" || readers[n.Input[0]] != 1 {
+			continue
+		}
+		relu := nodes[k]
+		nodes[k] = &onnxpb.NodeProto{OpType: n.OpType, Name: n.Name, Attribute: n.Attribute, Input: relu.Input, Output: relu.Output}
+		nodes[i] = &onnxpb.NodeProto{OpType: relu.OpType, Name: relu.Name, Input: n.Input, Output: n.Output}
+	}
+	return &onnxpb.GraphProto{Name: f.Name, Node: nodes, Initializer: f.Initializer, Input: f.Input, Output: f.Output}
 }
 
 // follow lets the running statistics of trained normalizations follow those of the batch.

@@ -1,0 +1,19 @@
+package train
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/swellfleet/swell/models/onnx/onnxpb"
+)
+
+// Untrainable names the operations of g that have no gradient here, sorted and once each; nil when all have one.
+func Untrainable(g *onnxpb.GraphProto) []string {
+	missing := map[string]bool{}
+	for _, n := range g.GetNode() {
+		if _, ok := rules[n.GetOpType()]; !ok {
+			missing[n.GetOpType()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(missing))
+}
