@@ -34,6 +34,11 @@ func FloatData(t *onnxpb.TensorProto) ([]float32, error) {
 	return out, nil
 }
 
+// SetFloatData replaces the values of a float32 tensor; data must have as many.
+func SetFloatData(t *onnxpb.TensorProto, data []float32) {
+	t.RawData, t.FloatData = nil, append([]float32(nil), data...)
+}
+
 // intData returns the values of an int64 tensor that checkTensor accepted.
 func intData(t *onnxpb.TensorProto) ([]int64, error) {
 	if DataType(t.GetDataType()) != Int64 {

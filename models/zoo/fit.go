@@ -374,7 +374,15 @@ func deciles(experts []expert) []float64 {
 	if len(experts) != 1 {
 		return nil
 	}
-	sorted := slices.Sorted(slices.Values(experts[0].scores))
+	return decilesOf(experts[0].scores)
+}
+
+// decilesOf returns the inner deciles of scores; nil when they do not rise.
+func decilesOf(scores []float64) []float64 {
+	if len(scores) == 0 {
+		return nil
+	}
+	sorted := slices.Sorted(slices.Values(scores))
 	var out []float64
 	for i := 1; i <= contract.Deciles; i++ {
 		v := sorted[i*len(sorted)/(contract.Deciles+1)]

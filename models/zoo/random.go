@@ -36,49 +36,20 @@ func fitRandomNeighbour(ctx context.Context, m matrix, h *head, c Config, card m
 		r.b = append(r.b, float32(rng.NormFloat64()*randomDeviation))
 	}
 	thin := (m.rows + randomPatterns - 1) / randomPatterns
-	rows := (m.rows + thin - 1) / thin
-	features := make([]float32, rows*randomFeatures)
-	for i := range rows {
+	features := make([][]float32, (m.rows+thin-1)/thin)
+	for i := range features {
 		if i%1024 == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		r.features(m.data[i*thin*m.cols:(i*thin+1)*m.cols], features[i*randomFeatures:(i+1)*randomFeatures])
+		features[i] = make([]float32, randomFeatures)
+		r.features(m.data[i*thin*m.cols:(i*thin+1)*m.cols], features[i])
 	}
-	// Greedy centres (Gonzalez, 1985): each next one is the pattern furthest from all before, so that no
-	// part of normal operation is far from a centre.
-	n := min(randomCentres, rows)
-	nearest := make([]float64, rows)
-	for i := range nearest {
-		nearest[i] = math.Inf(1)
+	chosen, radius, err := spread(ctx, features, randomCentres, rng)
+	if err != nil {
+		return nil, err
 	}
-	chosen, next := make([]int, 0, n), rng.IntN(rows)
-	for len(chosen) < n {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		chosen = append(chosen, next)
-		of := features[next*randomFeatures : (next+1)*randomFeatures]
-		for i := range rows {
-			d := 0.0
-			for k, v := range features[i*randomFeatures : (i+1)*randomFeatures] {
-				d += float64(v-of[k]) * float64(v-of[k])
-			}
-			if nearest[i] = min(nearest[i], d); nearest[i] > nearest[next] {
-				next = i
-			}
-		}
-		if nearest[next] == 0 {
-			break // the data has no more different patterns
-		}
-	}
-	r.centres, r.half = make([]float32, randomFeatures*len(chosen)), make([]float32, len(chosen))
-	for j, row := range chosen {
-		for k, v := range features[row*randomFeatures : (row+1)*randomFeatures] {
-			r.centres[k*len(chosen)+j] = v
-			r.half[j] += v * v / 2
-		}
-	}
-	card["features"], card["centres"], card["radius"] = randomFeatures, len(chosen), math.Sqrt(nearest[next])
+	r.centres, r.half = memoryOf(features, chosen)
+	card["features"], card["centres"], card["radius"] = randomFeatures, len(chosen), radius
 	return r, nil
 }
 
@@ -101,12 +72,7 @@ func (r *randomNeighbour) emit(b *onnx.Builder, z string) ([]string, string) {
 	f := b.Node("Conv", []string{z,
 		b.Floats(h.prefix+"directions", r.w, randomFeatures, int64(h.channels), int64(h.pattern)), b.Floats(h.prefix+"cuts", r.b, randomFeatures)})
 	f = b.Node("Transpose", []string{b.Node("Relu", []string{f})}, onnx.Ints("perm", 0, 2, 1)) // [batch, smooth, features]
-	// |f - c|² = |f|² - 2 (f·c - |c|²/2)
-	near := b.Node("Sub", []string{b.Node("MatMul", []string{f, b.Floats(h.prefix+"centres", r.centres, randomFeatures, centres)}), b.Floats(h.prefix+"half", r.half, centres)})
-	near = b.Node("ReduceMax", []string{near}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
-	length := b.Node("ReduceSum", []string{b.Node("Mul", []string{f, f}), b.Ints(2)}, onnx.Int("keepdims", 0))
-	d := b.Node("Sub", []string{length, b.Node("Mul", []string{near, b.Scalar(2)})}) // [batch, smooth]
-	d = b.Node("Max", []string{d, b.Scalar(0)})
+	d := nearest(b, f, h.prefix, randomFeatures, centres, r.centres, r.half)
 	q := b.Node("ReduceMean", []string{d}, onnx.Ints("axes", 1), onnx.Int("keepdims", 0))
 	// Relu and Max may swallow what is not a number.
 	q = b.Node("Add", []string{q, b.Node("ReduceSum", []string{b.Node("Mul", []string{z, b.Scalar(0)}), b.Ints(1, 2)}, onnx.Int("keepdims", 0))})
@@ -115,4 +81,57 @@ func (r *randomNeighbour) emit(b *onnx.Builder, z string) ([]string, string) {
 	all := b.Node("Add", []string{b.Node("ReduceSum", []string{own, b.Ints(1)}, onnx.Int("keepdims", 1)), b.Scalar(1e-9)})
 	share := b.Node("Div", []string{own, all})
 	return []string{q}, b.Node("Mul", []string{share, b.Node("Unsqueeze", []string{q, b.Ints(1)})})
+}
+
+// spread chooses up to n of rows, each next one the furthest from all before (Gonzalez, 1985), so that no row is
+// far from a chosen one. radius is how far the furthest is.
+func spread(ctx context.Context, rows [][]float32, n int, rng *rand.Rand) (chosen []int, radius float64, err error) {
+	nearest := make([]float64, len(rows))
+	for i := range nearest {
+		nearest[i] = math.Inf(1)
+	}
+	next := rng.IntN(len(rows))
+	for len(chosen) < n {
+		if err := ctx.Err(); err != nil {
+			return nil, 0, err
+		}
+		chosen = append(chosen, next)
+		of := rows[next]
+		for i, row := range rows {
+			d := 0.0
+			for k, v := range row {
+				d += float64(v-of[k]) * float64(v-of[k])
+			}
+			if nearest[i] = min(nearest[i], d); nearest[i] > nearest[next] {
+				next = i
+			}
+		}
+		if nearest[next] == 0 {
+			break // there are no more different rows
+		}
+	}
+	return chosen, math.Sqrt(nearest[next]), nil
+}
+
+// memoryOf lays the chosen rows out for nearest: centres [length, chosen], and half the squared length of each.
+func memoryOf(rows [][]float32, chosen []int) (centres, half []float32) {
+	centres, half = make([]float32, len(rows[0])*len(chosen)), make([]float32, len(chosen))
+	for j, row := range chosen {
+		for k, v := range rows[row] {
+			centres[k*len(chosen)+j] = v
+			half[j] += v * v / 2
+		}
+	}
+	return centres, half
+}
+
+// nearest emits the squared distance of each row of f [batch, rows, length] to its nearest centre: [batch, rows].
+func nearest(b *onnx.Builder, f, prefix string, length, n int64, centres, half []float32) string {
+	// |f - c|² = |f|² - 2 (f·c - |c|²/2)
+	near := b.Node("MatMul", []string{f, b.Floats(prefix+"centres", centres, length, n)})
+	near = b.Node("Sub", []string{near, b.Floats(prefix+"half", half, n)})
+	near = b.Node("ReduceMax", []string{near}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
+	squares := b.Node("ReduceSum", []string{b.Node("Mul", []string{f, f}), b.Ints(2)}, onnx.Int("keepdims", 0))
+	d := b.Node("Sub", []string{squares, b.Node("Mul", []string{near, b.Scalar(2)})})
+	return b.Node("Max", []string{d, b.Scalar(0)})
 }

@@ -2,11 +2,9 @@ package zoo
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/onnx"
@@ -177,6 +175,15 @@ func (c ImageConfig) Validate() error {
 // Size is the height and width in pixels that a dataset has to have for a fit with c.
 func (c ImageConfig) Size() (height, width int, err error) {
 	height, width = c.Height, c.Width
+	if c.Backbone != nil && height == 0 && width == 0 {
+		m, err := onnx.Read(c.Backbone, onnx.Limits{})
+		if err != nil {
+			return 0, 0, fmt.Errorf("backbone: %w", err)
+		}
+		if _, height, width, _, err = backboneInput(m); err != nil {
+			return 0, 0, err
+		}
+	}
 	setDefault(&height, 100)
 	setDefault(&width, height)
 	return height, width, nil
@@ -191,19 +198,6 @@ func FitImages(ctx context.Context, kind string, d ImageDataset, c ImageConfig) 
 		return nil, fmt.Errorf("fit %s: %w", kind, err)
 	}
 	return f, nil
-}
-
-func fitImages(ctx context.Context, kind string, d ImageDataset, c ImageConfig) (*Fitted, error) {
-	begin := time.Now()
-	if !slices.Contains(ImageKinds(), kind) {
-		return nil, fmt.Errorf("unknown kind: want one of %v", ImageKinds())
-	}
-	if err := errors.Join(c.Validate(), d.Validate()); err != nil {
-		return nil, err
-	}
-	_, _, _ = ctx, begin, json.Marshal
-	_ = onnx.Float
-	return nil, errors.New("not there yet")
 }
 
 // GoldenImages scores images with the fitted model as a device would, for the vectors of a release; see Golden.
