@@ -189,6 +189,9 @@ type Training struct {
 	// in any case. Default 0 both: everything is kept.
 	KeepVersions int     `yaml:"keep_versions"`
 	KeepDays     float64 `yaml:"keep_days"`
+	// GardenPrivate lets people import models from addresses inside the plant,
+	// which the hub reaches and they perhaps do not. Default false.
+	GardenPrivate bool `yaml:"garden_private"`
 	// Policies are stored under their names at start, unless they exist.
 	Policies []RetrainPolicy `yaml:"policies"`
 }

@@ -42,6 +42,7 @@ import (
 	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/fleet"
 	"github.com/swellfleet/swell/cloud/frames"
+	"github.com/swellfleet/swell/cloud/garden"
 	"github.com/swellfleet/swell/cloud/ingest"
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/objects"
@@ -607,6 +608,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 	conf.Feedback = said{h}
 	if h.train != nil {
 		conf.Training, conf.Lineages = *h.train, lineages{h}
+		conf.Garden = imports{garden.New(garden.Config{Registry: h.db.Registry(), Objects: h.objects, Now: h.cfg.Now, Private: h.cfg.Training.GardenPrivate})}
 	}
 	srv, err := api.New(conf)
 	if err != nil {

@@ -46,6 +46,18 @@ type Version struct {
 	// Expected is the share of windows it and its parent flag on the night's
 	// held-out data; nil without a parent.
 	Expected *artifact.Shift `json:"expected,omitempty"`
+	// Import says how a candidate came from outside; nil for what was made here.
+	Import *Import `json:"import,omitempty"`
+}
+
+// Import is what is known of a model that somebody brought.
+type Import struct {
+	Source  string   `json:"source"` // its address, or "a file"
+	By      string   `json:"by"`     // as in the ledger
+	Reason  string   `json:"reason,omitempty"`
+	Input   string   `json:"input"` // what its graph reads
+	Outputs []string `json:"outputs"`
+	Notes   []string `json:"notes,omitempty"` // what was found, a sentence each
 }
 
 // Lineage says where a version came from.
