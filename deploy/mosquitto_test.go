@@ -207,6 +207,9 @@ func TestComposeBrokerKeepsDevicesApartAndLosesNothing(t *testing.T) {
 	if n := s.metrics()["swell_ingest_malformed_total"]; n != 0 {
 		t.Errorf("%v messages came under another's name", n)
 	}
+	// A frame takes the same way; one that cannot be read is acknowledged, too.
+	must("frame", device.Publish(topic.Of(me, topic.Frames), 1, false, "not a frame"))
+	until(t, "the frame", func() bool { return s.metrics()["swell_frames_malformed_total"] == 1 })
 	for len(heard) > 0 {
 		t.Errorf("the device reads %s", <-heard)
 	}
