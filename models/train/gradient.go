@@ -37,19 +37,6 @@ var rules = map[string]func(t *tape, n *onnxpb.NodeProto, dy string) error{
 	"BatchNormalization": (*tape).batchNorm, "LayerNormalization": (*tape).layerNorm,
 }
 
-// Trainable lists the operations of forward that have no gradient, sorted and each once: what depends on a
-// parameter must not pass through them on its way to the loss. A graph without any gives nil.
-func Trainable(forward *onnxpb.GraphProto) []string {
-	var without []string
-	for _, n := range forward.GetNode() {
-		if op := n.GetOpType(); rules[op] == nil {
-			without = append(without, op)
-		}
-	}
-	slices.Sort(without)
-	return slices.Compact(without)
-}
-
 // reach marks what depends on a parameter.
 func (t *tape) reach(forward *onnxpb.GraphProto, params []string) {
 	t.needs = map[string]bool{}

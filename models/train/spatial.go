@@ -79,6 +79,9 @@ func (t *tape) correlate(w window, x string, xs []int64, y string, kernel []int6
 		g := t.op("MatMul", flat(y, kernel[0]), t.b.Node("Transpose", []string{flat(x, xs[1])}))
 		return t.op("Reshape", g, t.b.Ints(kernel...))
 	}
+	if w.group == 1 && dims == 2 && xs[1] > 1 && slices.Max(w.strides) == 1 && slices.Max(w.dilations) == 1 {
+		return t.product(w, x, xs, y, kernel)
+	}
 	// x: batch, group, channel → channel, group·batch.
 	split := append([]int64{xs[0], w.group, xs[1] / w.group}, xs[2:]...)
 	joined := append([]int64{xs[1] / w.group, w.group * xs[0]}, xs[2:]...)
@@ -95,6 +98,32 @@ func (t *tape) correlate(w window, x string, xs []int64, y string, kernel []int6
 	}
 	g = t.op("Slice", g, t.b.Ints(starts...), t.b.Ints(ends...), t.b.Ints(axes...))
 	return t.b.Node("Transpose", []string{g}, perm(1, 0))
+}
+
+// product is correlate as one product of matrices an image, for strides of 1 in the plane. Rows are laid end
+// to end, with x's pads and as many zeros in y, so that what one point of the kernel meets is one piece of x.
+func (t *tape) product(w window, x string, xs []int64, y string, kernel []int64) string {
+	high, wide := xs[2]+w.pads[0]+w.pads[2], xs[3]+w.pads[1]+w.pads[3]
+	rows := high - kernel[2] + 1
+	length := rows*wide - kernel[3] + 1 // the last zeros of y are left out
+	if slices.Max(w.pads) > 0 {
+		x = t.op("Pad", x, t.b.Ints(0, 0, w.pads[0], w.pads[1], 0, 0, w.pads[2], w.pads[3]))
+	}
+	x = t.op("Reshape", x, t.b.Ints(xs[0], xs[1], high*wide))
+	y = t.op("Pad", y, t.b.Ints(0, 0, 0, 0, 0, 0, 0, kernel[3]-1))
+	y = t.op("Reshape", y, t.b.Ints(xs[0], kernel[0], rows*wide))
+	y = t.op("Slice", y, t.b.Ints(0), t.b.Ints(length), t.b.Ints(2))
+	var pieces []string
+	for i := range kernel[2] {
+		for k := range kernel[3] {
+			from := i*wide + k
+			pieces = append(pieces, t.op("Slice", x, t.b.Ints(from), t.b.Ints(from+length), t.b.Ints(2)))
+		}
+	}
+	turned := t.b.Node("Transpose", []string{t.b.Node("Concat", pieces, onnx.Int("axis", 1))}, onnx.Ints("perm", 0, 2, 1))
+	g := t.b.Node("ReduceSum", []string{t.op("MatMul", y, turned), t.b.Ints(0)}, onnx.Int("keepdims", 0))
+	g = t.op("Reshape", g, t.b.Ints(kernel[0], kernel[2]*kernel[3], kernel[1]))
+	return t.op("Reshape", t.b.Node("Transpose", []string{g}, onnx.Ints("perm", 0, 2, 1)), t.b.Ints(kernel...))
 }
 
 // bias sums the derivative over everything but the channels.
