@@ -33,8 +33,16 @@ type Score struct {
 	Faults    int                `json:"faults"`           // how many were simulated
 	ByFault   map[string]float64 `json:"by_fault"`         // detected by kind of fault
 	NonFinite int                `json:"non_finite"`       // scores that were NaN or infinite
-	Images    *ImageScore        `json:"images,omitempty"` // of models of cameras; the rest then counts images for windows
-	Err       string             `json:"err,omitempty"`    // why it could not be judged
+	Alarms    float64            `json:"alarms_per_day"`   // runs of flagged normal windows, a day and device
+	Events    int                `json:"events,omitempty"` // that people labelled
+	// EventsFound are those in which a window was flagged.
+	EventsFound int          `json:"events_found,omitempty"`
+	Slices      []SliceScore `json:"slices,omitempty"`
+	// Beside sets it beside the champion on the same windows; nil for the
+	// champion, and without one.
+	Beside *Pair       `json:"beside,omitempty"`
+	Images *ImageScore `json:"images,omitempty"` // of models of cameras; the rest then counts images for windows
+	Err    string      `json:"err,omitempty"`    // why it could not be judged
 }
 
 // Verdict is a gate's answer.
@@ -59,8 +67,12 @@ type GateResult struct {
 	Limit   float64        `json:"limit"`
 	AtMost  bool           `json:"at_most"` // value must be at most limit; otherwise at least
 	N       int            `json:"n"`
-	Message string         `json:"message"`
+	// Advisory marks a check that tells and does not refuse.
+	Advisory bool   `json:"advisory,omitempty"`
+	Message  string `json:"message"`
 }
+
+func (r GateResult) refuses() bool { return r.Verdict != Pass && !r.Advisory }
 
 // Blessed is the result of the step bless.
 type Blessed struct {
@@ -105,7 +117,7 @@ func Bless(g Gates, j Judged) Blessed {
 		for _, s := range c.Candidates {
 			gates := checkGates(g, c, s)
 			out.Gates = append(out.Gates, gates...)
-			if !slices.ContainsFunc(gates, func(r GateResult) bool { return r.Verdict != Pass }) {
+			if !slices.ContainsFunc(gates, GateResult.refuses) {
 				passing = append(passing, s)
 			}
 		}
@@ -125,10 +137,10 @@ func Bless(g Gates, j Judged) Blessed {
 			return cmp.Compare(a.FlagShare, b.FlagShare)
 		})
 		w := Winner{Score: passing[0], ChampionFlagShare: -1}
-		w.Why = w.Score.Candidate.Kind + " " + w.Score.describe()
+		w.Why = w.Score.Candidate.name() + " " + w.Score.describe()
 		for _, other := range c.Candidates {
-			if other.Candidate.Kind != w.Score.Candidate.Kind && other.Err == "" {
-				w.Why += fmt.Sprintf("; %s: %s", other.Candidate.Kind, other.figures())
+			if other.Candidate.Digest != w.Score.Candidate.Digest && other.Err == "" {
+				w.Why += fmt.Sprintf("; %s: %s", other.Candidate.name(), other.figures())
 			}
 		}
 		if c.Champion != nil && c.Champion.Err == "" {
@@ -168,7 +180,7 @@ func (s Score) figures() string {
 func refusal(c JudgedClass, gates []GateResult) string {
 	var why []string
 	for _, r := range gates {
-		if r.Class == c.Class && r.Verdict != Pass {
+		if r.Class == c.Class && r.refuses() {
 			why = append(why, r.Message)
 		}
 	}
@@ -179,7 +191,7 @@ func refusal(c JudgedClass, gates []GateResult) string {
 }
 
 func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
-	kind := s.Candidate.Kind
+	kind := s.Candidate.name()
 	if s.Err != "" || c.Windows == 0 {
 		why := s.Err
 		if why == "" {
@@ -207,6 +219,12 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 		at("non-finite", float64(s.NonFinite), 0, true, c.Windows, "non-finite scores"),
 		at("flag-share", s.FlagShare, g.MaxFlagShare, true, c.Windows, "share of normal windows flagged"),
 	}
+	if g.MaxPerDay > 0 {
+		out = append(out, at("false-alarms-per-day", s.Alarms, g.MaxPerDay, true, c.Windows, "false alarms a day and device"))
+	}
+	if r, ok := eventsGate(g, c, s); ok {
+		out = append(out, r)
+	}
 	if s.Faults == 0 && g.WaiveFaults {
 		return out // nothing to compare with the champion by, either
 	}
@@ -225,6 +243,9 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 			out = append(out, at("not-worse", s.FlagShare-c.Champion.FlagShare, 0, true, c.Windows, "flags on normal data, against a champion that flags too much"))
 		default:
 			out = append(out, at("not-worse", s.Detected-c.Champion.Detected, -g.Margin, false, s.Faults, "faults found, against the champion"))
+		}
+		if c.Champion.Err == "" {
+			out = append(out, sliceGates(g, c, s)...)
 		}
 	}
 	return out

@@ -50,8 +50,8 @@ func inspect(class artifact.Class, ts []table, p Policy, champion *evaluate.Prof
 	in.each("order", maxOutOfOrder, in.order)
 	in.each("gaps", p.Gates.MaxMissing, in.gaps)
 	in.each("units", 0, in.units)
-	in.each("stuck", p.Gates.MaxStuckShare, in.stuck)
 	in.each("range", maxOutOfRange, in.ranges)
+	in.each("stuck", p.Gates.MaxStuckShare, in.stuck)
 	if len(in.tables) < minPeers {
 		in.gates = append(in.gates, GateResult{Gate: "garbage", Class: class, Verdict: Inconclusive, Limit: maxDistance, AtMost: true, N: len(in.tables),
 			Message: fmt.Sprintf("%d devices are too few to compare one with its peers, %d are needed", len(in.tables), minPeers)})

@@ -230,6 +230,10 @@ func (s *Service) load(ctx context.Context, snap Snapshot, e SnapshotEntry) (tab
 	return t, nil
 }
 
+// eventMargin is how many nominal steps are taken out before a labelled event,
+// so that the hole is wider than what a window may span by default.
+const eventMargin = 3
+
 // whole says what is missing of a segment's columns.
 func (c Columns) whole() error {
 	if len(c.Times) != len(c.Rows) {
@@ -266,7 +270,7 @@ func (s *Service) dataset(ctx context.Context, snap Snapshot, c ClassData, lead 
 		}
 		if !tail {
 			t = t.rowsBefore(to)
-			t = withoutEvents(t, spoken(snap.Labels, t), 3, c.SampleRateHz)
+			t = withoutEvents(t, spoken(snap.Labels, t), eventMargin, c.SampleRateHz)
 			to = len(t.rows)
 		}
 		if from < to {

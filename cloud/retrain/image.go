@@ -33,6 +33,9 @@ type ImagePolicy struct {
 	// HoldOut is the share of each label's images that judges and is not learned
 	// from. 0: a fifth; below 0: none, and what was learned from judges.
 	HoldOut float64 `json:"hold_out,omitempty"`
+	// Backbone names a network of the model garden that "head" and the others
+	// look with; its newest version counts. Empty: none.
+	Backbone string `json:"backbone,omitempty"`
 	// Fit says how to fit; the policy's seed replaces its own.
 	Fit zoo.ImageConfig `json:"fit"`
 }
@@ -367,7 +370,7 @@ func imageKinds(p Policy, d ImageData) []string {
 	usual := []string{zoo.Mahalanobis, zoo.ImageNeighbour}
 	if len(d.Classes) > 0 {
 		usual = []string{zoo.CNN}
-		if len(p.Images.Fit.Backbone) > 0 {
+		if len(p.Images.Fit.Backbone) > 0 || p.Images.Backbone != "" {
 			usual = append(usual, zoo.Head)
 		}
 	}
@@ -384,10 +387,28 @@ func imageKinds(p Policy, d ImageData) []string {
 	return out
 }
 
+// backbone reads the newest version of a network of the model garden.
+func (s *Service) backbone(ctx context.Context, name string) ([]byte, error) {
+	vs, err := s.cfg.Registry.Versions(ctx, name, 0, 1)
+	if err != nil {
+		return nil, fmt.Errorf("find backbone %s: %w", name, err)
+	}
+	if len(vs) == 0 || vs[0].Import == nil || len(vs[0].Models) == 0 {
+		return nil, refuse("the policy's backbone %s is not in the model garden: import it first", name)
+	}
+	return s.getModel(ctx, vs[0].Models[0].Digest)
+}
+
 // fitImages fits one kind to a class's images. Equal inputs are fitted once,
 // ever.
 func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Digest, c ClassData, kind string) (Candidate, error) {
 	cfg := o.Policy.Images.Fit
+	if name := o.Policy.Images.Backbone; name != "" {
+		var err error
+		if cfg.Backbone, err = s.backbone(ctx, name); err != nil {
+			return Candidate{}, err
+		}
+	}
 	if len(cfg.Backbone) > 0 && cfg.BackboneDigest == "" {
 		cfg.BackboneDigest = string(artifact.Of(cfg.Backbone))
 	}
@@ -413,7 +434,7 @@ func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Di
 	if err != nil {
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)
 	}
-	return s.keep(ctx, cacheKey, c.Class, f)
+	return s.keep(ctx, cacheKey, c.Class, f, "")
 }
 
 // imageGolden picks images evenly over those that judged the model.

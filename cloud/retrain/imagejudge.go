@@ -22,7 +22,7 @@ type ImageScore struct {
 // judgeImages scores one model on the images that judge. What is wrong with
 // the model is in the score.
 func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) (Score, int, error) {
-	score := Score{Candidate: cand, Images: &ImageScore{Recall: map[string]float64{}, Counts: map[string]int{}}}
+	score := Score{Candidate: cand, ByFault: map[string]float64{}, Images: &ImageScore{Recall: map[string]float64{}, Counts: map[string]int{}}}
 	b, err := s.getModel(ctx, cand.Digest)
 	if err != nil {
 		return score, 0, err

@@ -1,6 +1,7 @@
 package retrain
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +51,30 @@ func TestDataIsTracedToTheVersionsThatLearnedFromIt(t *testing.T) {
 	}
 	if refs, err := old.ReleasesOf(ctx, segs[0].Digest); err != nil || len(refs) != 1 {
 		t.Errorf("releases of a segment after the backfill: %v, %v", refs, err)
+	}
+}
+
+func TestABackboneComesOutOfTheGarden(t *testing.T) {
+	r := start(t, newPlant(1, 10))
+	ctx := t.Context()
+	d, err := r.putModel(ctx, []byte("a network"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []registry.Version{
+		{Family: "net", Counter: 1, Stage: registry.Candidate, Import: &registry.Import{}, Models: []registry.Model{{Digest: d}}},
+		{Family: "pump", Counter: 1, Stage: registry.Promoted, Models: []registry.Model{{Digest: d}}},
+	} {
+		if err := r.reg.SaveVersion(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := r.backbone(ctx, "net"); err != nil || string(b) != "a network" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	for _, name := range []string{"gone", "pump"} {
+		if _, err := r.backbone(ctx, name); err == nil || !strings.Contains(err.Error(), "not in the model garden") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -186,7 +186,10 @@ type fitOrder struct {
 // fitResult is what the task found.
 type fitResult struct {
 	Candidate Candidate `json:"candidate"`
-	Failed    string    `json:"failed,omitempty"` // why there is no candidate
+	// Warm is the same kind started from the champion's weights; nil where that
+	// cannot be.
+	Warm   *Candidate `json:"warm,omitempty"`
+	Failed string     `json:"failed,omitempty"` // why there is no candidate
 }
 
 // trainAll asks for all fits at once, so that every worker has something to
@@ -216,6 +219,9 @@ func (s *Service) trainAll(r *engine.Run, o Order, out *Outcome) error {
 				t.Failed = append(t.Failed, f.Failed)
 			} else {
 				t.Candidates = append(t.Candidates, f.Candidate)
+				if f.Warm != nil {
+					t.Candidates = append(t.Candidates, *f.Warm)
+				}
 			}
 		}
 		t, err := step(s, r, "train/"+kind, func(context.Context) (Trained, error) { return t, nil })
@@ -268,6 +274,9 @@ func (s *Service) fitTask(ctx context.Context, input json.RawMessage) (json.RawM
 	case err != nil:
 		return nil, err
 	default:
+		if res.Warm, err = s.fitWarm(ctx, f.Order, snap, f.Snapshot, f.Class, f.Kind); err != nil {
+			return nil, err
+		}
 		engine.Progress(ctx, "model %s, %d bytes, threshold %g, cached %v", res.Candidate.Digest.Short(), res.Candidate.Bytes, res.Candidate.Threshold, res.Candidate.Cached)
 	}
 	return json.Marshal(res)
@@ -324,10 +333,21 @@ func (s *Service) judgeTask(ctx context.Context, input json.RawMessage) (json.Ra
 	return json.Marshal(j)
 }
 
-// Steps names the steps of a run in order, also those still to come.
-func Steps(o Order) []string {
+// StepNames names the steps of the run in order, also those still to come.
+// Which kinds compete is only sure when the data was looked at: cameras have
+// others than machines.
+func (r Run) StepNames() []string {
+	o := r.Order
+	o.Policy = o.Policy.withDefaults()
+	kinds := o.Policy.Kinds
+	for _, s := range r.Steps {
+		var v Validated
+		if s.Name == "validate" && s.Output != nil && json.Unmarshal(s.Output, &v) == nil && len(v.Classes) > 0 {
+			kinds = v.kinds(o.Policy)
+		}
+	}
 	names := []string{"extract", "validate"}
-	for _, kind := range o.Policy.withDefaults().Kinds {
+	for _, kind := range kinds {
 		names = append(names, "train/"+kind)
 	}
 	names = append(names, "evaluate", "bless")

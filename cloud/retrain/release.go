@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/models/contract"
@@ -107,15 +108,25 @@ func classOf(v Validated, class artifact.Class) ClassData {
 }
 
 // expected is the shift in behaviour seen in the back-test, over all classes
-// that have a champion; nil when none has.
+// that have a champion, each weighed by the windows that both models judged;
+// nil when none has. Its interval is in the evaluation and on the card.
 func expected(out *Outcome) *artifact.Shift {
 	var sh artifact.Shift
 	n := 0.0
 	for _, w := range out.Blessed.Winners {
-		if w.ChampionFlagShare >= 0 {
-			n++
-			sh.FlagShareChampion += w.ChampionFlagShare
-			sh.FlagShareChallenger += w.Score.FlagShare
+		switch p := w.Score.Beside; {
+		case p != nil:
+			n += float64(p.Windows)
+			sh.FlagShareChampion += p.OfChampion * float64(p.Windows)
+			sh.FlagShareChallenger += p.FlagShare * float64(p.Windows)
+		case w.ChampionFlagShare >= 0: // images, which are judged one by one
+			images := 1.0
+			if w.Score.Images != nil {
+				images = float64(max(w.Score.Images.Images, 1))
+			}
+			n += images
+			sh.FlagShareChampion += w.ChampionFlagShare * images
+			sh.FlagShareChallenger += w.Score.FlagShare * images
 		}
 	}
 	if n == 0 {
@@ -141,9 +152,23 @@ func card(run string, o Order, out *Outcome) string {
 		}
 		fmt.Fprintf(&b, "\nDevice class %s: %s, window of %d samples at %g Hz, %d channels.\n", c.Class, c.Kind, c.Window, d.SampleRateHz, len(d.Channels))
 		fmt.Fprintf(&b, "Why it won: %s.\n", w.Why)
-		fmt.Fprintf(&b, "Alarms expected on normal operation: %.1f windows a day and device.\n", w.Score.PerDay)
+		fmt.Fprintf(&b, "Alarms expected on normal operation: %.1f windows a day and device, in %.1f runs.\n", w.Score.PerDay, w.Score.Alarms)
+		if c.Parent != "" {
+			fmt.Fprintf(&b, "Its training started from the weights of the champion's model %s.\n", c.Parent)
+		} else {
+			b.WriteString("Its training started from scratch.\n")
+		}
+		if !d.HoldFrom.IsZero() {
+			fmt.Fprintf(&b, "Judged on the days from %s on.\n", d.HoldFrom.Format(time.DateOnly))
+		}
+		if w.Score.Events > 0 {
+			fmt.Fprintf(&b, "It finds %d of %d events that people labelled.\n", w.Score.EventsFound, w.Score.Events)
+		}
+		if p := w.Score.Beside; p != nil {
+			fmt.Fprintf(&b, "On the same %d windows it flags %.2f %%, the champion %.2f %%; the difference lies between %+.2f and %+.2f points.\n", p.Windows, 100*p.FlagShare, 100*p.OfChampion, 100*p.Low, 100*p.High)
+		}
 	}
-	b.WriteString("\nKnown limits: judged on simulated faults and on held-out normal data of the same devices, not on labelled failures.\n")
+	b.WriteString("\nKnown limits: judged on simulated faults, on held-out normal data of the same devices, and on labelled events where people labelled any.\n")
 	return b.String()
 }
 
@@ -165,6 +190,9 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 		m := registry.Model{
 			Classes: []artifact.Class{c.Class}, Kind: c.Kind, Digest: c.Digest, Bytes: c.Bytes, Threshold: c.Threshold, Window: c.Window, Why: w.Why,
 			Metrics: map[string]float64{"flag_share": w.Score.FlagShare, "flags_per_day": w.Score.PerDay, "faults_found": w.Score.Detected, "train_seconds": c.Seconds},
+		}
+		if w.Score.Events > 0 {
+			m.Metrics["events_found"] = share(w.Score.EventsFound, w.Score.Events)
 		}
 		if i := w.Score.Images; i != nil && len(i.Classes) > 0 {
 			m.Metrics["accuracy"] = i.Accuracy

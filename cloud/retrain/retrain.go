@@ -555,7 +555,7 @@ func (s *Service) Rerun(id, step string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names := Steps(run.Order)
+	names := run.StepNames()
 	if !slices.Contains(names, step) {
 		return "", fmt.Errorf("run %s has no step %q: use one of %s", id, step, strings.Join(names, ", "))
 	}
@@ -579,7 +579,7 @@ func (s *Service) Logs(id, step string) ([]engine.LogLine, error) {
 	}
 	names := []string{step}
 	if step == "" {
-		names = Steps(run.Order)
+		names = run.StepNames()
 	}
 	for _, t := range run.Tasks {
 		if step == "" || strings.HasPrefix(t.Name, step+"/") {

@@ -28,6 +28,7 @@ type plant struct {
 	devices  []Device
 	columns  map[topic.ID]Columns
 	labels   []feedback.Label
+	damaged  map[topic.ID]bool // whose segments cannot be read
 	mu       sync.Mutex
 	policies map[string]Policy
 	packages []Package
@@ -71,7 +72,12 @@ func (p *plant) Segments(context.Context, time.Time, time.Time) ([]Segment, erro
 	return out, nil
 }
 
-func (p *plant) Read(_ context.Context, s Segment) (Columns, error) { return p.columns[s.Device], nil }
+func (p *plant) Read(_ context.Context, s Segment) (Columns, error) {
+	if p.damaged[s.Device] {
+		return Columns{}, fmt.Errorf("%w: its bytes have another digest", ErrDamaged)
+	}
+	return p.columns[s.Device], nil
+}
 
 func (p *plant) Labels(context.Context, time.Time, time.Time) ([]feedback.Label, error) {
 	return p.labels, nil

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/objects"
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/models/evaluate"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
@@ -31,6 +34,17 @@ type Candidate struct {
 	Seconds   float64         `json:"seconds"` // of fitting; the first time when cached
 	Cached    bool            `json:"cached"`  // taken from an earlier run with equal inputs
 	Card      map[string]any  `json:"card,omitempty"`
+	// Parent is the champion's model whose weights the fit started from; empty:
+	// it started from scratch.
+	Parent artifact.Digest `json:"parent,omitempty"`
+}
+
+// name is what people call the candidate.
+func (c Candidate) name() string {
+	if c.Parent != "" {
+		return c.Kind + " (warm-started)"
+	}
+	return c.Kind
 }
 
 // fit fits one kind of detector to one class: the body of a task. Equal inputs
@@ -39,7 +53,13 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 	if c.Images != nil {
 		return s.fitImages(ctx, o, snapDigest, c, kind)
 	}
+	return s.fitFrom(ctx, o, snap, snapDigest, c, kind, "")
+}
+
+// fitFrom is fit, starting from the weights of a parent where there is one.
+func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string, parent artifact.Digest) (Candidate, error) {
 	cfg := o.Policy.Fit
+	cfg.ParentModel = string(parent)
 	cfg.DatasetDigest = string(snapDigest)
 	// The key is over the content of the data, not over the interval: a night
 	// that saw the same rows gets the same model.
@@ -47,9 +67,11 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 		Code, Kind string
 		Class      ClassData
 		Entries    []SnapshotEntry
+		Labels     []feedback.Label
 		Rows       int
 		Config     zoo.Config
-	}{s.cfg.Code, kind, withoutDrift(c), entriesOf(snap, c), snap.Rows, cfg})
+		Parent     string
+	}{s.cfg.Code, kind, withoutDrift(c), entriesOf(snap, c), labelsOf(snap, c), snap.Rows, cfg, cfg.ParentModel})
 	if err != nil {
 		return Candidate{}, err
 	}
@@ -61,11 +83,54 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 	if err != nil {
 		return Candidate{}, err
 	}
+	if parent != "" {
+		if cfg.WarmStart, err = s.getModel(ctx, parent); err != nil {
+			return Candidate{}, err
+		}
+	}
 	f, err := s.fitModel(ctx, o, kind, ds, cfg)
 	if err != nil {
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)
 	}
-	return s.keep(ctx, cacheKey, c.Class, f)
+	return s.keep(ctx, cacheKey, c.Class, f, parent)
+}
+
+// fitWarm fits a kind once more, from the champion's weights; nil when the
+// champion's model is no parent for it: of another kind, other channels, other
+// layers, or a kind that has no weights to start from.
+func (s *Service) fitWarm(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string) (*Candidate, error) {
+	if c.Images != nil || !slices.Contains([]string{zoo.DenseAE, zoo.ConvAE, zoo.Forecast}, kind) || o.Policy.Fit.PerDevice {
+		return nil, nil
+	}
+	champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
+	if errors.Is(err, registry.ErrNoVersion) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, ok := champion.ModelFor(c.Class)
+	if !ok || m.Kind != kind {
+		return nil, nil
+	}
+	cand, err := s.fitFrom(ctx, o, snap, snapDigest, c, kind, m.Digest)
+	if err != nil {
+		// The candidate from scratch stands; why there is no second one is told.
+		engine.Progress(ctx, "no warm start from the champion's %s: %v", m.Digest.Short(), err)
+		return nil, ctx.Err()
+	}
+	return &cand, nil
+}
+
+// labelsOf are the labels that change what a class learns.
+func labelsOf(snap Snapshot, c ClassData) []feedback.Label {
+	var out []feedback.Label
+	for _, l := range snap.Labels {
+		if slices.Contains(c.Devices, l.Device.String()) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // cached returns the candidate of an earlier fit with the same inputs, if its
@@ -90,12 +155,12 @@ func (s *Service) cached(ctx context.Context, key string) (Candidate, bool, erro
 }
 
 // keep stores a fitted model and notes under key that it need not be fitted again.
-func (s *Service) keep(ctx context.Context, key string, class artifact.Class, f *zoo.Fitted) (Candidate, error) {
+func (s *Service) keep(ctx context.Context, key string, class artifact.Class, f *zoo.Fitted, parent artifact.Digest) (Candidate, error) {
 	d, err := s.putModel(ctx, f.ONNX)
 	if err != nil {
 		return Candidate{}, err
 	}
-	c := Candidate{Class: class, Kind: f.Kind, Digest: d, Bytes: int64(len(f.ONNX)), Threshold: f.Threshold, Window: f.Contract.Window, Seconds: f.TrainSeconds, Card: f.Card}
+	c := Candidate{Class: class, Kind: f.Kind, Digest: d, Bytes: int64(len(f.ONNX)), Threshold: f.Threshold, Window: f.Contract.Window, Seconds: f.TrainSeconds, Card: f.Card, Parent: parent}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return Candidate{}, err

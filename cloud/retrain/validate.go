@@ -157,7 +157,7 @@ func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, cla
 	}
 	calm := make([]table, len(ts)) // without the events that people labelled
 	for i, t := range ts {
-		calm[i] = withoutEvents(t, spoken(snap.Labels, t), s.maxGap(o.Policy), medianRate(ts[i:i+1]))
+		calm[i] = withoutEvents(t, spoken(snap.Labels, t), eventMargin, medianRate(ts[i:i+1]))
 	}
 	in, refusal := inspect(class, calm, o.Policy, before)
 	defer func() { out.Gates = append(out.Gates, in.gates...) }()
@@ -180,17 +180,17 @@ func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, cla
 	}
 	in.gate("new-data", "", Pass, float64(c.Rows), float64(o.Policy.MinRows), c.Rows, "%d usable rows, %d of them newer than the champion's data", c.Rows, fresh)
 	in.gates[len(in.gates)-1].AtMost = false
-	dropped, refusal := in.constant(&c)
-	out.Dropped = append(out.Dropped, dropped...)
-	if refusal == "" {
-		refusal = in.schema(c)
-	}
-	if refusal == "" {
-		refusal = in.drift(&c, since)
-	}
-	if refusal == "" {
+	if refusal = in.schema(c); refusal == "" {
 		whole := slices.DeleteFunc(slices.Clone(ts), func(t table) bool { return in.why[t.entry.Device.String()] != "" })
 		refusal, err = s.leakage(ctx, &in, c, whole, snap.Labels, m.Digest)
+	}
+	if refusal == "" && err == nil {
+		var dropped []Drop
+		dropped, refusal = in.constant(&c)
+		out.Dropped = append(out.Dropped, dropped...)
+	}
+	if refusal == "" && err == nil {
+		refusal = in.drift(&c, since)
 	}
 	return c, refusal, err
 }

@@ -13,9 +13,9 @@ import (
 type Config struct {
 	// MaxGap is the largest step within a window, in nominal steps; default 3, negative means any.
 	MaxGap float64
-	// Slices names the slice (a line, a site, a firmware version) of each device; a device without a name
-	// counts to the whole only.
-	Slices map[string]string
+	// Slices names the slices (a line, a site, a firmware version) that each device belongs to; a device
+	// without one counts to the whole only.
+	Slices map[string][]string
 	// Labels holds one value per row of a device's series: true where people say something was wrong. A
 	// device without labels counts as normal throughout.
 	Labels map[string][]bool
@@ -32,6 +32,8 @@ type Report struct {
 	Overall Slice            `json:"overall"`
 	Slices  map[string]Slice `json:"slices,omitempty"`
 	Faults  []FaultReport    `json:"faults,omitempty"`
+	// Verdicts are those of each device, to be set beside another model's on the same rows.
+	Verdicts map[string][]Verdict `json:"-"`
 }
 
 // Slice is how a model did on some of the devices.
@@ -91,7 +93,7 @@ func backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, 
 	if c.Faults == nil {
 		c.Faults = DefaultFaults()
 	}
-	r := Report{}
+	r := Report{Verdicts: map[string][]Verdict{}}
 	parts := map[string]*Slice{}
 	var spots []place
 	for i := range d.Series {
@@ -104,8 +106,9 @@ func backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, 
 		if labels != nil && len(labels) != series.Rows() {
 			return r, fmt.Errorf("device %s has %d labels for %d rows", series.Device, len(labels), series.Rows())
 		}
+		r.Verdicts[series.Device] = verdicts
 		into := []*Slice{&r.Overall}
-		if name := c.Slices[series.Device]; name != "" {
+		for _, name := range c.Slices[series.Device] {
 			if parts[name] == nil {
 				parts[name] = &Slice{}
 			}
@@ -114,9 +117,7 @@ func backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, 
 		for _, slice := range into {
 			slice.add(verdicts, labels)
 		}
-		if labels == nil {
-			spots = append(spots, places(s, series, verdicts)...)
-		}
+		spots = append(spots, places(s, series, verdicts, labels)...)
 	}
 	contract := s.Contract()
 	perDay := contract.SampleRateHz * 86400 / float64(contract.Stride)
@@ -132,7 +133,7 @@ func backtest(ctx context.Context, s Session, d zoo.Dataset, c Config) (Report, 
 		return r, nil
 	}
 	var err error
-	r.Faults, err = inject(s, spots, c.Faults, c.Injections, rand.New(rand.NewPCG(c.Seed, 0xfa17)))
+	r.Faults, err = inject(s, spots, c, rand.New(rand.NewPCG(c.Seed, 0xfa17)))
 	return r, err
 }
 
@@ -175,6 +176,33 @@ func (s *Slice) finish(windowsPerDay float64) {
 	if l := s.Labelled; l != nil {
 		l.F1, l.FAR, l.MAR = l.Confusion.F1(), l.Confusion.FAR(), l.Confusion.MAR()
 	}
+}
+
+// Events counts the labelled events, which are runs of rows where labels are true, that the verdicts cover, and
+// those of them in which at least one window that ended was flagged.
+func Events(verdicts []Verdict, labels []bool) (events, found int) {
+	inside, hit := false, false
+	last := -1
+	end := func() {
+		if inside {
+			events++
+			if hit {
+				found++
+			}
+		}
+		inside, hit = false, false
+	}
+	for _, v := range verdicts {
+		// An event ends at the first normal row, also where no window ended on it.
+		if inside && slices.Contains(labels[last+1:v.Row+1], false) {
+			end()
+		}
+		if last = v.Row; labels[v.Row] {
+			inside, hit = true, hit || v.Flag
+		}
+	}
+	end()
+	return events, found
 }
 
 // Tolerance is how much worse a challenger may be before it counts as worse. The zero value tolerates

@@ -115,7 +115,7 @@ func TestBacktestCountsFalseAlarmsAndLabels(t *testing.T) {
 		broken.Values[1][i], labels[i] = 8, true
 	}
 	r, err := Backtest(context.Background(), limit(5), zoo.Dataset{Channels: channels, SampleRateHz: 1, Series: []zoo.Series{normal, broken}},
-		Config{Slices: map[string]string{"normal": "line 1", "broken": "line 2"}, Labels: map[string][]bool{"broken": labels}})
+		Config{Slices: map[string][]string{"normal": {"line 1"}, "broken": {"line 2"}}, Labels: map[string][]bool{"broken": labels}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,12 +68,22 @@ type FaultReport struct {
 	MeanDelaySamples float64 `json:"meanDelaySamples"`
 	// ByChannel counts the detected and injected faults of each channel.
 	ByChannel map[string]Detections `json:"byChannel"`
+	// BySlice counts them for each of Config.Slices.
+	BySlice map[string]Detections `json:"bySlice,omitempty"`
 }
 
 // Detections counts faults found among faults injected.
 type Detections struct {
 	Injected int `json:"injected"`
 	Detected int `json:"detected"`
+}
+
+func (d Detections) and(found bool) Detections {
+	d.Injected++
+	if found {
+		d.Detected++
+	}
+	return d
 }
 
 // Rate is the share of injected faults that were detected.
@@ -89,12 +99,12 @@ type place struct {
 
 // inject puts each fault into every channel at n places and counts what the model finds. A fault lasts two
 // windows; it counts as found when a window that ends while it lasts is flagged.
-func inject(s Session, places []place, faults []Fault, n int, rng *rand.Rand) ([]FaultReport, error) {
-	c := s.Contract()
+func inject(s Session, places []place, cfg Config, rng *rand.Rand) ([]FaultReport, error) {
+	c, n := s.Contract(), cfg.Injections
 	lasts := 2 * c.Window
 	var out []FaultReport
-	for _, f := range faults {
-		report := FaultReport{Fault: f, ByChannel: map[string]Detections{}}
+	for _, f := range cfg.Faults {
+		report := FaultReport{Fault: f, ByChannel: map[string]Detections{}, BySlice: map[string]Detections{}}
 		delays := 0
 		for ch, channel := range c.Channels {
 			for i := range min(n, len(places)) {
@@ -119,15 +129,16 @@ func inject(s Session, places []place, faults []Fault, n int, rng *rand.Rand) ([
 				if err := s.ScoreBatch(windows, scores, flags, nil); err != nil {
 					return nil, err
 				}
-				d := report.ByChannel[channel.Name]
-				d.Injected++
+				at := slices.Index(flags, true)
 				report.Injected++
-				if at := slices.Index(flags, true); at >= 0 {
-					d.Detected++
+				if at >= 0 {
 					report.Detected++
 					delays += at
 				}
-				report.ByChannel[channel.Name] = d
+				report.ByChannel[channel.Name] = report.ByChannel[channel.Name].and(at >= 0)
+				for _, name := range cfg.Slices[p.series.Device] {
+					report.BySlice[name] = report.BySlice[name].and(at >= 0)
+				}
 			}
 		}
 		report.MeanDelaySamples = ratio(float64(delays), float64(report.Detected))
@@ -137,8 +148,8 @@ func inject(s Session, places []place, faults []Fault, n int, rng *rand.Rand) ([
 }
 
 // places finds where faults can be put into series: runs of two windows' length whose verdicts are all
-// normal, one window apart.
-func places(s Session, series *zoo.Series, verdicts []Verdict) []place {
+// normal and where no label says otherwise, one window apart.
+func places(s Session, series *zoo.Series, verdicts []Verdict, labels []bool) []place {
 	c := s.Contract()
 	lasts := 2 * c.Window
 	p := place{series: series}
@@ -163,7 +174,7 @@ func places(s Session, series *zoo.Series, verdicts []Verdict) []place {
 		if run > 0 && v.Row-verdicts[i-1].Row > c.Stride {
 			run = 0
 		}
-		if run++; v.Flag {
+		if run++; v.Flag || labels != nil && labels[v.Row] {
 			run = 0
 		}
 		if run*c.Stride >= lasts {
