@@ -26,7 +26,7 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 			MinAccuracy: 0.8, MaxPerDay: 2, SliceMargin: 0.15, StrictSlices: true, MinEventsFound: 0.6, MaxTwoSample: 0.3, MaxStuckShare: 0.2,
 			Ranges: map[string]retrain.Range{"pressure": {Min: -1, Max: 16}},
 		},
-		Images: retrain.ImagePolicy{Normal: []string{"good"}, MinPerClass: 9, MaxUnlabelled: 0.5, HoldOut: 0.25, Fit: zoo.ImageConfig{
+		Images: retrain.ImagePolicy{Normal: []string{"good"}, MinPerClass: 9, MaxUnlabelled: 0.5, HoldOut: 0.25, Backbone: "mobilenet", Fit: zoo.ImageConfig{
 			Height: 64, Width: 80, HoldOut: 0.1, FalseAlarms: 0.02, Channels: 8, Epochs: 5, BatchSize: 12, LearningRate: 0.002, Smoothing: -1, Upright: true,
 		}},
 		Limits: retrain.Limits{WallS: 3600, MaxCostS: 7200, MemoryMiB: 2048, CPUs: 1.5}, Priority: -3, Queue: "gpu", MinNewShare: 0.1, CatchUp: retrain.CatchUpLatest,

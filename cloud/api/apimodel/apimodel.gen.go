@@ -1368,6 +1368,9 @@ type ImageFitSpec struct {
 
 // ImageSpec How device classes of cameras are learned
 type ImageSpec struct {
+	// Backbone Model of the garden whose newest version the detectors look with; absent means none
+	Backbone *string `json:"backbone,omitempty"`
+
 	// Fit What is absent takes the default of the kind of detector
 	Fit *ImageFitSpec `json:"fit,omitempty"`
 

@@ -2089,6 +2089,8 @@ export interface components {
              * @description Share of each label's images that judges and is not learned from; default 0.2, negative for none
              */
             holdOut?: number;
+            /** @description Model of the garden whose newest version the detectors look with; absent means none */
+            backbone?: string;
             fit?: components["schemas"]["ImageFitSpec"];
         };
         /** @description What is absent takes the default of the kind of detector */
