@@ -337,8 +337,13 @@ func gate(g retrain.GateResult) apimodel.Gate {
 		comparison = apimodel.GateComparisonLessThanEqual
 	}
 	out := apimodel.Gate{Name: g.Gate, Verdict: apimodel.Verdict(g.Verdict), Message: fmt.Sprintf("class %s: %s", g.Class, g.Message), N: some(int64(g.N)), NUnit: some("windows")}
+	out.Candidate, out.Class, out.Advisory = given(g.Kind), given(string(g.Class)), given(g.Advisory)
 	if g.Verdict != retrain.Inconclusive {
-		out.Value, out.Threshold, out.Comparison = &g.Value, &g.Limit, &comparison
+		out.Value = &g.Value
+		// What passes beyond a limit of 0 has none: the policy sets no limit.
+		if g.Limit != 0 || g.Value <= 0 || !g.AtMost || g.Verdict != retrain.Pass {
+			out.Threshold, out.Comparison = &g.Limit, &comparison
+		}
 	}
 	return out
 }
@@ -474,11 +479,19 @@ func dataUse(r retrain.Run) *apimodel.DataUse {
 	return d
 }
 
+// detector names a candidate as its gates do: one kind may compete twice.
+func detector(c retrain.Candidate) string {
+	if c.Parent != "" {
+		return c.Kind + " (warm-started)"
+	}
+	return c.Kind
+}
+
 func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 	var out []apimodel.Candidate
 	for _, c := range o.Judged.Classes {
 		for _, s := range c.Candidates {
-			m := apimodel.Candidate{Detector: s.Candidate.Kind, Class: some(string(c.Class)), Metrics: []apimodel.Metric{}, Chosen: some(false)}
+			m := apimodel.Candidate{Detector: detector(s.Candidate), Class: some(string(c.Class)), Metrics: []apimodel.Metric{}, Chosen: some(false)}
 			for _, w := range o.Blessed.Winners {
 				if w.Score.Candidate.Digest == s.Candidate.Digest && w.Score.Candidate.Class == c.Class {
 					m.Chosen, m.Why = some(true), given(w.Why)

@@ -1216,8 +1216,17 @@ type GardenModel struct {
 
 // Gate One check with its numbers
 type Gate struct {
+	// Advisory It says something and refuses nothing
+	Advisory *bool `json:"advisory,omitempty"`
+
 	// At When it was last evaluated
 	At *time.Time `json:"at,omitempty"`
+
+	// Candidate Detector that a night judged; absent for gates on data and of rollouts
+	Candidate *string `json:"candidate,omitempty"`
+
+	// Class Device class that a night judged it for
+	Class *string `json:"class,omitempty"`
 
 	// Comparison How value must stand to threshold to pass
 	Comparison *GateComparison `json:"comparison,omitempty"`

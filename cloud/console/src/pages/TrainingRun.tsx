@@ -57,9 +57,7 @@ export function TrainingRunPage() {
                   <GateTable gates={worstFirst(r.status.data?.gates ?? [])} caption="Data gates of the run" />
                 </Panel>
               )}
-              <Panel title="Quality gates" aside="is the winner good enough" flush>
-                <GateTable gates={worstFirst(r.status.gates)} caption="Quality gates of the run" />
-              </Panel>
+              <QualityGates run={r} />
             </div>
             <div className={css.stack}>
               <Panel title="Run" aside={<StateMark state={r.status.state} marks={runMarks} />}>
@@ -186,6 +184,24 @@ const worstFirst = (gates: Schemas["Gate"][]) => {
   const order = { FAIL: 0, INCONCLUSIVE: 1, PASS: 2 };
   return [...gates].sort((a, b) => order[a.verdict] - order[b.verdict]);
 };
+
+/** The winners' gates; those of candidates that lost are folded away, unless nobody won. */
+function QualityGates({ run: r }: { run: Run }) {
+  const won = (g: Schemas["Gate"]) => (r.status.candidates ?? []).some((c) => c.chosen && c.detector === g.candidate && c.class === g.class);
+  const first = r.status.gates.filter((g) => won(g) || !g.candidate);
+  const rest = r.status.gates.filter((g) => !won(g) && g.candidate);
+  return (
+    <Panel title="Quality gates" aside={first.length > 0 ? "is the winner good enough" : "nobody was good enough"} flush>
+      <GateTable gates={worstFirst(first.length > 0 ? first : rest)} caption="Quality gates of the run" />
+      {first.length > 0 && rest.length > 0 && (
+        <details className={css.folded}>
+          <summary>{many(rest.length, "gate")} of candidates that did not win</summary>
+          <GateTable gates={worstFirst(rest)} caption="Quality gates of the other candidates" />
+        </details>
+      )}
+    </Panel>
+  );
+}
 
 const MOST_TASKS = 12;
 

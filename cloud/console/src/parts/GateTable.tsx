@@ -1,3 +1,4 @@
+import { useState } from "react";
 import type { Schemas } from "../api/client";
 import { count, num } from "../lib/format";
 import { verdictMarks } from "./marks";
@@ -7,11 +8,17 @@ import { StateMark } from "./StateMark";
 
 type Gate = Schemas["Gate"];
 
+/** More gates than this are shown on demand: a night judges every slice. */
+const MOST = 14;
+
 /** Gates with value, threshold, n and verdict: the numbers a verdict stands on are always shown. */
 export function GateTable({ gates, caption }: { gates: Gate[]; caption: string }) {
+  const [all, setAll] = useState(false);
   if (gates.length === 0) return <Nothing>No gate has been evaluated yet.</Nothing>;
+  const shown = all ? gates : gates.slice(0, MOST);
   return (
-    <Scroll label={caption}>
+    <>
+      <Scroll label={caption}>
       <table className={css.table}>
         <caption className={css.hidden}>{caption}</caption>
         <thead>
@@ -32,10 +39,14 @@ export function GateTable({ gates, caption }: { gates: Gate[]; caption: string }
           </tr>
         </thead>
         <tbody>
-          {gates.map((g, i) => (
+          {shown.map((g, i) => (
             // Competing candidates are judged by the same gates.
             <tr key={`${g.name} ${i}`}>
-              <th scope="row">{g.name}</th>
+              <th scope="row" className={css.gate}>
+                {g.name}
+                {g.candidate && <small> {g.candidate}</small>}
+                {g.advisory && <small> advice only</small>}
+              </th>
               <td>
                 <StateMark state={g.verdict} marks={verdictMarks} />
               </td>
@@ -63,7 +74,15 @@ export function GateTable({ gates, caption }: { gates: Gate[]; caption: string }
           ))}
         </tbody>
       </table>
-    </Scroll>
+      </Scroll>
+      {gates.length > shown.length && (
+        <p className={css.more}>
+          <button type="button" className={css.linkButton} onClick={() => setAll(true)}>
+            Show {gates.length - shown.length} more
+          </button>
+        </p>
+      )}
+    </>
   );
 }
 

@@ -7,7 +7,7 @@ type Candidate = Schemas["Candidate"];
 
 const W = 420;
 const H = 200;
-const LEFT = 44;
+const LEFT = 58;
 const BOTTOM = 34;
 const TOP = 12;
 const RIGHT = 70;

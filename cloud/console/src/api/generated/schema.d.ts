@@ -1276,6 +1276,12 @@ export interface components {
             name: string;
             /** @description What an expression is called; absent for the other gates */
             title?: string;
+            /** @description Detector that a night judged; absent for gates on data and of rollouts */
+            candidate?: string;
+            /** @description Device class that a night judged it for */
+            class?: string;
+            /** @description It says something and refuses nothing */
+            advisory?: boolean;
             verdict: components["schemas"]["Verdict"];
             /**
              * Format: double
