@@ -167,6 +167,7 @@ func init() {
 	add(1, 1, globalPool, "GlobalMaxPool", "GlobalAveragePool")
 	add(5, 5, same, "BatchNormalization")
 	add(2, 3, same, "LayerNormalization")
+	add(3, 6, gru, "GRU")
 }
 
 // inference is one operation at work.
@@ -791,4 +792,26 @@ func globalPool(n *inference) ([]Value, error) {
 	out := slices.Repeat([]int64{1}, len(x))
 	out[0], out[1] = x[0], x[1]
 	return one(n.in[0].Type, out)
+}
+
+// gru is one direction of a gated recurrent unit, batch after time.
+func gru(n *inference) ([]Value, error) {
+	x, w, r := n.in[0].Shape, n.in[1].Shape, n.in[2].Shape
+	if n.integer("layout", 0) != 0 || n.attribute("direction") != nil && string(n.attribute("direction").S) != "forward" {
+		return nil, fmt.Errorf("only layout 0 and the direction forward are allowed")
+	}
+	if len(x) != 3 || len(w) != 3 || len(r) != 3 {
+		return nil, fmt.Errorf("input %v and weights %v and %v need three dimensions", x, w, r)
+	}
+	hidden := r[2]
+	if hidden < 1 || hidden > 1<<20 || n.integer("hidden_size", hidden) != hidden ||
+		!slices.Equal(w, []int64{1, 3 * hidden, x[2]}) || !slices.Equal(r, []int64{1, 3 * hidden, hidden}) {
+		return nil, fmt.Errorf("weights %v and %v do not fit input %v", w, r, x)
+	}
+	for i, want := range map[int][]int64{3: {1, 6 * hidden}, 4: {x[1]}, 5: {1, x[1], hidden}} {
+		if i < len(n.in) && n.node.Input[i] != "" && !slices.Equal(n.in[i].Shape, want) {
+			return nil, fmt.Errorf("input %d is %v: want %v", i, n.in[i].Shape, want)
+		}
+	}
+	return []Value{{Type: n.in[0].Type, Shape: []int64{x[0], 1, x[1], hidden}}, {Type: n.in[0].Type, Shape: []int64{1, x[1], hidden}}}, nil
 }

@@ -212,6 +212,14 @@ func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if whole, err := unrolled(f, values); err != nil {
+		return "", err
+	} else if whole != f {
+		f = whole
+		if values, err = onnx.Infer(f, shapes); err != nil {
+			return "", err
+		}
+	}
 	if loss, ok := values.All[t.task.Loss]; !ok || !slices.Equal(loss.Shape, []int64{1}) {
 		return "", fmt.Errorf("loss %q does not have shape [1]", t.task.Loss)
 	}

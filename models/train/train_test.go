@@ -196,6 +196,12 @@ func TestGradientOfEachOperationMatchesFiniteDifferences(t *testing.T) {
 			return b.Node("BatchNormalization", append(append(in, fixed...), b.Floats("mean", numbers(4, 3, 1), 3), b.Floats("var", positive(numbers(5, 3, 1)), 3)))
 		}},
 		{"LayerNormalization", []param{p(1, 3, 5), p(2, 5), p(3, 5)}, op("LayerNormalization")},
+		{"GRU", []param{p(1, 3, 2, 4), p(2, 1, 9, 4), p(3, 1, 9, 3), p(4, 1, 18)}, op("GRU", onnx.Int("hidden_size", 3))},
+		{"GRU as PyTorch has it", []param{p(1, 3, 2, 4), p(2, 1, 9, 4), p(3, 1, 9, 3), p(4, 1, 18)}, op("GRU", onnx.Int("hidden_size", 3), onnx.Int("linear_before_reset", 1))},
+		{"GRU that goes on from a state and has no bias", []param{p(1, 3, 2, 4), p(2, 1, 9, 4), p(3, 1, 9, 3), p(4, 1, 2, 3)}, func(b *onnx.Builder, in []string) string {
+			b.NodeTo([]string{"all", "end"}, "GRU", []string{in[0], in[1], in[2], "", "", in[3]}, onnx.Int("hidden_size", 3))
+			return "end"
+		}},
 		{"LayerNormalization over two axes", []param{p(1, 3, 2, 4), p(2, 2, 4)}, op("LayerNormalization", onnx.Int("axis", 1))},
 	}
 	covered := map[string]bool{}
