@@ -20,7 +20,7 @@ import (
 	"github.com/swellfleet/swell/cloud/hub"
 )
 
-const usage = `swell-hub serve  [-config FILE | -data DIR] [-role ROLE]   run the hub, or one role of it: api, ingest, dispatch, trainer, worker
+const usage = `swell-hub serve  [-config FILE | -data DIR] [-role ROLE] [-name NAME]   run the hub, or one role of it: api, ingest, dispatch, trainer, worker
 swell-hub reset-password [-config FILE | -data DIR] [USER]   print a new password
 swell-hub version
 `
@@ -42,7 +42,7 @@ func run(args []string) error {
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	file, dir, role := flags.String("config", "", ""), flags.String("data", "", ""), flags.String("role", "", "")
+	file, dir, role, name := flags.String("config", "", ""), flags.String("data", "", ""), flags.String("role", "", ""), flags.String("name", "", "")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func run(args []string) error {
 	defer stop()
 	switch args[0] {
 	case "serve":
-		return serve(ctx, *file, *dir, *role)
+		return serve(ctx, *file, *dir, *role, *name)
 	case "reset-password":
 		return reset(ctx, *file, *dir, flags.Arg(0))
 	case "version":
@@ -79,13 +79,16 @@ func config(file, dir string) (cfg hub.Config, err error) {
 	return cfg, err
 }
 
-func serve(ctx context.Context, file, dir, role string) error {
+func serve(ctx context.Context, file, dir, role, name string) error {
 	cfg, err := config(file, dir)
 	if err != nil {
 		return err
 	}
 	if role != "" {
 		cfg.Roles = []hub.Role{hub.Role(role)}
+	}
+	if name != "" {
+		cfg.Name = name
 	}
 	return hub.Run(ctx, cfg, func(h *hub.Hub) {
 		cfg.Log.Info("serving", slog.Any("addresses", h.Addrs()))

@@ -76,6 +76,7 @@ type Engine struct {
 	slots map[string]chan struct{} // queue → one token for each task this process may work on; never nil
 	tasks map[string]dbos.Queue    // the queues of tasks by name
 	lease *lease                   // nil with SQLite
+	ready chan struct{}            // closed when the queues are open: DBOS takes up what is left before that
 	stop  context.CancelFunc
 	done  sync.WaitGroup // the background loops
 
@@ -105,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.TakeOverAfter <= 0 {
 		cfg.TakeOverAfter = 15 * time.Second
 	}
-	e := &Engine{cfg: cfg, progress: map[string]string{}, active: map[string]context.CancelFunc{}, slots: map[string]chan struct{}{}, tasks: map[string]dbos.Queue{}}
+	e := &Engine{cfg: cfg, progress: map[string]string{}, active: map[string]context.CancelFunc{}, slots: map[string]chan struct{}{}, tasks: map[string]dbos.Queue{}, ready: make(chan struct{})}
 	if cfg.PostgresURL != "" {
 		// Before anything is taken up: nobody may take over what this process is about to do.
 		var err error
@@ -145,6 +146,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		e.Close()
 		return nil, err
 	}
+	close(e.ready)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = stop
 	e.done.Go(func() { e.watch(background) })
@@ -174,7 +176,20 @@ func (e *Engine) closeDB() {
 	}
 }
 
+// opened waits until the engine is open.
+func (e *Engine) opened(ctx context.Context) error {
+	select {
+	case <-e.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (e *Engine) night(ctx dbos.Context, input string) (string, error) {
+	if err := e.opened(ctx); err != nil {
+		return "", err
+	}
 	id, err := dbos.GetWorkflowID(ctx)
 	if err != nil {
 		return "", err
@@ -186,6 +201,9 @@ func (e *Engine) night(ctx dbos.Context, input string) (string, error) {
 
 // tick is what a schedule runs: it starts the night of that time once.
 func (e *Engine) tick(ctx dbos.Context, in dbos.ScheduledWorkflowInput) (any, error) {
+	if err := e.opened(ctx); err != nil {
+		return nil, err
+	}
 	name, err := dbos.DecodeScheduleContext[string](in)
 	if err != nil {
 		return nil, err

@@ -66,9 +66,7 @@ func (e *Engine) openQueues() (err error) {
 		if err != nil {
 			return fmt.Errorf("make queue %s: %w", q.Name, err)
 		}
-		e.mu.Lock()
 		e.slots[q.Name] = make(chan struct{}, n)
-		e.mu.Unlock()
 	}
 	return nil
 }
@@ -169,6 +167,9 @@ const maxAttempts = 5
 // task is the workflow that does one assignment. Its failure is a result: the
 // run that asked decides what it means.
 func (e *Engine) task(ctx dbos.Context, in string) (string, error) {
+	if err := e.opened(ctx); err != nil {
+		return "", err
+	}
 	var a assignment
 	if err := json.Unmarshal([]byte(in), &a); err != nil {
 		return "", fmt.Errorf("read task: %w", err)
@@ -216,10 +217,8 @@ func (e *Engine) task(ctx dbos.Context, in string) (string, error) {
 
 // slot waits until this process has room for one more task of a queue.
 func (e *Engine) slot(ctx context.Context, queue string) (release func(), err error) {
-	e.mu.Lock()
 	slots := e.slots[queue]
-	e.mu.Unlock()
-	if slots == nil { // the process is still opening its queues, or serves this one no more
+	if slots == nil { // a queue of an older configuration
 		return func() {}, nil
 	}
 	select {
