@@ -231,7 +231,7 @@ func versionState(stage registry.Stage, active bool) apimodel.ModelVersionState 
 		return apimodel.ModelVersionStateRejected
 	case registry.Promoted:
 		return apimodel.ModelVersionStatePromoted
-	case registry.Superseded:
+	case registry.Superseded, registry.Collected: // a condition says which
 		return apimodel.ModelVersionStateSuperseded
 	}
 	if active {
