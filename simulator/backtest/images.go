@@ -10,12 +10,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -154,7 +152,7 @@ type show struct {
 	division division
 	folder   string
 	hub      *local.Hub
-	gates    map[topic.ID]*gate // of the devices that judge
+	gates    map[topic.ID]*gate
 	release  string
 	cpu      time.Duration // that the night took
 	say      func(format string, args ...any)
@@ -230,13 +228,9 @@ func (b *show) good() bool {
 	return slices.ContainsFunc(b.album.classes(), func(c artifact.Class) bool { return len(b.album.labels(c, b.division.train)) < 2 })
 }
 
-// The devices of a class: one brings the images to learn from, the other judges.
-func teacher(c artifact.Class) topic.ID { return device(c, "train") }
-func judge(c artifact.Class) topic.ID   { return device(c, "test") }
-
-func device(c artifact.Class, what string) topic.ID {
-	return topic.ID{Site: "backtest", Node: strings.TrimRight(string(c)[:min(len(c), topic.MaxNameLen-len(what)-1)], "-.") + "-" + what}
-}
+// device is the camera of a class. It sees the images to learn from first, and
+// those to judge when there is a release.
+func device(c artifact.Class) topic.ID { return topic.ID{Site: "backtest", Node: string(c)} }
 
 // lens is a gate before a camera.
 type lens struct {
@@ -253,51 +247,36 @@ func (b *show) start(ctx context.Context) (*fleet.Fleet, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	add := func(id topic.ID, class artifact.Class, pictures []int, held uint64) error {
-		dir := filepath.Join(b.folder, "images", id.Node)
-		if err := b.link(dir, class, pictures); err != nil {
-			return err
+	for _, class := range b.album.classes() {
+		id, dir := device(class), filepath.Join(b.folder, "images", string(class))
+		if err := b.link(dir, class); err != nil {
+			return nil, err
 		}
 		camera := images.New(images.Config{Dir: dir, RateHz: -1}, images.Device{Log: log, Now: time.Now})
-		g := newGate(camera, held, time.Time{})
+		g := newGate(camera, uint64(b.album.count(class, b.division.train)), time.Time{})
 		b.gates[id] = g
 		devices = append(devices, fleet.Device{ID: id, Class: class, Labels: map[string]string{"line": "backtest"},
 			Source: func() (source.Source, error) { return lens{g, camera}, nil }})
-		return nil
-	}
-	for _, class := range b.album.classes() {
-		if err := errors.Join(add(teacher(class), class, b.division.train, math.MaxUint64), add(judge(class), class, b.division.test, 0)); err != nil {
-			return nil, err
-		}
 	}
 	return fleet.Start(ctx, fleet.Config{
 		Hub: b.hub.Fleet(), Devices: devices, StateDir: filepath.Join(b.folder, "devices"), Version: "backtest", Logger: b.options.Log,
 		Adjust: func(c *agent.Config) {
 			c.Telemetry.BlockRows, c.Telemetry.BlockS, c.Telemetry.LiveS = 100, 0.3, -1
 			c.HeartbeatS, c.Spool.SyncS, c.Patient = 1, 0.05, true
-			c.Frames = frames.Config{Upload: frames.None}
-			if strings.HasSuffix(c.Node, "-train") {
-				c.Frames = frames.Config{Upload: frames.All, BudgetMiBPerDay: -1, MaxBytes: telemetry.MaxFrameBytes, SpoolMiB: 512}
-			}
+			c.Frames = frames.Config{Upload: frames.All, BudgetMiBPerDay: -1, MaxBytes: telemetry.MaxFrameBytes, SpoolMiB: 512}
 		},
 	})
 }
 
-// link makes a folder in which a camera finds pictures of one class in order.
-func (b *show) link(dir string, class artifact.Class, pictures []int) error {
+// link makes a folder in which a camera finds the pictures of its class in order.
+func (b *show) link(dir string, class artifact.Class) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	n := 0
-	for _, i := range pictures {
-		p := b.album.pictures[i]
-		if p.class != class {
-			continue
-		}
+	for n, p := range append(b.of(class, b.division.train), b.of(class, b.division.test)...) {
 		if err := os.Symlink(p.path, filepath.Join(dir, fmt.Sprintf("%08d%s", n, filepath.Ext(p.path)))); err != nil {
 			return err
 		}
-		n++
 	}
 	return nil
 }
@@ -317,7 +296,7 @@ func (b *show) of(class artifact.Class, pictures []int) []picture {
 // as a person would.
 func (b *show) uploaded(ctx context.Context, f *fleet.Fleet) error {
 	for _, class := range b.album.classes() {
-		id, pictures := teacher(class), b.of(class, b.division.train)
+		id, pictures := device(class), b.of(class, b.division.train)
 		distinct := map[artifact.Digest]bool{}
 		for _, p := range pictures {
 			content, err := os.ReadFile(p.path)
@@ -426,7 +405,7 @@ func (b *show) play(ctx context.Context, f *fleet.Fleet) error {
 func (b *show) judged(ctx context.Context, f *fleet.Fleet) error {
 	return local.Until(ctx, "the devices to judge their images", func() (bool, error) {
 		for _, class := range b.album.classes() {
-			id, n := judge(class), uint64(b.album.count(class, b.division.test))
+			id, first, n := device(class), uint64(b.album.count(class, b.division.train)), uint64(b.album.count(class, b.division.test))
 			if err := b.healthy(f, id); err != nil {
 				return false, err
 			}
@@ -436,7 +415,7 @@ func (b *show) judged(ctx context.Context, f *fleet.Fleet) error {
 				return false, err
 			}
 			b.gates[id].allow(s.Samples, s.Samples+s.WindowsScored-min(rows, s.Samples+s.WindowsScored))
-			if s.Samples < n || s.WindowsScored < n || rows < s.Samples+s.WindowsScored {
+			if s.Samples < first+n || s.WindowsScored < n || rows < s.Samples+s.WindowsScored {
 				return false, nil
 			}
 		}
@@ -452,7 +431,7 @@ func (b *show) read(ctx context.Context) ([]judged, error) {
 		if err != nil {
 			return nil, err
 		}
-		verdicts, err := b.hub.Verdicts(ctx, judge(class))
+		verdicts, err := b.hub.Verdicts(ctx, device(class))
 		if err != nil {
 			return nil, err
 		}
@@ -461,14 +440,14 @@ func (b *show) read(ctx context.Context) ([]judged, error) {
 			byRow[v.Row] = v
 		}
 		for row, p := range b.of(class, b.division.test) {
-			v, ok := byRow[uint64(row)]
+			v, ok := byRow[uint64(b.album.count(class, b.division.train)+row)]
 			if !ok {
-				return nil, fmt.Errorf("device %s said nothing of %s", judge(class), p.name)
+				return nil, fmt.Errorf("device %s said nothing of %s", device(class), p.name)
 			}
 			j := judged{picture: p, split: b.division.name, score: v.Score, anomaly: v.Flag}
 			if v.Class >= 0 {
 				if c.Image == nil || v.Class >= len(c.Image.Classes) {
-					return nil, fmt.Errorf("device %s said class %d of %s, and the model has no such class", judge(class), v.Class, p.name)
+					return nil, fmt.Errorf("device %s said class %d of %s, and the model has no such class", device(class), v.Class, p.name)
 				}
 				j.predicted, j.probability = c.Image.Classes[v.Class], v.Probability
 			}

@@ -27,7 +27,7 @@ func asUnivariate(given func(flag string) bool, o *backtest.Options) {
 // Flags that belong to one kind of data only.
 var (
 	ofStreams = []string{"files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap"}
-	ofImages  = []string{"labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed"}
+	ofImages  = []string{"labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed", "upright"}
 )
 
 func (c *command) backtest() *cobra.Command {
@@ -122,6 +122,7 @@ Several folders are several device classes, with a model for each.`,
 	f.Float64Var(&io.HoldOut, "hold-out", 0, "share of the images to learn from by which competitors are judged (default a fifth where several detectors compete, else none)")
 	f.IntVar(&io.Fit.Epochs, "epochs", 0, "passes over the images while training (default by their number)")
 	f.IntVar(&io.Fit.Height, "size", 0, "height and width in pixels that models of images read (default the model's)")
+	f.BoolVar(&io.Fit.Upright, "upright", false, "do not turn or mirror images while training, as their sides mean something")
 	f.Uint64Var(&io.Fit.Seed, "seed", 0, "seed of every random choice of models of images")
 	f.StringVar(&o.Out, "out", "verdicts.csv", "file to write; with --images the default is results.csv")
 	return cmd
