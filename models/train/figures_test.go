@@ -458,6 +458,10 @@ func TestTrainingFigures(t *testing.T) {
 			t.Errorf("%s: the first losses are %g and %g: the nets are not the same", c.name, first[0], first[1])
 		}
 	}
+	fmt.Println("head only: both sides run the frozen part, folded and without gradients, for every batch; nothing is cached")
+	if blas, _ := figures["blas"].(string); blas != "" && !strings.Contains(blas, "openblas") {
+		fmt.Printf("PyTorch multiplied its matrices with %s: for a fair dense and full ratio install libopenblas0-pthread\n", blas)
+	}
 	p, err := json.Marshal(figures)
 	if err != nil {
 		t.Fatal(err)
