@@ -179,6 +179,9 @@ func (in *inspection) units(t table) finding {
 				return finding{1, sig.Name, fmt.Sprintf("channel %s lies at %.4g, in the champion's data at %.4g: as if its unit was changed %s (declared: %q)", sig.Name, now.Median, old.Level.Median, name, sig.Unit)}
 			}
 		}
+		if sig.Unit == "" {
+			continue // streams of people and of computers jump by themselves
+		}
 		const parts = 8
 		for k := 1; k < parts; k++ {
 			cut := len(sig.Values) * k / parts
@@ -304,6 +307,7 @@ func (in *inspection) ranges(t table) finding {
 type habits struct {
 	median, spread, rough float64 // the last two as logarithms
 	scale                 float64 // the spread itself
+	still                 bool    // its quartiles are equal: logarithms say nothing
 }
 
 func habitsOf(v []float32) (h habits, ok bool) {
@@ -319,7 +323,7 @@ func habitsOf(v []float32) (h habits, ok bool) {
 	}
 	least := 1e-6 * max(math.Abs(l.Median), 1e-6)
 	spread := max(l.Spread, least)
-	return habits{l.Median, math.Log(spread), math.Log(max(steps/float64(max(n, 1)), least) / spread), spread}, true
+	return habits{l.Median, math.Log(spread), math.Log(max(steps/float64(max(n, 1)), least) / spread), spread, l.Spread <= 0}, true
 }
 
 // garbage compares each device with its class peers in level, spread and
@@ -345,7 +349,7 @@ func (in *inspection) garbage() func(table) finding {
 			}
 			var medians, spreads, roughs, scales []float64
 			for _, o := range devices {
-				if h, ok := known[key{o.entry.Device.String(), sig.Name}]; ok && o.entry.Device != t.entry.Device {
+				if h, ok := known[key{o.entry.Device.String(), sig.Name}]; ok && !h.still && o.entry.Device != t.entry.Device {
 					medians, spreads, roughs, scales = append(medians, h.median), append(spreads, h.spread), append(roughs, h.rough), append(scales, h.scale)
 				}
 			}
@@ -362,6 +366,10 @@ func (in *inspection) garbage() func(table) finding {
 				{"spread", own.spread, 0.25, spreads},
 				{"roughness", own.rough, 0.25, roughs},
 			} {
+				// Too calm is for the gate of stuck sensors to say.
+				if c.what != "level" && (own.still || c.own <= slices.Max(c.peers)) {
+					continue
+				}
 				if d := outside(c.own, c.peers, c.scale); d > worst.value {
 					worst = finding{d, sig.Name, fmt.Sprintf("the %s of channel %s is %.3g times as far from its %d peers as they are from each other (limit %g)", c.what, sig.Name, d, len(medians), maxDistance)}
 					if c.what == "level" {
@@ -413,7 +421,7 @@ func (in *inspection) constant(c *ClassData) (drops []Drop, refusal string) {
 		})
 		old, known := in.known(ch.Name)
 		switch {
-		case varies, known && old.Min == old.Max && old.Rows > 0:
+		case varies, known && old.Min == old.Max && old.Rows > 0, in.policy.TrainRows > 0: // the first rows of a stream may well be constant
 			kept = append(kept, ch)
 			continue
 		case known && refusal == "":

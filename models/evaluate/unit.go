@@ -71,6 +71,9 @@ func Conversion(before, after Level, unit string) string {
 	if name, ok := otherNames[unit]; ok {
 		unit = name
 	}
+	if before.Spread <= 0 || after.Spread <= 0 {
+		return "" // a switch, or a stream that begins or ends: any factor would fit
+	}
 	known := slices.ContainsFunc(conversions, func(c conversion) bool { return c.from == unit || c.to == unit })
 	if math.Abs(after.Median-before.Median) <= 5*max(before.Spread, after.Spread/20) {
 		return ""
@@ -84,9 +87,6 @@ func Conversion(before, after Level, unit string) string {
 		tolerance := 0.03*math.Abs(want) + 2*before.Spread*factor
 		miss := math.Abs(after.Median-want) / max(tolerance, 1e-12)
 		ratio := after.Spread / max(before.Spread*factor, 1e-12)
-		if before.Spread == 0 && after.Spread == 0 {
-			ratio = 1
-		}
 		// Where the level alone could be something else, the spread has to
 		// have changed by the factor, too.
 		if miss > 1 || ratio < 0.4 || ratio > 2.5 {
