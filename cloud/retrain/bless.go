@@ -125,18 +125,7 @@ func Bless(g Gates, j Judged) Blessed {
 			out.Refusals = append(out.Refusals, refusal(c, out.Gates))
 			continue
 		}
-		// The most faults found wins; among equals (within a percent) the
-		// fewest flags on normal data.
-		slices.SortStableFunc(passing, func(a, b Score) int {
-			if a.Images != nil && b.Images != nil && a.Images.Accuracy != b.Images.Accuracy {
-				return cmp.Compare(b.Images.Accuracy, a.Images.Accuracy)
-			}
-			if d := a.Detected - b.Detected; d > 0.01 || d < -0.01 {
-				return cmp.Compare(b.Detected, a.Detected)
-			}
-			return cmp.Compare(a.FlagShare, b.FlagShare)
-		})
-		w := Winner{Score: passing[0], ChampionFlagShare: -1}
+		w := Winner{Score: best(passing), ChampionFlagShare: -1}
 		w.Why = w.Score.Candidate.name() + " " + w.Score.describe()
 		for _, other := range c.Candidates {
 			if other.Candidate.Digest != w.Score.Candidate.Digest && other.Err == "" {
@@ -153,6 +142,29 @@ func Bless(g Gates, j Judged) Blessed {
 		out.Refusals = append(out.Refusals, "no candidate was judged")
 	}
 	return out
+}
+
+// Differences that a night's data cannot tell from chance.
+const (
+	sameDetected  = 0.01  // of the share of faults found
+	sameFlagShare = 0.005 // of normal windows
+)
+
+// best chooses among candidates that pass: the most images named right, or else
+// the most faults found; among equals the fewest flags on normal data; among
+// equals the first, since policies name the simpler kinds first.
+func best(passing []Score) Score {
+	most := func(value func(Score) float64, same float64) {
+		top := value(slices.MaxFunc(passing, func(a, b Score) int { return cmp.Compare(value(a), value(b)) }))
+		passing = slices.DeleteFunc(passing, func(s Score) bool { return value(s) < top-same })
+	}
+	passing = slices.Clone(passing)
+	if !slices.ContainsFunc(passing, func(s Score) bool { return s.Images == nil }) {
+		most(func(s Score) float64 { return s.Images.Accuracy }, 0)
+	}
+	most(func(s Score) float64 { return s.Detected }, sameDetected)
+	most(func(s Score) float64 { return -s.FlagShare }, sameFlagShare)
+	return passing[0]
 }
 
 // describe says what the model does, in words that follow its name.
