@@ -205,13 +205,18 @@ func (in *inspection) stuck(t table) finding {
 		if len(rest) < stuckDistinct && !in.variesElsewhere(sig.Name, t) {
 			continue // a switch, or a setting
 		}
-		if len(signals) > 1 && !slices.ContainsFunc(signals, func(o Signal) bool {
-			return o.Name != signals[i].Name && moves(o.Values[first:last])
-		}) {
-			continue // the whole machine stands still
+		// The whole machine stands still, or a stream without others beside it,
+		// of which only the champion's data says that it always moves.
+		beside := slices.ContainsFunc(signals, func(o Signal) bool { return o.Name != signals[i].Name && moves(o.Values[first:last]) })
+		if !beside && (len(signals) > 1 || !in.variesElsewhere(sig.Name, t)) {
+			continue
 		}
 		if s := share(last-first, len(sig.Values)); s > worst.value {
-			worst = finding{s, sig.Name, fmt.Sprintf("channel %s stands still at %.4g for %d of %d rows while others move (limit %.0f %%)", sig.Name, sig.Values[first], last-first, len(sig.Values), 100*in.policy.Gates.MaxStuckShare)}
+			while := ""
+			if beside {
+				while = " while others move"
+			}
+			worst = finding{s, sig.Name, fmt.Sprintf("channel %s stands still at %.4g for %d of %d rows%s (limit %.0f %%)", sig.Name, sig.Values[first], last-first, len(sig.Values), while, 100*in.policy.Gates.MaxStuckShare)}
 		}
 	}
 	return worst

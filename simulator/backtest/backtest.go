@@ -122,7 +122,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			// look for models that are broken.
 			Fit: func(p *retrain.Policy) {
 				p.Fit = o.Fit
-				p.Gates = retrain.Gates{MaxFlagShare: 1, MinDetected: 0.01, WaiveFaults: true, MaxMissing: 0.5}
+				p.Gates = retrain.Gates{MaxFlagShare: 1, MinDetected: 0.01, WaiveFaults: true, MaxMissing: 0.5, MaxStuckShare: 1}
 			},
 		}}},
 	}, "")
