@@ -103,7 +103,7 @@ func TestSKAB(t *testing.T) {
 	kinds := zoo.Competitors()
 	bench := os.Getenv("SWELL_BENCH") != ""
 	if bench {
-		kinds = []string{zoo.PCA, zoo.DenseAE, zoo.ConvAE, zoo.Forecast, zoo.RandomNeighbour}
+		kinds = []string{zoo.PCA, zoo.DenseAE, zoo.ConvAE, zoo.Forecast, zoo.RandomNeighbour, zoo.Forest}
 	}
 	f1 := map[string]float64{}
 	for _, kind := range kinds {

@@ -137,6 +137,9 @@ func Marshal(name string, graph *onnxpb.GraphProto, metadata map[string]string) 
 		Graph:        graph,
 		OpsetImport:  []*onnxpb.OperatorSetIdProto{{Domain: new(""), Version: proto.Int64(opset)}},
 	}
+	if usesTrees(graph) {
+		m.OpsetImport = append(m.OpsetImport, &onnxpb.OperatorSetIdProto{Domain: new(treeDomain), Version: proto.Int64(treeDomainVersion)})
+	}
 	keys := make([]string, 0, len(metadata))
 	for k := range metadata {
 		keys = append(keys, k)

@@ -144,15 +144,8 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 	if v := m.GetIrVersion(); v < 7 || v > 10 {
 		return none, fmt.Errorf("ONNX IR version %d is not supported: want 7 to 10", v)
 	}
-	if len(m.OpsetImport) != 1 {
-		return none, fmt.Errorf("%d operator sets: want exactly the standard one", len(m.OpsetImport))
-	}
-	set := m.OpsetImport[0]
-	if !standardDomain(set.GetDomain()) {
-		return none, fmt.Errorf("operator domain %q is not allowed", set.GetDomain())
-	}
-	if v := set.GetVersion(); v < 13 || v > 21 {
-		return none, fmt.Errorf("operator set version %d is not supported: want 13 to 21", v)
+	if err := checkOperatorSets(m.OpsetImport); err != nil {
+		return none, err
 	}
 	g := m.GetGraph()
 	if g == nil {
@@ -177,6 +170,9 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 	}
 	if len(g.Initializer) > limits.Tensors {
 		return none, fmt.Errorf("graph has %d constants: at most %d are allowed", len(g.Initializer), limits.Tensors)
+	}
+	if len(m.OpsetImport) == 1 && usesTrees(g) {
+		return none, fmt.Errorf("operator set %s is used but is not imported", treeDomain)
 	}
 	in := input(c)
 	values, err := Infer(g, map[string][]int64{in.name: append([]int64{1}, in.dims...)})
@@ -206,6 +202,32 @@ func check(m *onnxpb.ModelProto, limits Limits) (contract.Contract, error) {
 		}
 	}
 	return c, nil
+}
+
+// checkOperatorSets wants the standard operator set, and allows the one with trees beside it.
+func checkOperatorSets(sets []*onnxpb.OperatorSetIdProto) error {
+	if len(sets) == 0 || len(sets) > 2 {
+		return fmt.Errorf("%d operator sets: want the standard one, and at most %s beside it", len(sets), treeDomain)
+	}
+	standard, trees := 0, 0
+	for _, set := range sets {
+		switch v := set.GetVersion(); {
+		case standardDomain(set.GetDomain()):
+			if standard++; v < 13 || v > 21 {
+				return fmt.Errorf("operator set version %d is not supported: want 13 to 21", v)
+			}
+		case set.GetDomain() == treeDomain:
+			if trees++; v != treeDomainVersion {
+				return fmt.Errorf("version %d of operator set %s is not supported: want %d", v, treeDomain, treeDomainVersion)
+			}
+		default:
+			return fmt.Errorf("operator domain %q is not allowed", set.GetDomain())
+		}
+	}
+	if standard != 1 || trees > 1 {
+		return fmt.Errorf("an operator set is missing or named twice: want the standard one, and at most %s beside it", treeDomain)
+	}
+	return nil
 }
 
 // port is an input or output that a contract names.

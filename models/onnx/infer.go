@@ -81,10 +81,13 @@ func Infer(g *onnxpb.GraphProto, inputs map[string][]int64) (Values, error) {
 		where := func(err error) error {
 			return fmt.Errorf("operation %d (%s %q): %w", i, node.GetOpType(), node.GetName(), err)
 		}
-		if !standardDomain(node.GetDomain()) {
+		rule, ok := rules[node.GetOpType()]
+		switch {
+		case node.GetDomain() == treeDomain:
+			rule, ok = treeRule, node.GetOpType() == treeOperation
+		case !standardDomain(node.GetDomain()):
 			return vs, where(fmt.Errorf("domain %q is not allowed", node.GetDomain()))
 		}
-		rule, ok := rules[node.GetOpType()]
 		if !ok {
 			return vs, where(fmt.Errorf("operation is not allowed"))
 		}
@@ -130,7 +133,10 @@ type rule struct {
 	infer    func(*inference) ([]Value, error)
 }
 
-var rules = map[string]rule{}
+var (
+	rules    = map[string]rule{} // of the standard domain
+	treeRule = rule{1, 1, trees}
+)
 
 func init() {
 	add := func(min, max int, f func(*inference) ([]Value, error), ops ...string) {

@@ -43,6 +43,7 @@ var makers = map[string]func(ctx context.Context, m matrix, h *head, c Config, c
 	ConvAE:          fitConvAE,
 	Forecast:        fitForecast,
 	RandomNeighbour: fitRandomNeighbour,
+	Forest:          fitForest,
 	Seasonal:        fitSeasonal,
 	Spectral:        fitSpectral,
 }
@@ -152,8 +153,12 @@ func fitExperts(ctx context.Context, kind string, d Dataset, c Config, card map[
 		}
 		parts[s.Device].Series = append(parts[s.Device].Series, s)
 	}
-	if len(devices) > maxExperts {
-		return nil, fmt.Errorf("%d devices: one model holds at most %d of them apart; fit groups of devices one by one", len(devices), maxExperts)
+	most := maxExperts
+	if kind == Forest {
+		most = forestExperts
+	}
+	if len(devices) > most {
+		return nil, fmt.Errorf("%d devices: one model holds at most %d of them apart; fit groups of devices one by one", len(devices), most)
 	}
 	slices.Sort(devices)
 	var out []expert
@@ -315,6 +320,17 @@ func (h *head) residual(b *onnx.Builder, r string) (q, channels string) {
 	squares = b.Node("Reshape", []string{squares, b.Ints(0, int64(h.channels), int64(h.pattern*h.smooth))})
 	channels = b.Node("ReduceMean", []string{squares}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
 	return b.Node("ReduceSum", []string{channels, b.Ints(1)}, onnx.Int("keepdims", 0)), channels
+}
+
+// blame emits the end that kinds without a residual share: q [batch] is not a number where the window z is not,
+// and each channel gets its share of q by how far it is from its mean.
+func (h *head) blame(b *onnx.Builder, z, q string) (statistics []string, channels string) {
+	// What compares values, such as Relu, Max or a tree, swallows what is not a number.
+	q = b.Node("Add", []string{q, b.Node("ReduceSum", []string{b.Node("Mul", []string{z, b.Scalar(0)}), b.Ints(1, 2)}, onnx.Int("keepdims", 0))})
+	own := b.Node("ReduceMean", []string{b.Node("Mul", []string{z, z})}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
+	all := b.Node("Add", []string{b.Node("ReduceSum", []string{own, b.Ints(1)}, onnx.Int("keepdims", 1)), b.Scalar(1e-9)})
+	share := b.Node("Div", []string{own, all})
+	return []string{q}, b.Node("Mul", []string{share, b.Node("Unsqueeze", []string{q, b.Ints(1)})})
 }
 
 // calibrate sets the factor of each statistic so that the largest product, the score, is 1 at the threshold,

@@ -21,9 +21,10 @@ type principal struct {
 	weight  float64
 }
 
-func fitPCA(_ context.Context, m matrix, h *head, c Config, card map[string]any) (detector, error) {
+// axes returns the mean of the rows of m, their principal axes as columns, and the variance along each, rising.
+func (m matrix) axes() (mean, variance []float64, axes *mat.Dense, err error) {
 	n := m.cols
-	mean := make([]float64, n)
+	mean = make([]float64, n)
 	for i, v := range m.data {
 		mean[i%n] += float64(v) / float64(m.rows)
 	}
@@ -44,17 +45,29 @@ func fitPCA(_ context.Context, m matrix, h *head, c Config, card map[string]any)
 	}
 	var eig mat.EigenSym
 	if !eig.Factorize(cov, true) {
-		return nil, fmt.Errorf("%w: its covariance has no eigenvectors", ErrData)
+		return nil, nil, nil, fmt.Errorf("%w: its covariance has no eigenvectors", ErrData)
 	}
-	lambda := eig.Values(nil) // ascending
-	var v mat.Dense
-	eig.VectorsTo(&v)
+	variance, axes = eig.Values(nil), &mat.Dense{}
+	eig.VectorsTo(axes)
+	total := 0.0
+	for _, v := range variance {
+		total += max(v, 0)
+	}
+	if total < 1e-12 {
+		return nil, nil, nil, fmt.Errorf("%w: no channel moves", ErrData)
+	}
+	return mean, variance, axes, nil
+}
+
+func fitPCA(_ context.Context, m matrix, h *head, c Config, card map[string]any) (detector, error) {
+	n := m.cols
+	mean, lambda, v, err := m.axes()
+	if err != nil {
+		return nil, err
+	}
 	total := 0.0
 	for _, l := range lambda {
 		total += max(l, 0)
-	}
-	if total < 1e-12 {
-		return nil, fmt.Errorf("%w: no channel moves", ErrData)
 	}
 	k, kept := 0, 0.0
 	for kept < c.Variance*total && k < n-1 {

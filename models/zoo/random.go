@@ -74,13 +74,7 @@ func (r *randomNeighbour) emit(b *onnx.Builder, z string) ([]string, string) {
 	f = b.Node("Transpose", []string{b.Node("Relu", []string{f})}, onnx.Ints("perm", 0, 2, 1)) // [batch, smooth, features]
 	d := nearest(b, f, h.prefix, randomFeatures, centres, r.centres, r.half)
 	q := b.Node("ReduceMean", []string{d}, onnx.Ints("axes", 1), onnx.Int("keepdims", 0))
-	// Relu and Max may swallow what is not a number.
-	q = b.Node("Add", []string{q, b.Node("ReduceSum", []string{b.Node("Mul", []string{z, b.Scalar(0)}), b.Ints(1, 2)}, onnx.Int("keepdims", 0))})
-	// A distance in random features has no parts by channel: each gets its share by how far it is from its mean.
-	own := b.Node("ReduceMean", []string{b.Node("Mul", []string{z, z})}, onnx.Ints("axes", 2), onnx.Int("keepdims", 0))
-	all := b.Node("Add", []string{b.Node("ReduceSum", []string{own, b.Ints(1)}, onnx.Int("keepdims", 1)), b.Scalar(1e-9)})
-	share := b.Node("Div", []string{own, all})
-	return []string{q}, b.Node("Mul", []string{share, b.Node("Unsqueeze", []string{q, b.Ints(1)})})
+	return h.blame(b, z, q)
 }
 
 // spread chooses up to n of rows, each next one the furthest from all before (Gonzalez, 1985), so that no row is

@@ -33,6 +33,9 @@ const (
 	// RandomNeighbour scores how far patterns are from the nearest of a few chosen ones of the training data, in
 	// random features. Nothing is trained: it fits in a moment.
 	RandomNeighbour = "random-neighbour"
+	// Forest scores how few random cuts it takes to tell a pattern from those of the training data: an
+	// isolation forest. Nothing is trained but trees over a few hundred patterns.
+	Forest = "forest"
 	// Seasonal scores how far the newest rows are from those one season before. For streams that repeat
 	// themselves; the season's length is found in the data, and data without one is refused.
 	Seasonal = "seasonal"
@@ -47,7 +50,7 @@ const (
 
 // Kinds lists every kind that Fit knows.
 func Kinds() []string {
-	return []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Seasonal, Spectral, Neighbour}
+	return []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Forest, Seasonal, Spectral, Neighbour}
 }
 
 // Competitors lists the kinds that compete where nobody names any: those that judge machines by many
@@ -168,7 +171,7 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
-	case Neighbour, RandomNeighbour, Seasonal, Spectral:
+	case Neighbour, RandomNeighbour, Forest, Seasonal, Spectral:
 		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
 	}
 	return c

@@ -97,7 +97,7 @@ func flagged(t *testing.T, m *runtime.Session, s Series) float64 {
 }
 
 // windowed are the kinds that learn from patterns of many channels.
-var windowed = []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour}
+var windowed = []string{PCA, DenseAE, ConvAE, Forecast, RandomNeighbour, Forest}
 
 func TestEachKind(t *testing.T) {
 	for _, kind := range windowed {
@@ -296,7 +296,7 @@ func TestConfigurationsThatCannotBeUsed(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"unknown kind":         {"forest", Config{}, "unknown kind"},
+		"unknown kind":         {"oracle", Config{}, "unknown kind"},
 		"negative pattern":     {PCA, Config{Pattern: -1}, "pattern is -1"},
 		"two thresholds":       {PCA, Config{Margin: 2, FalseAlarmsPerDay: 1}, "none beside false alarms"},
 		"quantile of one":      {PCA, Config{Quantile: 1}, "quantile is 1"},
