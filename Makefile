@@ -152,7 +152,8 @@ bench-nab: build ## The standard score of the devices' verdicts on the public NA
 	@simulator/backtest/nab.sh $(BIN)/swell-sim | .ci/figures
 
 .PHONY: bench-train
-bench-train: $(ORT) ## Samples per CPU-second of training beside PyTorch on four nets (Debian: python3-torch libopenblas0-pthread)
+bench-train: $(ORT) ## Samples per CPU-second of training beside PyTorch on four nets
+	@.ci/ensure torch || echo "without PyTorch beside it: install python3-torch and libopenblas0-pthread by hand" >&2
 	@SWELL_BENCH=1 go test -v -count=1 -run '^TestTrainingFigures$$' ./models/train 2>&1 | .ci/figures
 
 .PHONY: bench-vision
