@@ -45,12 +45,9 @@ func grove(t *testing.T, n int) *isolation {
 	return f.(*isolation)
 }
 
-func TestTheRuntimeWalksAForestAsWeDo(t *testing.T) {
-	need(t)
-	f := grove(t, 300)
-	b := &onnx.Builder{}
-	names, _ := f.emit(b, b.Input(contract.Window, onnx.Float, 1, 2, 4))
-	b.Output(names[0], onnx.Float, 1)
+// run loads a graph of one input and one output, both fixed in size, and returns what computes it.
+func run(t *testing.T, b *onnx.Builder, in, out string, inDims, outDims []int64) func(x []float32) []float32 {
+	t.Helper()
 	model, err := onnx.Marshal("forest", b.Graph(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -59,39 +56,95 @@ func TestTheRuntimeWalksAForestAsWeDo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
-	in, err := runtime.NewTensor(1, 2, 4)
+	x, err := runtime.NewTensor(inDims...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Close()
-	out, err := runtime.NewTensor(1)
+	y, err := runtime.NewTensor(outDims...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer out.Close()
-	binding, err := program.Bind(map[string]*runtime.Tensor{contract.Window: in}, map[string]*runtime.Tensor{names[0]: out})
+	binding, err := program.Bind(map[string]*runtime.Tensor{in: x}, map[string]*runtime.Tensor{out: y})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer binding.Close()
-	r := rand.New(rand.NewPCG(3, 4))
-	for range 200 {
-		w := in.Data()
-		for i := range w {
-			w[i] = float32(3 * r.NormFloat64())
-		}
+	t.Cleanup(func() { binding.Close(); y.Close(); x.Close(); program.Close() })
+	return func(values []float32) []float32 {
+		copy(x.Data(), values)
 		if err := binding.Run(); err != nil {
 			t.Fatal(err)
+		}
+		return y.Data()
+	}
+}
+
+func TestTheRuntimeScoresAForestAsWeDo(t *testing.T) {
+	need(t)
+	f := grove(t, 300)
+	b := &onnx.Builder{}
+	names, _ := f.emit(b, b.Input(contract.Window, onnx.Float, 1, 2, 4))
+	b.Output(names[0], onnx.Float, 1)
+	score := run(t, b, contract.Window, names[0], []int64{1, 2, 4}, []int64{1})
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 200 {
+		w := make([]float32, 8)
+		for i := range w {
+			w[i] = float32(3 * r.NormFloat64())
 		}
 		want := 0.0
 		for at := range 3 {
 			path := walk(f.trees, f.features([]float32{w[at], w[at+1], w[4+at], w[4+at+1]}))
 			want += math.Pow(f.usual/path, forestPower) / 3
 		}
-		if got := float64(out.Data()[0]); math.Abs(got-want) > 1e-3*want {
+		if got := float64(score(w)[0]); math.Abs(got-want) > 1e-3*want {
 			t.Fatalf("the runtime says %g of %v, we say %g", got, w, want)
 		}
+	}
+}
+
+// What onnx.Infer lets through has to do no harm to the runtime, at its bounds too.
+func TestTheRuntimeWalksTreesOfAnyShapeAsWeDo(t *testing.T) {
+	need(t)
+	const rows, features = 16, 3
+	r := rand.New(rand.NewPCG(7, 8))
+	// chain is a tree whose branches all lie on one side, depth nodes deep.
+	chain := func(depth int, low bool) (tree []onnx.TreeNode) {
+		for i := range depth - 1 {
+			n := onnx.TreeNode{Feature: i % features, Value: float32(r.NormFloat64()) + 4, Low: 2*i + 2, High: 2*i + 1}
+			if !low {
+				n.Value, n.Low, n.High = n.Value-8, n.High, n.Low
+			}
+			tree = append(tree, n, onnx.TreeNode{Value: float32(r.NormFloat64())})
+		}
+		return append(tree, onnx.TreeNode{Value: 1})
+	}
+	leaf := []onnx.TreeNode{{Value: 5}}
+	for name, trees := range map[string][][]onnx.TreeNode{
+		"a leaf alone":            {leaf},
+		"leaves alone":            {leaf, leaf, {{Value: -1}}},
+		"a tree between leaves":   {leaf, chain(4, true), leaf},
+		"as deep as may be, low":  {chain(256, true)},
+		"as deep as may be, high": {chain(256, false), chain(255, true)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &onnx.Builder{}
+			y := b.Trees(b.Input("x", onnx.Float, rows, features), trees)
+			b.Output(y, onnx.Float, rows, 1)
+			if _, err := onnx.Infer(b.Graph(), map[string][]int64{"x": {rows, features}}); err != nil {
+				t.Fatal(err)
+			}
+			answer := run(t, b, "x", y, []int64{rows, features}, []int64{rows, 1})
+			x := make([]float32, rows*features)
+			for i := range x {
+				x[i] = float32(r.NormFloat64())
+			}
+			got := answer(x)
+			for i := range rows {
+				if want := walk(trees, x[i*features:(i+1)*features]); math.Abs(float64(got[i])-want) > 1e-5 {
+					t.Errorf("row %d: the runtime says %g, we say %g", i, got[i], want)
+				}
+			}
+		})
 	}
 }
 
