@@ -193,7 +193,11 @@ func (s *Service) validateImages(ctx context.Context, o Order, class artifact.Cl
 	p := o.Policy.Images
 	c = ClassData{Class: class, HoldOut: p.HoldOut}
 	d := ImageData{Counts: map[string]int{}}
-	if d.Height, d.Width, err = p.Fit.Size(); err != nil {
+	cfg, err := s.imageConfig(ctx, p)
+	if err != nil {
+		return c, nil, "", err
+	}
+	if d.Height, d.Width, err = cfg.Size(); err != nil {
 		return c, nil, fmt.Sprintf("class %s: %v", class, err), nil
 	}
 	left := map[string]int{} // images left out, by why
@@ -399,18 +403,27 @@ func (s *Service) backbone(ctx context.Context, name string) ([]byte, error) {
 	return s.getModel(ctx, vs[0].Models[0].Digest)
 }
 
-// fitImages fits one kind to a class's images. Equal inputs are fitted once,
-// ever.
-func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Digest, c ClassData, kind string) (Candidate, error) {
-	cfg := o.Policy.Images.Fit
-	if name := o.Policy.Images.Backbone; name != "" {
+// imageConfig is the policy's, with the bytes of the backbone that it names.
+func (s *Service) imageConfig(ctx context.Context, p ImagePolicy) (zoo.ImageConfig, error) {
+	cfg := p.Fit
+	if p.Backbone != "" {
 		var err error
-		if cfg.Backbone, err = s.backbone(ctx, name); err != nil {
-			return Candidate{}, err
+		if cfg.Backbone, err = s.backbone(ctx, p.Backbone); err != nil {
+			return cfg, err
 		}
 	}
 	if len(cfg.Backbone) > 0 && cfg.BackboneDigest == "" {
 		cfg.BackboneDigest = string(artifact.Of(cfg.Backbone))
+	}
+	return cfg, nil
+}
+
+// fitImages fits one kind to a class's images. Equal inputs are fitted once,
+// ever.
+func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Digest, c ClassData, kind string) (Candidate, error) {
+	cfg, err := s.imageConfig(ctx, o.Policy.Images)
+	if err != nil {
+		return Candidate{}, err
 	}
 	key, err := json.Marshal(struct {
 		Code, Kind string

@@ -6,6 +6,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/swellfleet/swell/cloud/feedback"
 	"github.com/swellfleet/swell/cloud/objects/dir"
+	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/models/onnx"
+	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
@@ -274,4 +278,74 @@ func TestImageModelsAreHeldToTheChampionClassByClass(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A network that somebody imported says how large pictures have to be, and
+// competes beside the one from scratch.
+func TestABackboneOfTheGardenLearnsWithANewLastLayer(t *testing.T) {
+	if _, err := runtime.Library(""); err != nil {
+		t.Skip(err)
+	}
+	p := newPhotos(t)
+	reg := &registry.Memory{}
+	p.s.cfg.Registry = reg
+	b := &onnx.Builder{}
+	x := b.Input("pixels", onnx.Float, onnx.Batch, 3, 24, 24)
+	r := rand.New(rand.NewPCG(1, 1))
+	weights := func(n int) (w []float32) {
+		for range n {
+			w = append(w, float32(r.NormFloat64()))
+		}
+		return w
+	}
+	y := b.Node("Relu", []string{b.Node("Conv", []string{x, b.Floats("w", weights(8*3*9), 8, 3, 3, 3)}, onnx.Ints("kernel_shape", 3, 3))})
+	y = b.Node("Flatten", []string{b.Node("GlobalAveragePool", []string{y})})
+	b.NodeTo([]string{"out"}, "Gemm", []string{y, b.Floats("last", weights(80), 8, 10)})
+	b.Output("out", onnx.Float, onnx.Batch, 10)
+	net, err := onnx.Marshal("net", b.Graph(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := p.s.putModel(t.Context(), net)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reg.SaveVersion(t.Context(), registry.Version{Family: "net", Counter: 1, Stage: registry.Candidate, Import: &registry.Import{}, Models: []registry.Model{{Digest: digest}}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 24 { // two patterns of lines, at many places
+		p.take(eye, lines(i, 2+i%2*6), []string{"fine", "coarse"}[i%2])
+	}
+	var policy Policy
+	c, dropped, refusal := p.validate(func(pol *Policy) {
+		pol.Images.Fit = zoo.ImageConfig{}
+		pol.Images.Backbone = "net"
+		policy = *pol
+	})
+	if refusal != "" || len(dropped) > 0 || c.Images.Height != 24 || c.Images.Width != 24 {
+		t.Fatalf("refused %q, dropped %v, pictures of %d by %d pixels", refusal, dropped, c.Images.Height, c.Images.Width)
+	}
+	policy = policy.withDefaults()
+	if kinds := imageKinds(policy, *c.Images); len(kinds) != 2 || kinds[1] != zoo.Head {
+		t.Fatalf("%v compete", kinds)
+	}
+	cand, err := p.s.fitImages(t.Context(), Order{Policy: policy}, artifact.Of(nil), c, zoo.Head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if accuracy, _ := cand.Card["accuracy"].(float64); accuracy < 0.7 {
+		t.Errorf("accuracy on images held out of the fit is %v", cand.Card["accuracy"])
+	}
+}
+
+// lines is a picture with lines of the given width, moved by seed.
+func lines(seed, width int) []byte {
+	m := image.NewGray(image.Rect(0, 0, 32, 32))
+	for i := range m.Pix {
+		if (i%32+seed)/width%2 == 0 {
+			m.Pix[i] = 200
+		}
+		m.Pix[i] += uint8(seed + i/32%3)
+	}
+	return encoded(m)
 }

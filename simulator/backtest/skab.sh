@@ -11,10 +11,12 @@ if [ ! -e "$data/skab_score.py" ]; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$sim" backtest --data "$data/data" --files 'other/*,valve2/*' --time-column datetime --exclude anomaly,changepoint \
+# Every labelled group that is there; anomaly-free has no labels.
+groups=$(cd "$data/data" && ls -d valve1 valve2 other 2>/dev/null | paste -sd, || true)
+"$sim" backtest --data "$data/data" --files "${groups//,//*,}/*" --time-column datetime --exclude anomaly,changepoint \
   --train-rows 400 --out "$work/verdicts.csv" | tail -n 1 | tr '{' ' ' | tr '}' ' '
 awk -F, 'NR==1{print "file,row,pred"} NR>1{print $1","$2","$4}' "$work/verdicts.csv" > "$work/pred.csv"
-python3 "$data/skab_score.py" --data "$data/data" --pred "$work/pred.csv" --scope dev |
+python3 "$data/skab_score.py" --data "$data/data" --pred "$work/pred.csv" --scope "$groups" |
   python3 -c '
 import json, sys
 o = json.load(sys.stdin)["outlier"]
