@@ -33,20 +33,6 @@ const (
 // ImageKinds lists every kind that FitImages knows.
 func ImageKinds() []string { return []string{CNN, Head, FineTune, Mahalanobis, ImageNeighbour} }
 
-// ImageCompetitors lists the kinds that compete for d where nobody names any: classifiers where images of at
-// least two classes are labelled, detectors of the unusual where only good parts are known, none where there
-// are no images. Head joins the classifiers only where the configuration brings a backbone, which the caller
-// knows.
-func ImageCompetitors(d ImageDataset) []string {
-	switch seen := d.seen(); {
-	case len(seen) >= 2:
-		return []string{CNN}
-	case len(d.Images) > 0:
-		return []string{Mahalanobis, ImageNeighbour}
-	}
-	return nil
-}
-
 // ImageDataset is images that one model shall learn from, all of one size.
 type ImageDataset struct {
 	Height, Width int // pixels
@@ -59,18 +45,6 @@ type ImageDataset struct {
 	Classes, Normal []string
 	// Devices says which device each image is from; nil means one device.
 	Devices []string
-}
-
-// seen lists the classes that have at least one image.
-func (d ImageDataset) seen() []int {
-	var out []int
-	for _, l := range d.Labels {
-		if l >= 0 && !slices.Contains(out, l) {
-			out = append(out, l)
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 // Validate says why d has no meaning, wrapped in ErrData; nil when it has.
