@@ -113,3 +113,48 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		}
 	}
 }
+
+func eye() Contract {
+	return Contract{
+		Version: 1, Kind: "cnn", Window: 1, Stride: 1, Threshold: 1,
+		Image: &Image{Height: 100, Width: 80, Classes: []string{"ok", "scratch"}, Normal: []string{"ok"}, Embedding: 64},
+	}
+}
+
+func TestAModelOfImagesIsReadAsItWasWritten(t *testing.T) {
+	for name, c := range map[string]Contract{
+		"a classifier":    eye(),
+		"good parts only": {Version: 1, Kind: "mahalanobis", Window: 1, Stride: 1, Threshold: 1, Image: &Image{Height: MinSide, Width: MaxSide}},
+	} {
+		got, err := Parse(c.Metadata())
+		if err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: wrote %+v, read %+v, %v", name, c, got, err)
+		}
+	}
+	if n := eye().Image.Bytes(); n != 24000 {
+		t.Errorf("100 by 80 pixels are %d bytes", n)
+	}
+}
+
+func TestImagesThatNoAgentShouldHaveToRead(t *testing.T) {
+	for want, change := range map[string]func(*Contract){
+		"want sides of":          func(c *Contract) { c.Image.Height = MaxSide + 1 },
+		"by 0 pixels":            func(c *Contract) { c.Image.Width = 0 },
+		"1 image classes":        func(c *Contract) { c.Image.Classes, c.Image.Normal = []string{"ok"}, nil },
+		"appears twice":          func(c *Contract) { c.Image.Classes = []string{"ok", "ok"} },
+		"is no image class":      func(c *Contract) { c.Image.Normal = []string{"fine"} },
+		"every image class":      func(c *Contract) { c.Image.Normal = []string{"ok", "scratch"} },
+		"embedding of -1 values": func(c *Contract) { c.Image.Embedding = -1 },
+		"channels":               func(c *Contract) { c.Channels = []Channel{{Name: "pressure"}} },
+		"window":                 func(c *Contract) { c.Window = 2 },
+	} {
+		c := eye()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q: %v", want, err)
+		}
+		if _, err := Parse(c.Metadata()); err == nil && c.Channels == nil { // which are not written beside an image
+			t.Errorf("%s: was read", want)
+		}
+	}
+}

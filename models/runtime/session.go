@@ -33,16 +33,16 @@ type Session struct {
 	contract contract.Contract
 	channels bool // the model computes channel scores
 
-	// rows is how many windows or images ScoreBatch and ScoreImages hand to the runtime at once.
+	// rows is how many windows ScoreBatch hands to the runtime at once.
 	rows int
 
 	mu      sync.Mutex
 	program *Program // nil after Close
 	single  *batch
-	many    *batch // nil until the first ScoreBatch or ScoreImages
+	many    *batch // nil until the first ScoreBatch
 }
 
-// ScoreBatch and ScoreImages hand so many windows to the runtime at once, and fewer where a run would need more memory.
+// ScoreBatch hands so many windows to the runtime at once, and fewer where a run would need more memory.
 const (
 	manyWindows = 256
 	manyBytes   = 64 << 20

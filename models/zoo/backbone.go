@@ -84,6 +84,12 @@ func openBackbone(c ImageConfig) (*backbone, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backbone: %w", err)
 	}
+	for _, o := range m.GetOpsetImport() {
+		// Others give some operations another meaning than that of the model which is built round them.
+		if v := o.GetVersion(); o.GetDomain() == "" && (v < 13 || v > 17) {
+			return nil, fmt.Errorf("the backbone is written in operator set %d: export it in one of 13 to 17", v)
+		}
+	}
 	k := &backbone{mean: c.Mean, scale: c.Scale, weights: map[string]*onnxpb.TensorProto{}}
 	if k.scale == [3]float32{} {
 		k.mean, k.scale = imageNetMean, imageNetScale

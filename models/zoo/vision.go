@@ -112,7 +112,8 @@ type ImageConfig struct {
 	// Backbone, when not nil, is the ONNX file of a network that was trained on other images.
 	Backbone []byte `json:"-"`
 	// Mean and Scale say how the backbone wants its pixels: (v − Mean)·Scale for v of 0 to 255, per colour. Zero
-	// scales mean what the file says or else ImageNet's usual means and deviations.
+	// scales mean ImageNet's usual means and deviations; a backbone that normalizes by itself wants means of 0 and
+	// scales of 1.
 	Mean  [3]float32 `json:"mean,omitzero"`
 	Scale [3]float32 `json:"scale,omitzero"`
 	// BackboneDigest names the backbone in the configuration that the contract carries.

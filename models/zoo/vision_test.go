@@ -105,6 +105,12 @@ func TestAClassifierTellsSurfacesApart(t *testing.T) {
 			t.Errorf("%s: %d of 30 are flagged", name, flags)
 		}
 	}
+	if err := m.Score(make([]float32, 3*side*side), &out); err == nil || !strings.Contains(err.Error(), "reads images") {
+		t.Errorf("a window for a model of images: %v", err)
+	}
+	if err := m.ScoreImage(make([]byte, 7), &out); err == nil || !strings.Contains(err.Error(), "32 by 32 pixels") {
+		t.Errorf("seven bytes for an image: %v", err)
+	}
 	again, _ := fittedImages(t, CNN, d, small())
 	if !bytes.Equal(f.ONNX, again.ONNX) {
 		t.Error("the same images, configuration and seed give other bytes")
