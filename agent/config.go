@@ -149,6 +149,17 @@ type Pipeline struct {
 	// MaxGapS breaks a window where two rows are further apart, in seconds. 0:
 	// windows count rows and ignore the clock.
 	MaxGapS float64 `yaml:"max_gap_s"`
+	// HoldRows is for how many rows a missing value of a channel is taken to be
+	// the last one that was there. Then windows with it alarm. 0 means 100; below
+	// 0: for none.
+	HoldRows int `yaml:"hold_rows"`
+}
+
+func (p Pipeline) hold() int {
+	if p.HoldRows == 0 {
+		return 100
+	}
+	return max(p.HoldRows, 0)
 }
 
 // Update bounds what a release may do to this device.

@@ -61,7 +61,7 @@ func (a *Agent) produce(ctx context.Context, start func(func(context.Context))) 
 	recorder := pipeline.NewRecorder(pipeline.RecorderConfig{Channels: channels, RateHz: rate, MaxRows: a.config.Telemetry.BlockRows, Emit: a.emit})
 	out := &sink{Recorder: recorder, agent: a}
 	p := pipeline.New(pipeline.Config{
-		Channels: channels, RateHz: rate, Camera: camera, MaxGap: seconds(a.config.Pipeline.MaxGapS),
+		Channels: channels, RateHz: rate, Camera: camera, MaxGap: seconds(a.config.Pipeline.MaxGapS), MaxHold: a.config.Pipeline.hold(),
 		FirstRow: firstRow, Before: a.rec.Stream, Sink: out,
 	})
 	u, err := a.newUpdater(p)

@@ -239,7 +239,7 @@ func (a *Agent) Reported() twin.Reported {
 		r.Stream.SampleRateHz = a.rateHz
 	}
 	r.Stream.Samples, r.Stream.WindowsDue, r.Stream.WindowsScored = c.Samples, c.WindowsDue, c.WindowsScored
-	r.Stream.WindowsLost, r.Stream.Swaps = c.WindowsLost, c.Swaps
+	r.Stream.WindowsLost, r.Stream.Swaps, r.Stream.ValuesHeld = c.WindowsLost, c.Swaps, c.ValuesHeld
 	r.Stream.StoppedMs = c.StoppedMs + uint64(a.restart.Milliseconds())
 	if a.updater != nil {
 		s, _ := a.updater.read()

@@ -67,6 +67,7 @@ func (a *Agent) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	line("gauge", "connected", "1 while the hub's broker is connected.", connected)
 	line("counter", "samples_total", "Rows read from the source.", r.Stream.Samples)
+	line("counter", "values_held_total", "Missing values taken to be the one before.", r.Stream.ValuesHeld)
 	line("counter", "windows_due_total", "Windows that should have been scored.", r.Stream.WindowsDue)
 	line("counter", "windows_scored_total", "Windows that the champion scored.", r.Stream.WindowsScored)
 	line("counter", "windows_lost_total", "Windows that will never be scored.", r.Stream.WindowsLost)
@@ -113,7 +114,8 @@ td,th{text-align:left;padding:.15rem 1rem .15rem 0;vertical-align:top}th{font-we
 <table>
 {{with .Champion}}<tr><th>acts</th><td>{{.Name}}-{{.Counter}}, since {{.Since.Format "2006-01-02 15:04:05"}} UTC</td></tr>
 <tr><th>attested</th><td><code>{{.Model}}</code></td></tr>
-<tr><th>windows</th><td>{{.Windows}} scored, {{.Flagged}} flagged, p99 {{printf "%.3f" .LatencyP99Ms}} ms</td></tr>{{else}}<tr><th>acts</th><td>none</td></tr>{{end}}
+{{with .Stream.ValuesHeld}}<tr><th>missing values</th><td>{{.}} taken to be the one before</td></tr>
+{{end}}<tr><th>windows</th><td>{{.Windows}} scored, {{.Flagged}} flagged, p99 {{printf "%.3f" .LatencyP99Ms}} ms</td></tr>{{else}}<tr><th>acts</th><td>none</td></tr>{{end}}
 {{with .LastGood}}<tr><th>last good</th><td>{{.Name}}-{{.Counter}}</td></tr>{{end}}
 {{with .Trial}}<tr><th>trial</th><td>{{.Name}}-{{.Counter}}: {{.Phase}}{{with .Reason}}, {{.}}{{end}}</td></tr>{{end}}
 </table>

@@ -60,9 +60,13 @@ type Config struct {
 	RateHz   float64       // nominal; 0: unknown
 	Camera   bool          // rows have pictures, which image models read
 	MaxGap   time.Duration // rows further apart break a window; 0: never
-	FirstRow uint64        // stream index of the first row to come
-	Before   Counters      // of earlier runs
-	Sink     Sink          // required
+	// MaxHold is for how many rows in a row a missing value (NaN) of a channel is
+	// taken to be the last one that was there, as training takes it. Later ones
+	// stay missing, and a window with one of them alarms. 0: none are.
+	MaxHold  int
+	FirstRow uint64   // stream index of the first row to come
+	Before   Counters // of earlier runs
+	Sink     Sink     // required
 }
 
 // Counters never fall in the life of a device.
@@ -73,6 +77,7 @@ type Counters struct {
 	WindowsLost   uint64 `json:"windows_lost"`
 	StoppedMs     uint64 `json:"stopped_ms"`
 	Swaps         uint64 `json:"swaps"`
+	ValuesHeld    uint64 `json:"values_held,omitempty"` // missing, and taken to be the one before
 }
 
 // Watch is how the champion did since it became champion in this run.
@@ -132,7 +137,7 @@ type seat struct {
 
 // New makes a pipeline for one source.
 func New(c Config) *Pipeline {
-	p := &Pipeline{config: c, names: map[string]int{}, ring: newRing(len(c.Channels)), row: c.FirstRow, counters: c.Before}
+	p := &Pipeline{config: c, names: map[string]int{}, ring: newRing(len(c.Channels), c.MaxHold), row: c.FirstRow, counters: c.Before}
 	for i, ch := range c.Channels {
 		p.names[ch.Name] = i
 	}
@@ -282,7 +287,7 @@ func (p *Pipeline) Rows(rows source.Rows, now time.Time) {
 			p.ring.broke()
 		}
 		p.lastAt = at
-		p.ring.push(rows.Values, i)
+		p.counters.ValuesHeld += p.ring.push(rows.Values, i)
 		if p.config.Camera {
 			p.frame.next(rows.Pictures[i])
 		}

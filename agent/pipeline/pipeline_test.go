@@ -162,6 +162,34 @@ func TestScoresThatAreNotFiniteAreCountedAndFlagged(t *testing.T) {
 	}
 }
 
+func TestAMissingValueIsTheLastOneForAWhile(t *testing.T) {
+	missing := float32(math.NaN())
+	for name, c := range map[string]struct {
+		hold      int
+		rows      []float32
+		nonFinite uint64
+		held      uint64
+	}{
+		"a cell is empty":                   {3, []float32{0.5, missing, 0.5, missing, 0.5}, 0, 2},
+		"a sensor is away for longer":       {3, []float32{0.5, missing, missing, missing, missing, missing}, 2, 3},
+		"it comes back, and goes again":     {2, []float32{0.5, missing, missing, 0.5, missing, missing, missing}, 1, 4},
+		"there was none before":             {3, []float32{missing, missing, 0.5, missing}, 2, 1},
+		"holding is off":                    {0, []float32{0.5, missing, 0.5}, 1, 0},
+		"infinite is not missing, but bad":  {3, []float32{0.5, float32(math.Inf(1)), 0.5}, 1, 0},
+		"what is held alarms as it did not": {3, []float32{2, missing}, 0, 1},
+	} {
+		b := newBench(t, pipeline.Config{MaxHold: c.hold})
+		b.champion(agenttest.Model{Window: 1}, 1)
+		for _, v := range c.rows {
+			b.push(1, v)
+		}
+		// The bench has two channels.
+		if w, n := b.Watch(), b.Counters(); w.NonFinite != c.nonFinite || n.ValuesHeld != 2*c.held || w.Windows != uint64(len(c.rows)) {
+			t.Errorf("%s: %d scores are not finite, %d values were held, of %d windows: want %d, %d, %d", name, w.NonFinite, n.ValuesHeld, w.Windows, c.nonFinite, 2*c.held, len(c.rows))
+		}
+	}
+}
+
 func TestTimeWithoutAChampionIsCountedOnlyAfterTheFirst(t *testing.T) {
 	b := newBench(t, pipeline.Config{})
 	b.push(10, 0)

@@ -7,10 +7,15 @@ type ring struct {
 	keep    int // rows that must stay available
 	filled  int // rows in columns
 	run     int // newest rows without a gap between them
+
+	hold   int       // rows for which a missing value is the one before it
+	last   []float32 // newest value of each channel that was there
+	missed []int     // rows since then
 }
 
-func newRing(channels int) *ring {
-	r := &ring{columns: make([][]float32, channels)}
+func newRing(channels, hold int) *ring {
+	r := &ring{columns: make([][]float32, channels), hold: hold, last: make([]float32, channels), missed: make([]int, channels)}
+	r.forget()
 	r.grow(1)
 	return r
 }
@@ -28,8 +33,9 @@ func (r *ring) grow(n int) {
 	}
 }
 
-// push appends row i of values.
-func (r *ring) push(values [][]float32, i int) {
+// push appends row i of values. A missing one is taken to be the last that was
+// there, for so many rows; held says how many were.
+func (r *ring) push(values [][]float32, i int) (held uint64) {
 	if r.filled == len(r.columns[0]) {
 		from := r.filled - (r.keep - 1)
 		for _, c := range r.columns {
@@ -38,14 +44,34 @@ func (r *ring) push(values [][]float32, i int) {
 		r.filled = r.keep - 1
 	}
 	for c := range r.columns {
-		r.columns[c][r.filled] = values[c][i]
+		v := values[c][i]
+		switch {
+		case v-v == 0:
+			r.last[c], r.missed[c] = v, 0
+		case v != v && r.missed[c] < r.hold:
+			r.missed[c]++
+			v = r.last[c]
+			held++
+		}
+		r.columns[c][r.filled] = v
 	}
 	r.filled++
 	r.run++
+	return held
 }
 
 // broke forgets the rows before a gap.
-func (r *ring) broke() { r.run = 0 }
+func (r *ring) broke() {
+	r.run = 0
+	r.forget()
+}
+
+// forget leaves nothing to hold.
+func (r *ring) forget() {
+	for c := range r.missed {
+		r.missed[c] = r.hold
+	}
+}
 
 // has says whether the newest n rows are there without a gap.
 func (r *ring) has(n int) bool { return min(r.run, r.filled) >= n }

@@ -303,12 +303,13 @@ type ShadowWindow struct {
 // Stream says how data flows through the device. Counters never fall, except
 // across a re-installation.
 type Stream struct {
-	Samples       uint64  `json:"samples"`        // rows read from sources
-	WindowsDue    uint64  `json:"windows_due"`    // windows that should have been scored since the first champion
-	WindowsScored uint64  `json:"windows_scored"` // windows a champion scored
-	WindowsLost   uint64  `json:"windows_lost"`   // due and never to be scored
-	StoppedMs     uint64  `json:"stopped_ms"`     // time in which samples came and no champion scored them, after the first champion
-	SpoolBlocks   int     `json:"spool_blocks"`   // waiting for acknowledgement
+	Samples       uint64  `json:"samples"`               // rows read from sources
+	WindowsDue    uint64  `json:"windows_due"`           // windows that should have been scored since the first champion
+	WindowsScored uint64  `json:"windows_scored"`        // windows a champion scored
+	WindowsLost   uint64  `json:"windows_lost"`          // due and never to be scored
+	ValuesHeld    uint64  `json:"values_held,omitempty"` // missing values taken to be the one before
+	StoppedMs     uint64  `json:"stopped_ms"`            // time in which samples came and no champion scored them, after the first champion
+	SpoolBlocks   int     `json:"spool_blocks"`          // waiting for acknowledgement
 	SpoolBytes    int64   `json:"spool_bytes"`
 	SpoolDropped  uint64  `json:"spool_dropped"` // blocks dropped because the spool was full
 	Swaps         uint64  `json:"swaps"`
