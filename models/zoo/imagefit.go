@@ -305,8 +305,11 @@ func (d ImageDataset) calibrate(ctx context.Context, model []byte, held []int, c
 		limit = min(max(limit, leastDoubt), mostDoubt)
 		card["accuracy"] = float64(right) / float64(max(len(held), 1))
 		card["confusion"] = map[string]any{"classes": image.Classes, "rows": confusion}
-	} else if !(limit > 1e-9) {
-		limit = 1e-9 // all good parts look the same; anything that does not is unusual
+	} else {
+		// A few images show less than all that good parts can look like, and the
+		// fewer there are the less.
+		limit *= 1 + 1/math.Sqrt(float64(max(len(normal), 1)))
+		limit = max(limit, 1e-9) // all good parts look the same; anything that does not is unusual
 	}
 	for i := range normal {
 		normal[i] /= limit
