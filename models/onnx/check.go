@@ -47,7 +47,7 @@ func (l Limits) withDefaults() Limits {
 // error says which part of the file was refused and why.
 func Check(model []byte, limits Limits) (contract.Contract, error) {
 	limits = limits.withDefaults()
-	m, err := parse(model, limits)
+	m, err := read(model, limits, nil)
 	if err != nil {
 		return contract.Contract{}, fmt.Errorf("check model: %w", err)
 	}
@@ -61,19 +61,20 @@ func Check(model []byte, limits Limits) (contract.Contract, error) {
 // Read decodes a model file under the same file-level limits as Check, without looking at its graph or
 // contract.
 func Read(model []byte, limits Limits) (*onnxpb.ModelProto, error) {
-	m, err := parse(model, limits.withDefaults())
+	m, err := read(model, limits.withDefaults(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("read model: %w", err)
 	}
 	return m, nil
 }
 
-func parse(model []byte, limits Limits) (*onnxpb.ModelProto, error) {
+// read parses a file. Fields that are neither in the schema nor in skip are refused.
+func read(model []byte, limits Limits, skip map[protoreflect.Name][]protowire.Number) (*onnxpb.ModelProto, error) {
 	if int64(len(model)) > limits.Bytes {
 		return nil, fmt.Errorf("file has %d bytes: at most %d are allowed", len(model), limits.Bytes)
 	}
 	m := &onnxpb.ModelProto{}
-	s := survey{left: limits.Items}
+	s := survey{left: limits.Items, skip: skip}
 	if err := s.message(model, m.ProtoReflect().Descriptor()); err != nil {
 		return nil, err
 	}
@@ -87,7 +88,10 @@ func parse(model []byte, limits Limits) (*onnxpb.ModelProto, error) {
 // hundreds, so the number of items is bounded first; and a field our schema lacks is one whose effect in
 // the runtime we have not thought about, so it is refused. The schema has no recursion, so neither has a
 // file that passes.
-type survey struct{ left int64 }
+type survey struct {
+	left int64
+	skip map[protoreflect.Name][]protowire.Number
+}
 
 func (s *survey) take(n int64) error {
 	if s.left -= n; s.left < 0 {
@@ -104,6 +108,13 @@ func (s *survey) message(p []byte, d protoreflect.MessageDescriptor) error {
 		}
 		p = p[n:]
 		f := d.Fields().ByNumber(num)
+		if f == nil && slices.Contains(s.skip[d.Name()], num) {
+			if n = protowire.ConsumeFieldValue(num, wire, p); n < 0 {
+				return fmt.Errorf("not an ONNX file: field %d of %s: %w", num, d.Name(), protowire.ParseError(n))
+			}
+			p = p[n:]
+			continue
+		}
 		if f == nil {
 			return fmt.Errorf("field %d of %s is not allowed", num, d.Name())
 		}

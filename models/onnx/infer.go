@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -11,7 +12,7 @@ import (
 type Value struct {
 	Type     DataType
 	Shape    []int64             // never nil; no free dimension
-	constant *onnxpb.TensorProto // non-nil when the value is stored in the file
+	constant *onnxpb.TensorProto // non-nil when the value is stored in the file, or follows from the shapes
 	depth    int                 // operations in the longest chain behind it
 }
 
@@ -114,6 +115,7 @@ func Infer(g *onnxpb.GraphProto, inputs map[string][]int64) (Values, error) {
 		if err != nil {
 			return vs, where(err)
 		}
+		fold(&n, outs)
 		if len(node.Output) == 0 || len(node.Output) > len(outs) {
 			return vs, where(fmt.Errorf("has %d outputs: want 1 to %d", len(node.Output), len(outs)))
 		}
@@ -174,6 +176,16 @@ func init() {
 	add(5, 5, same, "BatchNormalization")
 	add(2, 3, same, "LayerNormalization")
 	add(3, 6, gru, "GRU")
+	add(3, 8, lstm, "LSTM")
+	add(1, 1, shapeOf, "Shape")
+	add(1, 1, filled, "ConstantOfShape")
+	add(2, 2, expand, "Expand")
+	add(2, 2, tile, "Tile")
+	add(2, 3, pad, "Pad")
+	add(1, 4, resize, "Resize")
+	add(1, 2, split, "Split")
+	add(1, 3, dropout, "Dropout")
+	add(3, 3, same, "InstanceNormalization")
 }
 
 // inference is one operation at work.
@@ -182,14 +194,7 @@ type inference struct {
 	in   []Value
 }
 
-func (n *inference) attribute(name string) *onnxpb.AttributeProto {
-	for _, a := range n.node.Attribute {
-		if a.GetName() == name {
-			return a
-		}
-	}
-	return nil
-}
+func (n *inference) attribute(name string) *onnxpb.AttributeProto { return attributeOf(n.node, name) }
 
 func (n *inference) integer(name string, def int64) int64 {
 	if a := n.attribute(name); a != nil {
@@ -208,7 +213,7 @@ func (n *inference) integers(name string, input int) (list []int64, ok bool, err
 		return nil, false, nil
 	}
 	if n.in[input].constant == nil {
-		return nil, false, fmt.Errorf("%s is computed while the model runs: it must be a constant", name)
+		return nil, false, fmt.Errorf("%s is computed while the model runs: it must be a constant, or follow from the input's shape", cmp.Or(name, n.node.Input[input]))
 	}
 	list, err = intData(n.in[input].constant)
 	return list, true, err
@@ -612,18 +617,25 @@ func cuts(n *inference) ([]cut, error) {
 	out := make([]cut, len(which))
 	for k, axis := range which {
 		d, step := s[axis], lists[3][k]
-		if step < 1 {
-			return nil, fmt.Errorf("step %d is not allowed: want 1 or more", step)
+		if step == 0 || step < -1<<20 {
+			return nil, fmt.Errorf("step %d is not allowed", step)
+		}
+		least, most := int64(0), d // the ends of what from and to may be
+		if step < 0 {
+			least, most = -1, d-1
 		}
 		clamp := func(v int64) int64 {
 			if v < 0 {
 				v += d
 			}
-			return min(max(v, 0), d)
+			return min(max(v, least), most)
 		}
 		out[k] = cut{axis: axis, from: clamp(lists[0][k]), step: step}
-		if to := clamp(lists[1][k]); to > out[k].from {
+		switch to := clamp(lists[1][k]); {
+		case step > 0 && to > out[k].from:
 			out[k].size = (to-out[k].from-1)/step + 1
+		case step < 0 && to < out[k].from:
+			out[k].size = (out[k].from-to-1)/-step + 1
 		}
 	}
 	return out, nil
@@ -802,22 +814,45 @@ func globalPool(n *inference) ([]Value, error) {
 
 // gru is one direction of a gated recurrent unit, batch after time.
 func gru(n *inference) ([]Value, error) {
+	if n.attribute("direction") != nil && string(n.attribute("direction").S) != "forward" {
+		return nil, fmt.Errorf("only the direction forward is allowed")
+	}
+	return recurrent(n, 3, 1)
+}
+
+// lstm is a long short-term memory of one direction or two, batch after time.
+func lstm(n *inference) ([]Value, error) {
+	directions := int64(1)
+	if a := n.attribute("direction"); a != nil && string(a.S) == "bidirectional" {
+		directions = 2
+	}
+	return recurrent(n, 4, directions)
+}
+
+// recurrent is what both have in common: a unit with so many gates. An LSTM has a cell state beside the hidden
+// one, and may have peepholes.
+func recurrent(n *inference, gates, directions int64) ([]Value, error) {
 	x, w, r := n.in[0].Shape, n.in[1].Shape, n.in[2].Shape
-	if n.integer("layout", 0) != 0 || n.attribute("direction") != nil && string(n.attribute("direction").S) != "forward" {
-		return nil, fmt.Errorf("only layout 0 and the direction forward are allowed")
+	if n.integer("layout", 0) != 0 {
+		return nil, fmt.Errorf("only layout 0 is allowed")
 	}
 	if len(x) != 3 || len(w) != 3 || len(r) != 3 {
 		return nil, fmt.Errorf("input %v and weights %v and %v need three dimensions", x, w, r)
 	}
 	hidden := r[2]
 	if hidden < 1 || hidden > 1<<20 || n.integer("hidden_size", hidden) != hidden ||
-		!slices.Equal(w, []int64{1, 3 * hidden, x[2]}) || !slices.Equal(r, []int64{1, 3 * hidden, hidden}) {
+		!slices.Equal(w, []int64{directions, gates * hidden, x[2]}) || !slices.Equal(r, []int64{directions, gates * hidden, hidden}) {
 		return nil, fmt.Errorf("weights %v and %v do not fit input %v", w, r, x)
 	}
-	for i, want := range map[int][]int64{3: {1, 6 * hidden}, 4: {x[1]}, 5: {1, x[1], hidden}} {
+	state := []int64{directions, x[1], hidden}
+	for i, want := range map[int][]int64{3: {directions, 2 * gates * hidden}, 4: {x[1]}, 5: state, 6: state, 7: {directions, 3 * hidden}} {
 		if i < len(n.in) && n.node.Input[i] != "" && !slices.Equal(n.in[i].Shape, want) {
 			return nil, fmt.Errorf("input %d is %v: want %v", i, n.in[i].Shape, want)
 		}
 	}
-	return []Value{{Type: n.in[0].Type, Shape: []int64{x[0], 1, x[1], hidden}}, {Type: n.in[0].Type, Shape: []int64{1, x[1], hidden}}}, nil
+	out := []Value{{Type: n.in[0].Type, Shape: []int64{x[0], directions, x[1], hidden}}, {Type: n.in[0].Type, Shape: state}}
+	if gates == 4 {
+		out = append(out, Value{Type: n.in[0].Type, Shape: slices.Clone(state)})
+	}
+	return out, nil
 }

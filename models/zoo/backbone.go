@@ -80,15 +80,9 @@ func backboneInput(m *onnxpb.ModelProto) (name string, height, width int, last b
 // openBackbone reads c.Backbone and finds its features: what goes into its last matrix product, or what it puts
 // out where there is none.
 func openBackbone(c ImageConfig) (*backbone, error) {
-	m, err := onnx.Read(c.Backbone, onnx.Limits{})
+	m, err := onnx.ReadForeign(c.Backbone, onnx.Limits{})
 	if err != nil {
 		return nil, fmt.Errorf("backbone: %w", err)
-	}
-	for _, o := range m.GetOpsetImport() {
-		// Others give some operations another meaning than that of the model which is built round them.
-		if v := o.GetVersion(); o.GetDomain() == "" && (v < 13 || v > 17) {
-			return nil, fmt.Errorf("the backbone is written in operator set %d: export it in one of 13 to 17", v)
-		}
 	}
 	k := &backbone{mean: c.Mean, scale: c.Scale, weights: map[string]*onnxpb.TensorProto{}}
 	if k.scale == [3]float32{} {
@@ -153,48 +147,16 @@ func openBackbone(c ImageConfig) (*backbone, error) {
 			k.spots = ""
 		}
 	}
-	k.prune(g)
+	k.graph = subgraph(g, "backbone.", k.features)
+	for _, t := range k.graph.Initializer {
+		k.weights[t.GetName()] = t
+	}
+	for _, name := range []*string{&k.input, &k.features, &k.spots} {
+		if *name != "" {
+			*name = "backbone." + *name
+		}
+	}
 	return k, nil
-}
-
-// prune keeps what the features need, and gives every name a prefix of its own.
-func (k *backbone) prune(g *onnxpb.GraphProto) {
-	needed := map[string]bool{k.features: true}
-	var nodes []*onnxpb.NodeProto
-	for _, n := range slices.Backward(g.Node) {
-		if !slices.ContainsFunc(n.Output, func(o string) bool { return needed[o] }) {
-			continue
-		}
-		for _, in := range n.Input {
-			needed[in] = true
-		}
-		nodes = append(nodes, n)
-	}
-	slices.Reverse(nodes)
-	rename := func(names []string) {
-		for i, name := range names {
-			if name != "" {
-				names[i] = "backbone." + name
-			}
-		}
-	}
-	k.graph = &onnxpb.GraphProto{}
-	for _, n := range nodes {
-		rename(n.Input)
-		rename(n.Output)
-		n.Name = proto.String("backbone." + n.GetName())
-		k.graph.Node = append(k.graph.Node, n)
-	}
-	for _, t := range g.Initializer {
-		if needed[t.GetName()] {
-			t.Name = proto.String("backbone." + t.GetName())
-			k.graph.Initializer = append(k.graph.Initializer, t)
-			k.weights[t.GetName()] = t
-		}
-	}
-	one := []string{k.input, k.features, k.spots}
-	rename(one)
-	k.input, k.features, k.spots = one[0], one[1], one[2]
 }
 
 // look appends the backbone to b over x [batch, 3, height, width] of 0 to 255, and returns its features

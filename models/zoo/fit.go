@@ -61,7 +61,7 @@ func Fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 
 func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error) {
 	begin := time.Now()
-	if !slices.Contains(Kinds(), kind) {
+	if !slices.Contains(Kinds(), kind) && kind != Network {
 		return nil, fmt.Errorf("unknown kind: want one of %v", Kinds())
 	}
 	if err := c.Validate(); err != nil {
@@ -71,7 +71,11 @@ func fit(ctx context.Context, kind string, d Dataset, c Config) (*Fitted, error)
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	if n := len(d.Channels) * c.Pattern; n > maxFeatures {
+	if kind == Network {
+		if err := c.openNetwork(d); err != nil {
+			return nil, err
+		}
+	} else if n := len(d.Channels) * c.Pattern; n > maxFeatures {
 		return nil, fmt.Errorf("%d channels by a pattern of %d samples are %d features: at most %d are supported", len(d.Channels), c.Pattern, n, maxFeatures)
 	}
 	if c.FalseAlarmsPerDay > 0 && d.SampleRateHz == 0 {
@@ -196,13 +200,18 @@ func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix str
 	e.head = newHead(d, c)
 	e.prefix = prefix
 	var patterns matrix
-	if kind != Seasonal && kind != Spectral { // which learn nothing from them
+	if kind != Seasonal && kind != Spectral && kind != Network { // which learn nothing from them
 		if patterns, err = e.patterns(d, c); err != nil {
 			return e, err
 		}
 		card["patterns"] = patterns.rows
 	}
-	if e.detector, err = makers[kind](ctx, patterns, e.head, c, card); err != nil {
+	if kind == Network {
+		e.detector, err = adapt(ctx, d, e.head, c, card)
+	} else {
+		e.detector, err = makers[kind](ctx, patterns, e.head, c, card)
+	}
+	if err != nil {
 		return e, err
 	}
 	e.scales, e.scores, err = e.calibrate(ctx, d, c, e.detector, card)

@@ -151,7 +151,7 @@ func (c ImageConfig) Validate() error {
 func (c ImageConfig) Size() (height, width int, err error) {
 	height, width = c.Height, c.Width
 	if c.Backbone != nil && height == 0 && width == 0 {
-		m, err := onnx.Read(c.Backbone, onnx.Limits{})
+		m, err := onnx.ReadForeign(c.Backbone, onnx.Limits{})
 		if err != nil {
 			return 0, 0, fmt.Errorf("backbone: %w", err)
 		}

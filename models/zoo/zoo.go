@@ -118,6 +118,11 @@ type Config struct {
 	// WarmStart, when not nil, is the ONNX file of an autoencoder with the same channels, pattern and layers,
 	// whose weights training starts from. ParentModel should name it. PCA has no use for it.
 	WarmStart []byte `json:"-"`
+	// Network, when not nil, is the ONNX file that the kind Network adapts. ParentModel should name it.
+	Network []byte `json:"-"`
+	// RawValues gives a Network engineering units instead of values by their mean and deviation.
+	RawValues bool     `json:"rawValues,omitempty"`
+	opened    *network // Network, once Fit has read it
 	// DatasetDigest and ParentModel go into the contract as they are.
 	DatasetDigest string `json:"-"`
 	ParentModel   string `json:"-"`
@@ -126,6 +131,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults(kind string) Config {
+	c.RawValues = c.RawValues && kind == Network
 	if kind == Neighbour {
 		setDefault(&c.Pattern, 2)
 		c.Smooth = 1
@@ -149,7 +155,7 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.Pattern, 64)
 		setDefault(&c.Smooth, 1)
 	}
-	if kind != Seasonal {
+	if kind != Seasonal && kind != Network {
 		setDefault(&c.Pattern, 5)
 	}
 	setDefault(&c.Smooth, 20)
@@ -171,7 +177,7 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.BatchSize, 64)
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
-	case Neighbour, RandomNeighbour, Forest, Seasonal, Spectral:
+	case Neighbour, RandomNeighbour, Forest, Seasonal, Spectral, Network:
 		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
 	}
 	return c
