@@ -276,6 +276,20 @@ func TestInferShapes(t *testing.T) {
 		"Cast to a type we do not take":          {in{op: "Cast", inputs: [][]int64{{2}}, attrs: []Attr{Int("to", 14)}}, nil},
 		"Where":                                  {in{op: "Where", inputs: [][]int64{{2, 1}, {3}, {1}}}, []int64{2, 3}},
 		"Add of misfits":                         {in{op: "Add", inputs: [][]int64{{2, 3}, {2}}}, nil},
+		"Expand":                                 {in{op: "Expand", inputs: [][]int64{{3, 1}}, ints: []int64{2, 3, 4}}, []int64{2, 3, 4}},
+		"Expand of misfits":                      {in{op: "Expand", inputs: [][]int64{{3}}, ints: []int64{4}}, nil},
+		"Tile":                                   {in{op: "Tile", inputs: [][]int64{{2, 3}}, ints: []int64{1, 5}}, []int64{2, 15}},
+		"Tile of too few dimensions":             {in{op: "Tile", inputs: [][]int64{{2, 3}}, ints: []int64{5}}, nil},
+		"Pad":                                    {in{op: "Pad", inputs: [][]int64{{2, 3}}, ints: []int64{0, 1, 0, 2}}, []int64{2, 6}},
+		"Pad that cuts":                          {in{op: "Pad", inputs: [][]int64{{2, 3}}, ints: []int64{0, -1, 0, 0}}, nil},
+		"Split into equal parts":                 {in{op: "Split", inputs: [][]int64{{2, 6}}, ints: []int64{6}, attrs: []Attr{Int("axis", 1)}}, []int64{2, 6}},
+		"Split into parts that do not add up":    {in{op: "Split", inputs: [][]int64{{2, 6}}, ints: []int64{5}, attrs: []Attr{Int("axis", 1)}}, nil},
+		"Dropout":                                {in{op: "Dropout", inputs: [][]int64{{2, 6}}}, []int64{2, 6}},
+		"ConstantOfShape":                        {in{op: "ConstantOfShape", ints: []int64{2, 5}}, []int64{2, 5}},
+		"ConstantOfShape of less than nothing":   {in{op: "ConstantOfShape", ints: []int64{2, -5}}, nil},
+		"LSTM":                                   {in{op: "LSTM", inputs: [][]int64{{9, 2, 3}, {1, 20, 3}, {1, 20, 5}}}, []int64{9, 1, 2, 5}},
+		"LSTM both ways":                         {in{op: "LSTM", inputs: [][]int64{{9, 2, 3}, {2, 20, 3}, {2, 20, 5}}, attrs: []Attr{Text("direction", "bidirectional")}}, []int64{9, 2, 2, 5}},
+		"LSTM with the gates of a GRU":           {in{op: "LSTM", inputs: [][]int64{{9, 2, 3}, {1, 15, 3}, {1, 15, 5}}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := &Builder{}
