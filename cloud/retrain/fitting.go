@@ -20,10 +20,33 @@ func (s *Service) fitModel(ctx context.Context, o Order, kind string, ds zoo.Dat
 	if name, external := trainerOf(kind); external {
 		return s.fitExternally(ctx, o, name, ds, cfg)
 	}
-	l := o.Policy.Limits
-	if l.MemoryMiB == 0 && l.CPUs == 0 && l.WallS == 0 && l.MaxCostS == 0 {
+	if o.Policy.Limits == (Limits{}) {
 		return zoo.Fit(ctx, kind, ds, cfg)
 	}
+	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Data: ds, Config: cfg}, func(string) error { return nil })
+}
+
+// fitImageModel is fitModel for a class of cameras.
+func (s *Service) fitImageModel(ctx context.Context, o Order, kind string, d ImageData, frames []FrameRef, cfg zoo.ImageConfig) (*zoo.Fitted, error) {
+	ds := d.dataset(frames)
+	if o.Policy.Limits == (Limits{}) {
+		for _, f := range frames {
+			m, err := s.pixels(ctx, f, d)
+			if err != nil {
+				return nil, err
+			}
+			ds.Images = append(ds.Images, m)
+		}
+		return zoo.FitImages(ctx, kind, ds, cfg)
+	}
+	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Images: &imageJob{Data: ds, Count: len(frames), Config: cfg}}, func(dir string) error {
+		return s.writePixels(ctx, filepath.Join(dir, fitPixels), d, frames)
+	})
+}
+
+// fitApart fits in a process of its own under limits. write adds to the folder
+// what the job does not hold.
+func (s *Service) fitApart(ctx context.Context, l Limits, j fitJob, write func(dir string) error) (*zoo.Fitted, error) {
 	if s.cfg.Runner == nil {
 		return nil, refuse("the policy limits a fit, and this hub has no runner for it")
 	}
@@ -32,8 +55,11 @@ func (s *Service) fitModel(ctx context.Context, o Order, kind string, ds zoo.Dat
 		return nil, fmt.Errorf("make a folder for a fit: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := writeGob(filepath.Join(dir, fitInput), fitJob{kind, ds, cfg}); err != nil {
-		return nil, err
+	if err := writeGob(filepath.Join(dir, fitInput), j); err != nil {
+		return nil, fmt.Errorf("write the input of a fit: %w", err)
+	}
+	if err := write(dir); err != nil {
+		return nil, fmt.Errorf("write the input of a fit: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -55,6 +81,26 @@ func (s *Service) fitModel(ctx context.Context, o Order, kind string, ds zoo.Dat
 	return &r.Fitted, json.Unmarshal(r.Card, &r.Fitted.Card)
 }
 
+// writePixels writes images one after another into one file, so that this
+// process holds one at a time.
+func (s *Service) writePixels(ctx context.Context, name string, d ImageData, frames []FrameRef) (err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for _, frame := range frames {
+		m, err := s.pixels(ctx, frame, d)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Write(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l Limits) ofJob() runner.Limits {
 	return runner.Limits{WallS: l.WallS, CPUS: l.MaxCostS, MemoryMiB: l.MemoryMiB, CPUs: l.CPUs}
 }
@@ -71,6 +117,7 @@ func (s *Service) runJob(ctx context.Context, j runner.Job) error {
 const (
 	fitCommand = "fit-task"
 	fitInput   = "fit.gob"
+	fitPixels  = "fit.pixels" // of a fit to images: all of them, one after another
 	fitOutput  = "fitted.gob"
 )
 
@@ -78,6 +125,36 @@ type fitJob struct {
 	Kind   string
 	Data   zoo.Dataset
 	Config zoo.Config
+	Images *imageJob // nil: Data and Config say what to fit
+}
+
+type imageJob struct {
+	Data   zoo.ImageDataset // without its images: they are in a file
+	Count  int              // of them
+	Config zoo.ImageConfig
+}
+
+// fit does the job whose folder is dir.
+func (j fitJob) fit(ctx context.Context, dir string) (*zoo.Fitted, error) {
+	if j.Images == nil {
+		return zoo.Fit(ctx, j.Kind, j.Data, j.Config)
+	}
+	ds, name := j.Images.Data, filepath.Join(dir, fitPixels)
+	all, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(name); err != nil { // temporary folders can lie in memory
+		return nil, err
+	}
+	size := ds.Height * ds.Width * 3
+	if len(all) != size*j.Images.Count {
+		return nil, fmt.Errorf("%s has %d bytes, want %d images of %d", fitPixels, len(all), j.Images.Count, size)
+	}
+	for range j.Images.Count {
+		ds.Images, all = append(ds.Images, all[:size:size]), all[size:]
+	}
+	return zoo.FitImages(ctx, j.Kind, ds, j.Images.Config)
 }
 
 type fitAnswer struct {
@@ -106,7 +183,7 @@ func fitHere(dir string) error {
 		return err
 	}
 	var r fitAnswer
-	f, err := zoo.Fit(context.Background(), j.Kind, j.Data, j.Config)
+	f, err := j.fit(context.Background(), dir)
 	if err != nil {
 		r.Err, r.Data = err.Error(), errors.Is(err, zoo.ErrData)
 	} else {

@@ -342,30 +342,41 @@ func sorted[V any](m map[string]V) []string {
 	return out
 }
 
-// imageDataset reads what a class's models learn from, or, with held, what
-// judges them. Nothing kept back means that what was learned from judges.
-func (s *Service) imageDataset(ctx context.Context, c ClassData, held bool) (zoo.ImageDataset, error) {
-	d := c.Images
-	set, err := s.imageSet(ctx, d.Set)
+// imagesOf lists what a class's models learn from, or, with held, what judges
+// them. Nothing kept back means that what was learned from judges.
+func (s *Service) imagesOf(ctx context.Context, c ClassData, held bool) ([]FrameRef, error) {
+	set, err := s.imageSet(ctx, c.Images.Set)
 	if err != nil {
-		return zoo.ImageDataset{}, err
+		return nil, err
 	}
-	ds := zoo.ImageDataset{Height: d.Height, Width: d.Width, Classes: d.Classes, Normal: d.Normal}
+	var out []FrameRef
 	for _, f := range set.Images {
-		if f.Held != held && c.HoldOut > 0 {
-			continue
+		if f.Held == held || c.HoldOut <= 0 {
+			out = append(out, f.FrameRef)
 		}
-		_, small, err := s.picture(ctx, f.FrameRef, d.Height, d.Width)
-		if err != nil {
-			return ds, fmt.Errorf("image %s of %s: %w", f.Digest.Short(), f.Device, err)
-		}
-		ds.Images = append(ds.Images, small)
+	}
+	return out, nil
+}
+
+// pixels reads one image in the size that models of the class read.
+func (s *Service) pixels(ctx context.Context, f FrameRef, d ImageData) ([]byte, error) {
+	_, small, err := s.picture(ctx, f, d.Height, d.Width)
+	if err != nil {
+		return nil, fmt.Errorf("image %s of %s: %w", f.Digest.Short(), f.Device, err)
+	}
+	return small, nil
+}
+
+// dataset describes frames to a fit, all but their pixels.
+func (d ImageData) dataset(frames []FrameRef) zoo.ImageDataset {
+	ds := zoo.ImageDataset{Height: d.Height, Width: d.Width, Classes: d.Classes, Normal: d.Normal}
+	for _, f := range frames {
 		ds.Devices = append(ds.Devices, f.Device.String())
 		if len(d.Classes) > 0 {
 			ds.Labels = append(ds.Labels, slices.Index(d.Classes, f.Label))
 		}
 	}
-	return ds, nil
+	return ds
 }
 
 // imageKinds are the kinds of models that compete for a class of cameras:
@@ -438,12 +449,12 @@ func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Di
 	if cand, ok, err := s.cached(ctx, cacheKey); ok || err != nil {
 		return cand, err
 	}
-	ds, err := s.imageDataset(ctx, c, false)
+	frames, err := s.imagesOf(ctx, c, false)
 	if err != nil {
 		return Candidate{}, err
 	}
 	cfg.DatasetDigest = string(snapDigest)
-	f, err := zoo.FitImages(ctx, kind, ds, cfg)
+	f, err := s.fitImageModel(ctx, o, kind, *c.Images, frames, cfg)
 	if err != nil {
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)
 	}
@@ -452,7 +463,7 @@ func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Di
 
 // imageGolden picks images evenly over those that judged the model.
 func (s *Service) imageGolden(ctx context.Context, c ClassData, cand Candidate, model []byte) (artifact.Golden, error) {
-	ds, err := s.imageDataset(ctx, c, true)
+	frames, err := s.imagesOf(ctx, c, true)
 	if err != nil {
 		return artifact.Golden{}, err
 	}
@@ -462,7 +473,10 @@ func (s *Service) imageGolden(ctx context.Context, c ClassData, cand Candidate, 
 	}
 	var images [][]byte
 	for i := range goldenWindows {
-		m := ds.Images[i*len(ds.Images)/goldenWindows]
+		m, err := s.pixels(ctx, frames[i*len(frames)/goldenWindows], *c.Images)
+		if err != nil {
+			return artifact.Golden{}, err
+		}
 		if !slices.ContainsFunc(images, func(o []byte) bool { return bytes.Equal(o, m) }) {
 			images = append(images, m)
 		}

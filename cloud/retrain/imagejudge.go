@@ -38,18 +38,20 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 		score.Err = "it reads windows of sensors, not images"
 		return score, 0, nil
 	}
-	own := c
-	data := *c.Images
-	data.Height, data.Width = reads.Height, reads.Width
-	own.Images = &data
-	ds, err := s.imageDataset(ctx, own, true)
+	size := *c.Images
+	size.Height, size.Width = reads.Height, reads.Width
+	frames, err := s.imagesOf(ctx, c, true)
 	if err != nil {
 		return score, 0, err
 	}
 	right, normal, flagged := 0, 0, 0
 	var r runtime.Result
-	for i, m := range ds.Images {
+	for _, f := range frames {
 		if err := ctx.Err(); err != nil {
+			return score, 0, err
+		}
+		m, err := s.pixels(ctx, f, size)
+		if err != nil {
 			return score, 0, err
 		}
 		if err := session.ScoreImage(m, &r); err != nil {
@@ -60,10 +62,10 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 			score.NonFinite++
 		}
 		label := ""
-		if len(ds.Labels) > 0 {
-			label = ds.Classes[ds.Labels[i]]
+		if len(size.Classes) > 0 {
+			label = f.Label
 		}
-		if len(ds.Normal) == 0 || slices.Contains(ds.Normal, label) {
+		if len(size.Normal) == 0 || slices.Contains(size.Normal, label) {
 			normal++
 			if r.Anomaly {
 				flagged++
@@ -83,16 +85,16 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 			score.Images.Recall[label]++
 		}
 	}
-	score.Images.Images, score.Images.Classes = len(ds.Images), reads.Classes
+	score.Images.Images, score.Images.Classes = len(frames), reads.Classes
 	for label, n := range score.Images.Counts {
 		score.Images.Recall[label] /= float64(n)
 	}
-	score.Images.Accuracy = share(right, len(ds.Images))
+	score.Images.Accuracy = share(right, len(frames))
 	score.FlagShare = share(flagged, normal)
 	if score.Faults > 0 {
 		score.Detected /= float64(score.Faults)
 	}
-	return score, len(ds.Images), nil
+	return score, len(frames), nil
 }
 
 func share(n, of int) float64 {

@@ -603,8 +603,8 @@ type Run struct {
 	engine.Info
 	Order   Order
 	Outcome Outcome // zero until the run has ended well
-	// Cost sums those of Steps, which have each its own; wall time is from the
-	// taking up to the end. Zero from Runs.
+	// Cost sums those of Steps, which have each its own, and of tasks whose step
+	// was not reached; wall time is from the taking up to the end. Zero from Runs.
 	Cost engine.Cost
 }
 
@@ -644,6 +644,11 @@ func readRun(info engine.Info) (Run, error) {
 	}
 	for _, step := range info.Steps {
 		r.Cost = r.Cost.Add(step.Cost)
+	}
+	for _, t := range info.Tasks { // of a step that the run did not come to the end of
+		if !slices.ContainsFunc(info.Steps, func(s engine.StepInfo) bool { return strings.HasPrefix(t.Name, s.Name+"/") }) {
+			r.Cost = r.Cost.Add(t.Cost)
+		}
 	}
 	r.Cost.WallSeconds = 0
 	if !info.Started.IsZero() && !info.Ended.IsZero() {

@@ -28,6 +28,7 @@ type plant struct {
 	devices  []Device
 	columns  map[topic.ID]Columns
 	labels   []feedback.Label
+	frames   []feedback.Frame
 	damaged  map[topic.ID]bool // whose segments cannot be read
 	mu       sync.Mutex
 	policies map[string]Policy
@@ -84,7 +85,7 @@ func (p *plant) Labels(context.Context, time.Time, time.Time) ([]feedback.Label,
 }
 
 func (p *plant) Frames(context.Context, time.Time, time.Time) ([]feedback.Frame, error) {
-	return nil, nil
+	return p.frames, nil
 }
 
 func (p *plant) Devices(context.Context, string) ([]Device, error) { return p.devices, nil }
