@@ -1,5 +1,6 @@
 // Package garden takes ONNX models in from outside: backbones for image models
-// that were trained elsewhere, and whole models that carry Swell's contract.
+// and networks for sensor values that were trained elsewhere, and whole models
+// that carry Swell's contract.
 //
 // The parties are people, who bring a file or an address; the place the file
 // comes from, which is not trusted; the registry, where an import becomes a
@@ -29,6 +30,7 @@ import (
 	"github.com/swellfleet/swell/models/onnx"
 	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/models/train"
+	"github.com/swellfleet/swell/models/zoo"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
@@ -178,13 +180,16 @@ type Found struct {
 	threshold float64
 }
 
-// Backbone is the kind of a network that reads pictures and carries no contract.
-const Backbone = "backbone"
+// Kinds of networks that carry no contract.
+const (
+	Backbone = "backbone"  // it reads pictures
+	Network  = zoo.Network // it reads windows of sensor values
+)
 
 // Inspect bounds, parses, checks and runs a model. The error says what keeps it
 // from being used here.
 func Inspect(b []byte) (Found, error) {
-	m, err := onnx.Read(b, limits)
+	m, err := onnx.ReadForeign(b, limits)
 	if err != nil {
 		return Found{}, err
 	}
@@ -193,6 +198,10 @@ func Inspect(b []byte) (Found, error) {
 		if strings.HasPrefix(p.GetKey(), "swell.") {
 			return inspectOwn(b)
 		}
+	}
+	if readsWindows(m.GetGraph()) {
+		n, err := zoo.TryNetwork(b)
+		return Found{Kind: Network, Input: n.Input, Outputs: n.Outputs, Notes: n.Notes, window: n.Rows}, err
 	}
 	w, err := wrap(m)
 	if err != nil {
@@ -224,7 +233,10 @@ func inspectOwn(b []byte) (Found, error) {
 	} else {
 		f.Input = fmt.Sprintf("float [batch,%d,%d]", len(c.Channels), c.Window)
 	}
-	f.Notes = []string{"it carries Swell's contract and can be a device's model as it is"}
+	f.Notes = []string{"it carries Swell's contract: a policy names it as garden:NAME for devices with the same channels, and the night judges it as it is"}
+	if c.Image != nil {
+		f.Notes = []string{"it carries Swell's contract for images"}
+	}
 	return f, run(b)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -128,6 +129,27 @@ func TestABackboneIsTakenInFromAnAddress(t *testing.T) {
 	}
 	if list, err := w.List(t.Context()); err != nil || len(list) != 1 || list[0].Counter != 2 {
 		t.Errorf("listed %+v, %v", list, err)
+	}
+}
+
+func TestANetworkForSensorValuesIsTakenIn(t *testing.T) {
+	needRuntime(t)
+	file, err := os.ReadFile("../../models/zoo/testdata/networks/lstm.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := plant(t, false, nil)
+	v, err := w.Import(t.Context(), garden.Source{Name: "lstm", Bytes: file, By: "user:ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := v.Models[0]; m.Kind != garden.Network || m.Digest != artifact.Of(file) || v.Import.Input != "float [batch any 3]" {
+		t.Errorf("imported %+v with %+v", v.Import, m)
+	}
+	for _, want := range []string{"a reconstruction of the window", "garden:NAME", "any number of rows"} {
+		if !strings.Contains(v.Card, want) {
+			t.Errorf("the card does not say %q:\n%s", want, v.Card)
+		}
 	}
 }
 

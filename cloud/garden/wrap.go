@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/onnx"
 	"github.com/swellfleet/swell/models/onnx/onnxpb"
@@ -29,6 +27,16 @@ var (
 	usualMean = []float32{123.675, 116.28, 103.53}
 	usualStd  = []float32{58.395, 57.12, 57.375}
 )
+
+// readsWindows says that the graph's input has no more dimensions than a window
+// of sensor values.
+func readsWindows(g *onnxpb.GraphProto) bool {
+	if len(g.GetOutput()) == 0 || len(g.GetInput()) == 0 {
+		return false
+	}
+	n := len(g.Input[0].GetType().GetTensorType().GetShape().GetDim())
+	return n == 2 || n == 3
+}
 
 // wrap finds how a network reads pictures and puts pixels before it and an
 // embedding behind it.
@@ -127,18 +135,7 @@ func wrap(m *onnxpb.ModelProto) (wrapped, error) {
 	b.Output(contract.Score, onnx.Float, onnx.Batch)
 	b.Output(contract.Anomaly, onnx.Bool, onnx.Batch)
 	b.Output(contract.Embedding, onnx.Float, onnx.Batch, size)
-	made, err := onnx.Marshal("garden", graph, c.Metadata())
-	if err != nil {
-		return w, err
-	}
-	whole, err := onnx.Read(made, onnx.Limits{Bytes: 2 * MaxBytes})
-	if err != nil {
-		return w, err
-	}
-	// The network's own versions hold for its operations; those of ours mean the
-	// same in all of them.
-	whole.IrVersion, whole.OpsetImport = m.IrVersion, m.OpsetImport
-	if w.model, err = proto.Marshal(whole); err != nil {
+	if w.model, err = onnx.Marshal("garden", graph, c.Metadata()); err != nil {
 		return w, fmt.Errorf("wrap the network: %w", err)
 	}
 	_, err = onnx.Check(w.model, onnx.Limits{Bytes: 2 * MaxBytes, Activations: limits.Activations})

@@ -34,12 +34,12 @@ func ReadForeign(model []byte, limits Limits) (*onnxpb.ModelProto, error) {
 // lower rewrites m from any operator set that Check knows to the one that Builder writes. Between 13 and 21 few
 // of the known operations changed; those are rewritten or refused by name.
 func lower(m *onnxpb.ModelProto) error {
-	if err := checkOperatorSets(m.OpsetImport); err != nil {
-		return err
-	}
 	g := m.GetGraph()
 	if g == nil {
 		return fmt.Errorf("the file has no graph with an output")
+	}
+	if err := checkOperatorSets(m.OpsetImport); err != nil {
+		return err
 	}
 	for _, set := range m.OpsetImport {
 		if !standardDomain(set.GetDomain()) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/swellfleet/swell/models/onnx"
 	"github.com/swellfleet/swell/models/onnx/onnxpb"
+	"github.com/swellfleet/swell/models/runtime"
 )
 
 // Network is the kind of a network for windows of sensor values that was trained elsewhere. Fit adapts it:
@@ -63,8 +64,9 @@ type NetworkSummary struct {
 	Rows    int      // of a window
 }
 
-// DescribeNetwork says how a network that reads windows of sensor values would be used, or why it cannot be.
-func DescribeNetwork(model []byte) (NetworkSummary, error) {
+// TryNetwork says how a network that reads windows of sensor values would be used, or why it cannot be. It runs
+// it once, on zeros.
+func TryNetwork(model []byte) (NetworkSummary, error) {
 	m, in, dims, err := readNetwork(model)
 	if err != nil {
 		return NetworkSummary{}, err
@@ -93,6 +95,9 @@ func DescribeNetwork(model []byte) (NetworkSummary, error) {
 	if err != nil {
 		return s, err
 	}
+	if err := n.try(values.All[n.output].Shape); err != nil {
+		return s, err
+	}
 	s.Outputs = []string{fmt.Sprintf("%s %v", n.output[len(networkPrefix):], values.All[n.output].Shape)}
 	s.Notes = []string{
 		fmt.Sprintf("its output is taken as %s", n.gives),
@@ -105,6 +110,47 @@ func DescribeNetwork(model []byte) (NetworkSummary, error) {
 		s.Notes = append(s.Notes, "it reads a window "+string(flat))
 	}
 	return s, nil
+}
+
+// try runs the network on two windows of zeros.
+func (n *network) try(shape []int64) (err error) {
+	g := proto.CloneOf(n.graph)
+	b := &onnx.Builder{}
+	b.Output(n.output, onnx.Float, shape...)
+	g.Output = b.Graph().Output
+	model, err := onnx.Marshal("network", g, nil)
+	if err != nil {
+		return err
+	}
+	p, err := runtime.LoadProgram(model, runtime.Options{})
+	if err != nil {
+		return fmt.Errorf("the network cannot be loaded: %w", err)
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	x, err := runtime.NewTensor(n.shape()...)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	y, err := runtime.NewTensor(shape...)
+	if err != nil {
+		return err
+	}
+	defer y.Close()
+	binding, err := p.Bind(map[string]*runtime.Tensor{n.input: x}, map[string]*runtime.Tensor{n.output: y})
+	if err != nil {
+		return fmt.Errorf("the network cannot be run: %w", err)
+	}
+	defer binding.Close()
+	if err := binding.Run(); err != nil {
+		return fmt.Errorf("the network cannot be run: %w", err)
+	}
+	for _, v := range y.Data() {
+		if v-v != 0 {
+			return fmt.Errorf("the network makes %v of zeros", v)
+		}
+	}
+	return nil
 }
 
 func text(dims []int) []string {

@@ -135,11 +135,11 @@ func TestANetworkThatDoesNotFitIsRefusedWithTheReason(t *testing.T) {
 	}
 }
 
-func TestANetworkIsDescribedBeforeItsDataIsKnown(t *testing.T) {
+func TestANetworkIsTriedBeforeItsDataIsKnown(t *testing.T) {
 	for name, want := range map[string]string{
 		"conv": "float [batch 3 16]", "lstm": "float [batch any 3]", "gru": "float [batch any 3]", "attention": "float [batch 16 3]",
 	} {
-		s, err := DescribeNetwork(stranger(t, name))
+		s, err := TryNetwork(stranger(t, name))
 		if err != nil || s.Input != want || len(s.Notes) < 2 || len(s.Outputs) != 1 {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
