@@ -479,19 +479,11 @@ func dataUse(r retrain.Run) *apimodel.DataUse {
 	return d
 }
 
-// detector names a candidate as its gates do: one kind may compete twice.
-func detector(c retrain.Candidate) string {
-	if c.Parent != "" {
-		return c.Kind + " (warm-started)"
-	}
-	return c.Kind
-}
-
 func candidates(o retrain.Outcome) *[]apimodel.Candidate {
 	var out []apimodel.Candidate
 	for _, c := range o.Judged.Classes {
 		for _, s := range c.Candidates {
-			m := apimodel.Candidate{Detector: detector(s.Candidate), Class: some(string(c.Class)), Metrics: []apimodel.Metric{}, Chosen: some(false)}
+			m := apimodel.Candidate{Detector: s.Candidate.Name(), Class: some(string(c.Class)), Metrics: []apimodel.Metric{}, Chosen: some(false)}
 			for _, w := range o.Blessed.Winners {
 				if w.Score.Candidate.Digest == s.Candidate.Digest && w.Score.Candidate.Class == c.Class {
 					m.Chosen, m.Why = some(true), given(w.Why)

@@ -126,10 +126,10 @@ func Bless(g Gates, j Judged) Blessed {
 			continue
 		}
 		w := Winner{Score: best(passing), ChampionFlagShare: -1}
-		w.Why = w.Score.Candidate.name() + " " + w.Score.describe()
+		w.Why = w.Score.Candidate.Name() + " " + w.Score.describe()
 		for _, other := range c.Candidates {
 			if other.Candidate.Digest != w.Score.Candidate.Digest && other.Err == "" {
-				w.Why += fmt.Sprintf("; %s: %s", other.Candidate.name(), other.figures())
+				w.Why += fmt.Sprintf("; %s: %s", other.Candidate.Name(), other.figures())
 			}
 		}
 		if c.Champion != nil && c.Champion.Err == "" {
@@ -203,7 +203,7 @@ func refusal(c JudgedClass, gates []GateResult) string {
 }
 
 func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
-	kind := s.Candidate.name()
+	kind := s.Candidate.Name()
 	if s.Err != "" || c.Windows == 0 {
 		why := s.Err
 		if why == "" {

@@ -172,13 +172,8 @@ func readTrained(dir, kind string, ds zoo.Dataset) (*zoo.Fitted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("model.onnx: %w", err)
 	}
-	if c.Image != nil || len(c.Channels) != len(ds.Channels) {
-		return nil, fmt.Errorf("model.onnx reads %d channels, the dataset has %d", len(c.Channels), len(ds.Channels))
-	}
-	for i, ch := range ds.Channels {
-		if c.Channels[i] != ch {
-			return nil, fmt.Errorf("model.onnx: channel %d is %q in %q, the dataset has %q in %q", i, c.Channels[i].Name, c.Channels[i].Unit, ch.Name, ch.Unit)
-		}
+	if err := reads(c, ds); err != nil {
+		return nil, fmt.Errorf("model.onnx: %w", err)
 	}
 	if err := warmRun(b, c, ds); err != nil {
 		return nil, fmt.Errorf("model.onnx: %w", err)

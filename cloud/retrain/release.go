@@ -153,7 +153,9 @@ func card(run string, o Order, out *Outcome) string {
 		fmt.Fprintf(&b, "\nDevice class %s: %s, window of %d samples at %g Hz, %d channels.\n", c.Class, c.Kind, c.Window, d.SampleRateHz, len(d.Channels))
 		fmt.Fprintf(&b, "Why it won: %s.\n", w.Why)
 		fmt.Fprintf(&b, "Alarms expected on normal operation: %.1f windows a day and device, in %.1f runs.\n", w.Score.PerDay, w.Score.Alarms)
-		if c.Parent != "" {
+		if name, _, imported := importedOf(c.Kind); imported {
+			fmt.Fprintf(&b, "It was made elsewhere: model %s of the garden, %s.\n", name, c.Parent)
+		} else if c.Parent != "" {
 			fmt.Fprintf(&b, "Its training started from the weights of the champion's model %s.\n", c.Parent)
 		} else {
 			b.WriteString("Its training started from scratch.\n")

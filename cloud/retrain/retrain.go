@@ -213,8 +213,11 @@ func (p Policy) Validate() error {
 	}
 	for _, k := range p.Kinds {
 		all := append(zoo.Kinds(), zoo.ImageKinds()...)
-		if _, external := trainerOf(k); !external && !slices.Contains(all, k) {
-			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s", k, strings.Join(all, ", ")))
+		_, external := trainerOf(k)
+		if _, _, imported := importedOf(k); imported {
+			errs = append(errs, validImport(k))
+		} else if !external && !slices.Contains(all, k) {
+			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s, %sNAME of the model garden or %sNAME of a trainer", k, strings.Join(all, ", "), importedPrefix, externalPrefix))
 		}
 	}
 	if p.LookbackS < 0 || p.TrainRows < 0 || p.MinRows < 0 {
@@ -435,6 +438,11 @@ func (s *Service) Apply(ctx context.Context, p Policy) error {
 	for _, k := range p.Kinds {
 		if name, external := trainerOf(k); external {
 			if _, err := s.trainer(name); err != nil {
+				return fmt.Errorf("retrain policy %s: %w", p.Name, err)
+			}
+		}
+		if _, _, imported := importedOf(k); imported {
+			if err := s.usableImport(ctx, k); err != nil {
 				return fmt.Errorf("retrain policy %s: %w", p.Name, err)
 			}
 		}

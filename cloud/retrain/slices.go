@@ -121,7 +121,7 @@ func sliceGates(g Gates, c JudgedClass, s Score) []GateResult {
 }
 
 func sliceGate(g Gates, c JudgedClass, s Score, now, old SliceScore) GateResult {
-	r := GateResult{Gate: "not-worse/" + now.Name, Class: c.Class, Kind: s.Candidate.name(), Verdict: Inconclusive, Limit: g.SliceMargin, AtMost: true, Advisory: !g.StrictSlices}
+	r := GateResult{Gate: "not-worse/" + now.Name, Class: c.Class, Kind: s.Candidate.Name(), Verdict: Inconclusive, Limit: g.SliceMargin, AtMost: true, Advisory: !g.StrictSlices}
 	least := minSliceFaults
 	if now.Name == sliceEvents {
 		least = minSliceEvents
@@ -165,7 +165,7 @@ func deviation(p float64, n int, q float64, m int) float64 {
 // eventsGate checks what a model finds of the events that people labelled;
 // false when there are none and the policy asks for none.
 func eventsGate(g Gates, c JudgedClass, s Score) (GateResult, bool) {
-	r := GateResult{Gate: "labelled-events", Class: c.Class, Kind: s.Candidate.name(), Verdict: Inconclusive, Limit: g.MinEventsFound, N: s.Events}
+	r := GateResult{Gate: "labelled-events", Class: c.Class, Kind: s.Candidate.Name(), Verdict: Inconclusive, Limit: g.MinEventsFound, N: s.Events}
 	if s.Events == 0 {
 		r.Message = r.Kind + ": nobody labelled an event, and the policy wants a share of them found"
 		return r, g.MinEventsFound > 0

@@ -34,14 +34,20 @@ type Candidate struct {
 	Seconds   float64         `json:"seconds"` // of fitting; the first time when cached
 	Cached    bool            `json:"cached"`  // taken from an earlier run with equal inputs
 	Card      map[string]any  `json:"card,omitempty"`
-	// Parent is the champion's model whose weights the fit started from; empty:
-	// it started from scratch.
+	// Parent is the champion's model whose weights the fit started from, or the
+	// garden's model that was adapted; empty: it started from scratch.
 	Parent artifact.Digest `json:"parent,omitempty"`
 }
 
-// name is what people call the candidate.
-func (c Candidate) name() string {
-	if c.Parent != "" {
+// Warm says that the fit started from the champion's weights.
+func (c Candidate) Warm() bool {
+	_, _, imported := importedOf(c.Kind)
+	return c.Parent != "" && !imported
+}
+
+// Name is what people call the candidate: one kind may compete twice.
+func (c Candidate) Name() string {
+	if c.Warm() {
 		return c.Kind + " (warm-started)"
 	}
 	return c.Kind
@@ -53,10 +59,18 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 	if c.Images != nil {
 		return s.fitImages(ctx, o, snapDigest, c, kind)
 	}
+	if name, _, imported := importedOf(kind); imported {
+		v, err := s.imported(ctx, name)
+		if err != nil {
+			return Candidate{}, err
+		}
+		return s.fitFrom(ctx, o, snap, snapDigest, c, kind, v.Models[0].Digest)
+	}
 	return s.fitFrom(ctx, o, snap, snapDigest, c, kind, "")
 }
 
-// fitFrom is fit, starting from the weights of a parent where there is one.
+// fitFrom is fit, starting from a parent where there is one: from the weights
+// of the champion's, or from a model of the garden.
 func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string, parent artifact.Digest) (Candidate, error) {
 	cfg := o.Policy.Fit
 	cfg.ParentModel = string(parent)
@@ -78,6 +92,13 @@ func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDiges
 	cacheKey := "models/cache/" + artifact.Of(key).Hex() + ".json"
 	if cand, ok, err := s.cached(ctx, cacheKey); ok || err != nil {
 		return cand, err
+	}
+	if _, _, imported := importedOf(kind); imported {
+		f, err := s.fitImported(ctx, o, snap, c, kind, parent, cfg)
+		if err != nil {
+			return Candidate{}, fmt.Errorf("adapt %s to class %s: %w", kind, c.Class, err)
+		}
+		return s.keep(ctx, cacheKey, c.Class, f, parent)
 	}
 	ds, err := s.dataset(ctx, snap, c, 0, false)
 	if err != nil {
