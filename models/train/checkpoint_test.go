@@ -137,3 +137,49 @@ func TestOperationsThatCannotBeTrainedAreNamed(t *testing.T) {
 		t.Errorf("an empty graph has %q", got)
 	}
 }
+
+// What stops a run early must not change it: the loss can be looked at between
+// any two steps, and it is that of the net as a device would run it.
+func TestLookingAtTheLossTeachesNothing(t *testing.T) {
+	need(t)
+	watched, plain := fresh(t, nil), fresh(t, nil)
+	random, other := rand.NewPCG(3, 4), rand.NewPCG(3, 4)
+	for step := range 9 {
+		learn(t, watched, random, 1)
+		learn(t, plain, other, 1)
+		first, err := watched.Loss(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := watched.Loss(t.Context()); err != nil || again != first {
+			t.Errorf("step %d: the loss is %v, and looked at again %v (%v)", step, first, again, err)
+		}
+		// The same weights and running statistics in a net of their own.
+		task, _ := network()
+		for _, c := range task.Forward.Initializer {
+			if w := watched.Params()[c.GetName()]; w != nil {
+				onnx.SetFloatData(c, w)
+			}
+		}
+		frozen, err := New(task, runtime.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"x", "y"} {
+			copy(frozen.Input(name), watched.Input(name))
+		}
+		if want, err := frozen.Loss(t.Context()); err != nil || want != first {
+			t.Errorf("step %d: the loss is %v, of a net with the same weights %v (%v)", step, first, want, err)
+		}
+		if err := frozen.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	got, err := watched.Checkpoint(random)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := plain.Checkpoint(other); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("a run whose loss was looked at ended elsewhere (%v)", err)
+	}
+}

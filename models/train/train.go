@@ -60,7 +60,8 @@ func memory(i int) (old, next string) {
 // layout says where the values of constants lie in a flat vector.
 type layout struct {
 	names []string
-	at    []int64 // of each, and the length at the end
+	dims  [][]int64 // of each
+	at    []int64   // of each, and the length at the end
 	start []float32
 }
 
@@ -73,9 +74,22 @@ func (l *layout) add(f *onnxpb.GraphProto, name string) error {
 	if err != nil {
 		return err
 	}
-	l.names, l.at, l.start = append(l.names, name), append(l.at, int64(len(l.start))), append(l.start, data...)
+	l.names, l.dims = append(l.names, name), append(l.dims, f.Initializer[i].Dims)
+	l.at, l.start = append(l.at, int64(len(l.start))), append(l.start, data...)
 	return nil
 }
+
+// cutOut gives the constants of l, in the input called vector, their names back.
+func (l *layout) cutOut(b *onnx.Builder, vector string) {
+	b.Input(vector, onnx.Float, l.size())
+	for i, name := range l.names {
+		part := b.Node("Slice", []string{vector, b.Ints(l.at[i]), b.Ints(l.end(i))})
+		b.NodeTo([]string{name}, "Reshape", []string{part, b.Ints(l.dims[i]...)})
+	}
+}
+
+// has says whether name is one of them.
+func (l *layout) has(name string) bool { return slices.Contains(l.names, name) }
 
 func (l *layout) size() int64 { return int64(len(l.start)) }
 
@@ -95,16 +109,20 @@ type slot struct {
 
 // Trainer runs training steps. It is not safe for concurrent use.
 type Trainer struct {
-	task   Task
-	params layout
-	stats  layout
-	steps  int
+	task    Task
+	options runtime.Options
+	params  layout
+	stats   layout
+	steps   int
 
 	program  *runtime.Program
 	inputs   map[string]*runtime.Tensor
 	slots    []slot // parameters first, then running statistics if there are any, then the optimizer's memory
 	scalars  map[string]*runtime.Tensor
 	bindings [2]*runtime.Binding
+
+	judge   *runtime.Program    // what Loss runs; nil until then
+	judging [2]*runtime.Binding // to either set of buffers
 }
 
 // New builds the training-step graph of task and loads it.
@@ -112,7 +130,7 @@ func New(task Task, o runtime.Options) (_ *Trainer, err error) {
 	if task.Optimizer == nil {
 		task.Optimizer = Adam{}
 	}
-	t := &Trainer{task: task, inputs: map[string]*runtime.Tensor{}, scalars: map[string]*runtime.Tensor{}}
+	t := &Trainer{task: task, options: o, inputs: map[string]*runtime.Tensor{}, scalars: map[string]*runtime.Tensor{}}
 	b, err := t.build()
 	if err != nil {
 		return nil, fmt.Errorf("build training step: %w", err)
@@ -237,20 +255,8 @@ func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
 			}
 		}
 	}
-	cutOut := func(vector string, l layout) {
-		b.Input(vector, onnx.Float, l.size())
-		for i, name := range l.names {
-			part := b.Node("Slice", []string{vector, b.Ints(l.at[i]), b.Ints(l.end(i))})
-			b.NodeTo([]string{name}, "Reshape", []string{part, b.Ints(values.All[name].Shape...)})
-		}
-	}
-	cutOut(params, t.params)
-	g := b.Graph()
-	for _, c := range f.Initializer {
-		if !slices.Contains(t.params.names, c.GetName()) && !slices.Contains(t.stats.names, c.GetName()) {
-			g.Initializer = append(g.Initializer, c)
-		}
-	}
+	t.params.cutOut(b, params)
+	t.keepConstants(b, f)
 	back.forward(f)
 	b.NodeTo([]string{stepLoss}, "Identity", []string{t.task.Loss})
 	b.Output(stepLoss, onnx.Float, 1)
@@ -265,6 +271,16 @@ func (t *Trainer) differentiate(b *onnx.Builder) (string, error) {
 	}
 	b.NodeTo([]string{gradients}, "Concat", grads, onnx.Int("axis", 0))
 	return gradients, nil
+}
+
+// keepConstants copies the constants of f that training leaves alone.
+func (t *Trainer) keepConstants(b *onnx.Builder, f *onnxpb.GraphProto) {
+	g := b.Graph()
+	for _, c := range f.Initializer {
+		if !t.params.has(c.GetName()) && !t.stats.has(c.GetName()) {
+			g.Initializer = append(g.Initializer, c)
+		}
+	}
 }
 
 // poolFirst puts a Relu that only a MaxPool reads behind it: the largest value is the same, and the Relu and
@@ -386,6 +402,61 @@ func (t *Trainer) Step(ctx context.Context, learningRate float64) (float32, erro
 	return loss, nil
 }
 
+// Loss is the loss over what the inputs hold, as the weights stand. It is that of the forward graph as it is
+// written, with the running statistics of normalizations. Nothing is learned from it.
+func (t *Trainer) Loss(ctx context.Context) (float32, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("loss after training step %d: %w", t.steps, err)
+	}
+	if t.judge == nil {
+		if err := t.makeJudge(); err != nil {
+			return 0, fmt.Errorf("build loss: %w", err)
+		}
+	}
+	if err := t.judging[t.steps%2].Run(); err != nil {
+		return 0, fmt.Errorf("loss after training step %d: %w", t.steps, err)
+	}
+	return t.scalars[stepLoss].Data()[0], nil
+}
+
+func (t *Trainer) makeJudge() error {
+	f, b := t.task.Forward, &onnx.Builder{Prefix: "step."}
+	for _, in := range f.Input {
+		b.Input(in.GetName(), onnx.DataType(in.GetType().GetTensorType().GetElemType()), staticShape(in)...)
+	}
+	t.params.cutOut(b, params)
+	if t.stats.size() > 0 {
+		t.stats.cutOut(b, stats)
+	}
+	t.keepConstants(b, f)
+	g := b.Graph()
+	g.Node = append(g.Node, f.Node...)
+	b.NodeTo([]string{stepLoss}, "Identity", []string{t.task.Loss})
+	b.Output(stepLoss, onnx.Float, 1)
+	model, err := onnx.Marshal("loss", b.Graph(), nil)
+	if err != nil {
+		return err
+	}
+	program, err := runtime.LoadProgram(model, t.options)
+	if err != nil {
+		return err
+	}
+	for i := range t.judging {
+		in := map[string]*runtime.Tensor{}
+		maps.Copy(in, t.inputs)
+		for _, s := range t.slots {
+			if s.old == params || s.old == stats {
+				in[s.old] = s.buffers[i]
+			}
+		}
+		if t.judging[i], err = program.Bind(in, map[string]*runtime.Tensor{stepLoss: t.scalars[stepLoss]}); err != nil {
+			return errors.Join(err, program.Close())
+		}
+	}
+	t.judge = program
+	return nil
+}
+
 // Params returns a copy of the current weights by name, with the running statistics of trained
 // normalizations among them.
 func (t *Trainer) Params() map[string][]float32 {
@@ -406,11 +477,13 @@ func (t *Trainer) Params() map[string][]float32 {
 // Close frees the native memory. Closing twice is harmless.
 func (t *Trainer) Close() error {
 	var errs []error
-	for i, b := range t.bindings {
-		if b != nil {
-			errs = append(errs, b.Close())
+	for _, bindings := range []*[2]*runtime.Binding{&t.bindings, &t.judging} {
+		for i, b := range bindings {
+			if b != nil {
+				errs = append(errs, b.Close())
+			}
+			bindings[i] = nil
 		}
-		t.bindings[i] = nil
 	}
 	free := func(v *runtime.Tensor) {
 		if v != nil {
@@ -428,9 +501,11 @@ func (t *Trainer) Close() error {
 		free(s.buffers[1])
 	}
 	t.inputs, t.scalars, t.slots = nil, nil, nil
-	if t.program != nil {
-		errs = append(errs, t.program.Close())
-		t.program = nil
+	for _, p := range []**runtime.Program{&t.program, &t.judge} {
+		if *p != nil {
+			errs = append(errs, (*p).Close())
+		}
+		*p = nil
 	}
 	return errors.Join(errs...)
 }

@@ -200,7 +200,7 @@ func (h *linearHead) emit(b *onnx.Builder, x string) (string, int, string) {
 var errNoBackbone = errors.New("this kind needs a backbone: name one that was imported into the garden")
 
 // fitHead computes the features of each image once and trains the last layer on them.
-func fitHead(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error) {
+func fitHead(ctx context.Context, d ImageDataset, use part, c ImageConfig, card map[string]any) (imageNet, error) {
 	if c.Backbone == nil {
 		return nil, errNoBackbone
 	}
@@ -208,22 +208,32 @@ func fitHead(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card
 	if err != nil {
 		return nil, err
 	}
-	seen, err := observe(ctx, d, fit, c.Library, func(b *onnx.Builder, x string) string { return eye.look(b, x) }, eye.size)
+	seen, err := observe(ctx, d, use.fit, c.Library, eye.look, eye.size)
 	if err != nil {
 		return nil, err
 	}
-	rng := rand.New(rand.NewPCG(c.Seed, 0x4ead))
+	random := rand.NewPCG(c.Seed, 0x4ead)
+	rng := rand.New(random)
 	h := &linearHead{eye: eye, last: layers("last", []int{int(eye.size), len(d.Classes)}, rng)[0]}
 	h.mean, h.scale = standardize(seen)
-	batch := min(c.BatchSize, len(fit))
+	batch := min(c.BatchSize, len(use.fit))
 	b := &onnx.Builder{}
 	task := train.Task{Loss: "loss", Optimizer: train.Adam{Decay: 0.01}}
 	x := b.Input("x", onnx.Float, int64(batch), eye.size)
 	crossEntropy(b, &task, dense(b, x, []layer{h.last}, "", &task.Params), batch, len(d.Classes))
-	steps := stepsOf(c, len(fit), batch, 60)
-	weights, loss, err := classify(ctx, task, len(fit), batch, steps, c, rng, func(k int, x []float32) int {
+	steps := stepsOf(c, len(use.fit), batch, 60)
+	var held [][]float32 // features of the images held out
+	if c.Patience > 0 {
+		if held, err = observe(ctx, d, use.held, c.Library, eye.look, eye.size); err != nil {
+			return nil, err
+		}
+	}
+	weights, loss, err := classify(ctx, task, d, use, batch, steps, c, random, card, func(k int, x []float32) {
 		copy(x, seen[k])
-		return d.label(fit[k])
+	}, func(k int, x []float32) {
+		for i, v := range held[k] {
+			x[i] = (v - h.mean[i]) * h.scale[i]
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -234,7 +244,7 @@ func fitHead(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card
 }
 
 // fitFineTune trains a backbone's own weights, and a new last layer, at a low rate.
-func fitFineTune(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error) {
+func fitFineTune(ctx context.Context, d ImageDataset, use part, c ImageConfig, card map[string]any) (imageNet, error) {
 	if c.Backbone == nil {
 		return nil, errNoBackbone
 	}
@@ -242,27 +252,35 @@ func fitFineTune(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, 
 	if err != nil {
 		return nil, err
 	}
-	rng := rand.New(rand.NewPCG(c.Seed, 0xf17e))
+	random := rand.NewPCG(c.Seed, 0xf17e)
+	rng := rand.New(random)
 	h := &linearHead{eye: eye, last: layers("last", []int{int(eye.size), len(d.Classes)}, rng)[0]}
-	batch := min(c.BatchSize, len(fit))
+	batch := min(c.BatchSize, len(use.fit))
 	b := &onnx.Builder{}
 	task := train.Task{Loss: "loss", Optimizer: train.Adam{Decay: 0.01}}
 	x := b.Input("x", onnx.Float, int64(batch), colours, int64(d.Height), int64(d.Width))
 	f := eye.look(b, x)
 	task.Params = eye.trainable()
 	crossEntropy(b, &task, dense(b, f, []layer{h.last}, "", &task.Params), batch, len(d.Classes))
-	steps := stepsOf(c, len(fit), batch, 8)
-	p := newPictures(d, fit)
-	weights, loss, err := classify(ctx, task, len(fit), batch, steps, c, rng, func(k int, x []float32) int {
-		p.draw(k, x[:len(p.data[k])], !c.Upright, rng)
-		for i, v := range x[:len(p.data[k])] {
-			x[i] = v/p.scale + p.mean // back to 0 to 255, which the backbone's own normalization takes
+	steps := stepsOf(c, len(use.fit), batch, 8)
+	p := newPictures(d, use.fit)
+	// What the backbone's own normalization takes: three planes of 0 to 255.
+	raw := func(x []float32) {
+		area := d.Height * d.Width
+		for i, v := range x[:p.planes*area] {
+			x[i] = v/p.scale + p.mean
 		}
-		if area := d.Height * d.Width; p.planes == 1 {
+		if p.planes == 1 {
 			copy(x[area:2*area], x[:area])
 			copy(x[2*area:], x[:area])
 		}
-		return d.label(fit[k])
+	}
+	weights, loss, err := classify(ctx, task, d, use, batch, steps, c, random, card, func(k int, x []float32) {
+		p.draw(k, x[:len(p.data[k])], !c.Upright, rng)
+		raw(x)
+	}, func(k int, x []float32) {
+		p.normalize(d.Images[use.held[k]], x)
+		raw(x)
 	})
 	if err != nil {
 		return nil, err

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 
 	"github.com/swellfleet/swell/models/onnx"
-	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/models/train"
 )
 
@@ -154,18 +153,20 @@ func stepsOf(c ImageConfig, n, batch, usual int) int {
 	return int(min(max(epochs, float64(usual)/8), 5*float64(usual))) * perEpoch
 }
 
-func fitCNN(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error) {
+func fitCNN(ctx context.Context, d ImageDataset, use part, c ImageConfig, card map[string]any) (imageNet, error) {
 	const usualEpochs, decay = 80, 0.05
-	p := newPictures(d, fit)
-	rng := rand.New(rand.NewPCG(c.Seed, 0xc44))
+	p := newPictures(d, use.fit)
+	random := rand.NewPCG(c.Seed, 0xc44)
+	rng := rand.New(random)
 	n := newResidualNet(p.planes, c.Channels, len(d.Classes), rng)
 	n.mean, n.scale = p.mean, p.scale
-	batch := min(c.BatchSize, len(fit))
-	steps := stepsOf(c, len(fit), batch, usualEpochs)
+	batch := min(c.BatchSize, len(use.fit))
+	steps := stepsOf(c, len(use.fit), batch, usualEpochs)
 	task := n.task(batch, d.Height, d.Width, len(d.Classes), decay)
-	weights, loss, err := classify(ctx, task, len(fit), batch, steps, c, rng, func(k int, x []float32) int {
+	weights, loss, err := classify(ctx, task, d, use, batch, steps, c, random, card, func(k int, x []float32) {
 		p.draw(k, x, !c.Upright, rng)
-		return d.label(fit[k])
+	}, func(k int, x []float32) {
+		p.normalize(d.Images[use.held[k]], x)
 	})
 	if err != nil {
 		return nil, err
@@ -175,38 +176,28 @@ func fitCNN(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card 
 	return n, nil
 }
 
-// classify trains task with labels. input writes example k into x and returns its class.
-func classify(ctx context.Context, task train.Task, examples, batch, steps int, c ImageConfig, rng *rand.Rand, input func(k int, x []float32) int) (map[string][]float32, float64, error) {
-	trainer, err := train.New(task, runtime.Options{Library: c.Library})
-	if err != nil {
-		return nil, 0, err
-	}
-	defer trainer.Close()
-	x, y := trainer.Input("x"), trainer.Input("y")
-	size, classes := len(x)/batch, len(y)/batch
-	schedule := train.Schedule{Rate: c.LearningRate, Warmup: steps / 20, Steps: steps}
-	spread := float32(c.Smoothing / float64(classes))
-	last, order := 0.0, []int(nil)
-	for step := range steps {
-		if len(order) < batch {
-			order = rng.Perm(examples)
-		}
-		for i, k := range order[:batch] {
-			class := input(k, x[i*size:(i+1)*size])
-			for j := range classes {
-				y[i*classes+j] = spread
+// classify trains task with labels. draw writes the k-th image to learn from into x, with whatever chance
+// changes about it; show writes the k-th of those held out, as it is.
+func classify(ctx context.Context, task train.Task, d ImageDataset, use part, batch, steps int, c ImageConfig, random *rand.PCG, card map[string]any,
+	draw, show func(k int, x []float32),
+) (map[string][]float32, float64, error) {
+	spread := float32(c.Smoothing / float64(len(d.Classes)))
+	write := func(of []int, input func(k int, x []float32)) func(t *train.Trainer, examples []int) {
+		return func(t *train.Trainer, examples []int) {
+			x, y := t.Input("x"), t.Input("y")
+			size, classes := len(x)/batch, len(y)/batch
+			for i, k := range examples {
+				input(k, x[i*size:(i+1)*size])
+				for j := range classes {
+					y[i*classes+j] = spread
+				}
+				y[i*classes+d.label(of[k])] += 1 - float32(c.Smoothing)
 			}
-			y[i*classes+class] += 1 - float32(c.Smoothing)
 		}
-		order = order[batch:]
-		loss, err := trainer.Step(ctx, schedule.At(step))
-		if err != nil {
-			return nil, 0, err
-		}
-		if step == 0 {
-			last = float64(loss)
-		}
-		last += 0.02 * (float64(loss) - last)
 	}
-	return trainer.Params(), last, nil
+	return descent{
+		task: task, library: c.Library, random: random, examples: len(use.fit), batch: batch, steps: steps,
+		rate: train.Schedule{Rate: c.LearningRate, Warmup: steps / 20, Steps: steps}.At, fill: write(use.fit, draw),
+		patience: c.Patience, held: len(use.held), judge: write(use.held, show), checkpoints: c.Checkpoints,
+	}.run(ctx, card)
 }

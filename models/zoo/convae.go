@@ -77,14 +77,15 @@ func fitConvAE(ctx context.Context, m matrix, h *head, c Config, card map[string
 	if code >= 4*h.channels {
 		return nil, fmt.Errorf("the code has %d planes for %d channels: it must hold less than the pattern, or everything is reconstructed", code, h.channels)
 	}
-	rng := rand.New(rand.NewPCG(c.Seed, 0xc0de))
+	random := rand.NewPCG(c.Seed, 0xc0de)
+	rng := rand.New(random)
 	a := &convolutional{head: h, deep: chain("deep", h.channels, hidden, code, rng), linear: chain("linear", h.channels, hidden, code, rng)}
 	if c.WarmStart != nil {
 		if err := a.warmStart(c.WarmStart); err != nil {
 			return nil, fmt.Errorf("warm start: %w", err)
 		}
 	}
-	weights, loss, err := descend(ctx, a.task(batchOf(m, c), c.DeepPenalty), m, c, rng)
+	weights, loss, err := descend(ctx, a.task(batchOf(m, c), c.DeepPenalty), m, c, random, card)
 	if err != nil {
 		return nil, err
 	}

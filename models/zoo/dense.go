@@ -45,7 +45,8 @@ func fitDenseAE(ctx context.Context, m matrix, h *head, c Config, card map[strin
 		widths = append(widths, c.Hidden[i])
 	}
 	widths = append(widths, m.cols)
-	rng := rand.New(rand.NewPCG(c.Seed, 0x5e11))
+	random := rand.NewPCG(c.Seed, 0x5e11)
+	rng := rand.New(random)
 	ae := &autoencoder{
 		head: h,
 		deep: layers("deep", widths, rng),
@@ -57,7 +58,7 @@ func fitDenseAE(ctx context.Context, m matrix, h *head, c Config, card map[strin
 			return nil, fmt.Errorf("warm start: %w", err)
 		}
 	}
-	weights, loss, err := descend(ctx, ae.task(batchOf(m, c), m.cols, c.DeepPenalty), m, c, rng)
+	weights, loss, err := descend(ctx, ae.task(batchOf(m, c), m.cols, c.DeepPenalty), m, c, random, card)
 	if err != nil {
 		return nil, err
 	}

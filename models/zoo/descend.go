@@ -1,10 +1,14 @@
 package zoo
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/gob"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"time"
 
 	"github.com/swellfleet/swell/models/onnx"
 	"github.com/swellfleet/swell/models/runtime"
@@ -124,34 +128,194 @@ func batchOf(m matrix, c Config) int { return min(c.BatchSize, m.rows) }
 
 // descend trains task, whose input "x" takes batchOf rows of m, and returns the weights and the loss at the
 // end, a running mean.
+func descend(ctx context.Context, task train.Task, m matrix, c Config, random *rand.PCG, card map[string]any) (map[string][]float32, float64, error) {
+	rows := func(m matrix) func(t *train.Trainer, rows []int) {
+		return func(t *train.Trainer, rows []int) {
+			for k, row := range rows {
+				copy(t.Input("x")[k*m.cols:(k+1)*m.cols], m.data[row*m.cols:(row+1)*m.cols])
+			}
+		}
+	}
+	d := descent{
+		task: task, library: c.Library, random: random, examples: m.rows, batch: batchOf(m, c), steps: c.Steps, fill: rows(m), checkpoints: c.Checkpoints,
+		rate: func(step int) float64 {
+			return c.LearningRate * (1 + math.Cos(math.Pi*float64(step)/float64(c.Steps))) / 2
+		},
+	}
+	if m.held != nil && m.held.rows > 0 {
+		d.patience, d.held, d.judge = c.Patience, m.held.rows, rows(*m.held)
+	}
+	return d.run(ctx, card)
+}
+
+// descent is what all kinds share that are trained in steps.
 //
-// Every row is used once before one is used again, each time in another order. What does not fill a batch at
-// the end of such a pass is left out of it.
-func descend(ctx context.Context, task train.Task, m matrix, c Config, rng *rand.Rand) (map[string][]float32, float64, error) {
-	trainer, err := train.New(task, runtime.Options{Library: c.Library})
+// Every example is used once before one is used again, each time in another order. What does not fill a batch
+// at the end of such a pass is left out of it.
+type descent struct {
+	task     train.Task
+	library  string
+	random   *rand.PCG // the only chance there is, also in fill
+	examples int
+	batch    int // examples of a step
+	steps    int
+	rate     func(step int) float64
+	fill     func(t *train.Trainer, examples []int) // writes them to t's inputs
+
+	patience int                                    // checks without a new lowest loss that end it; 0: none is made
+	held     int                                    // examples that nobody learns from; not 0 with patience
+	judge    func(t *train.Trainer, examples []int) // writes some of these
+
+	checkpoints *Checkpoints // nil: none are kept
+}
+
+const (
+	checks    = 50    // of the loss on held-out data in a descent with patience
+	leastGain = 0.001 // share by which that loss has to fall to count
+)
+
+// way is how far a descent has come: all that decides how it goes on.
+type way struct {
+	Step     int
+	Order    []int     // what is left of the pass
+	Loss     float64   // running mean
+	Checks   []float64 // losses on held-out examples so far
+	Best     map[string][]float32
+	BestStep int    // of Best, the weights at the lowest of Checks
+	Trainer  []byte // only in a checkpoint
+}
+
+// run returns the weights, with patience those that did best on held-out examples, and the running mean of the
+// loss. With patience it tells card when it stopped, and why.
+func (d descent) run(ctx context.Context, card map[string]any) (map[string][]float32, float64, error) {
+	trainer, err := train.New(d.task, runtime.Options{Library: d.library})
 	if err != nil {
 		return nil, 0, err
 	}
 	defer trainer.Close()
-	batch := batchOf(m, c)
-	last, order := 0.0, []int(nil)
-	for step := range c.Steps {
-		if len(order) < batch {
-			order = rng.Perm(m.rows)
+	w := d.takeUp(trainer)
+	patience := train.Patience{Checks: d.patience - 1, Gain: leastGain}
+	for _, loss := range w.Checks {
+		patience.Check(loss)
+	}
+	every := max(d.steps/checks, 1)
+	rng, saved, stopped := rand.New(d.random), time.Now(), false
+	for w.Step < d.steps && !stopped {
+		if len(w.Order) < d.batch {
+			w.Order = rng.Perm(d.examples)
 		}
-		for k, row := range order[:batch] {
-			copy(trainer.Input("x")[k*m.cols:(k+1)*m.cols], m.data[row*m.cols:(row+1)*m.cols])
-		}
-		order = order[batch:]
-		rate := c.LearningRate * (1 + math.Cos(math.Pi*float64(step)/float64(c.Steps))) / 2
-		loss, err := trainer.Step(ctx, rate)
+		d.fill(trainer, w.Order[:d.batch])
+		w.Order = w.Order[d.batch:]
+		loss, err := trainer.Step(ctx, d.rate(w.Step))
 		if err != nil {
 			return nil, 0, err
 		}
-		if step == 0 {
-			last = float64(loss)
+		if w.Step == 0 {
+			w.Loss = float64(loss)
 		}
-		last += 0.02 * (float64(loss) - last)
+		w.Loss += 0.02 * (float64(loss) - w.Loss)
+		w.Step++
+		if d.patience > 0 && (w.Step%every == 0 || w.Step == d.steps) {
+			loss, err := d.heldLoss(ctx, trainer)
+			if err != nil {
+				return nil, 0, err
+			}
+			w.Checks = append(w.Checks, loss)
+			best, stop := patience.Check(loss)
+			if best {
+				w.Best, w.BestStep = trainer.Params(), w.Step
+			}
+			stopped = stop
+		}
+		if c := d.checkpoints; c != nil && !stopped && time.Since(saved) >= c.Every {
+			state, err := d.save(w, trainer)
+			if err != nil {
+				return nil, 0, err
+			}
+			c.Save(state)
+			saved = time.Now()
+		}
 	}
-	return trainer.Params(), last, nil
+	if d.patience == 0 {
+		return trainer.Params(), w.Loss, nil
+	}
+	why := "all steps were done"
+	if stopped {
+		why = fmt.Sprintf("the loss on held-out data had not fallen for %d checks, %d steps apart", d.patience, every)
+	}
+	card["stopped"] = map[string]any{"step": w.Step, "of": d.steps, "why": why, "taken": w.BestStep, "heldOut": d.held, "losses": w.Checks}
+	return w.Best, w.Loss, nil
+}
+
+// heldLoss is the mean loss over the held-out examples; what is missing of the last batch is filled up with
+// the first of them.
+func (d descent) heldLoss(ctx context.Context, trainer *train.Trainer) (float64, error) {
+	sum, n, part := 0.0, 0, make([]int, d.batch)
+	for from := 0; from < d.held; from += d.batch {
+		for i := range part {
+			part[i] = (from + i) % d.held
+		}
+		d.judge(trainer, part)
+		loss, err := trainer.Loss(ctx)
+		if err != nil {
+			return 0, err
+		}
+		sum += float64(loss)
+		n++
+	}
+	if mean := sum / float64(n); !math.IsNaN(mean) && !math.IsInf(mean, 0) {
+		return mean, nil
+	}
+	return 0, fmt.Errorf("%w: the fit did not converge: the loss on held-out data is not a number", ErrData)
+}
+
+// Checkpoints keeps how far a fit has come, so that the same fit, begun again by another process, goes on from
+// there. The model it comes to is the same, bit for bit.
+type Checkpoints struct {
+	Every time.Duration // between two; 0: after each step
+	// Load returns the newest state that the same fit saved, nil when there is none. A state that is damaged or
+	// of another fit is left aside.
+	Load func() []byte
+	// Save keeps a state instead of the one before; the fit waits for it.
+	Save func(state []byte)
+	// Resumed hears that the fit goes on after a step instead of before the first; nil: nobody wants to know.
+	Resumed func(step, steps int)
+}
+
+// save is a way with its trainer, and the SHA-256 of both.
+func (d descent) save(w way, trainer *train.Trainer) ([]byte, error) {
+	var err error
+	if w.Trainer, err = trainer.Checkpoint(d.random); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(w); err != nil {
+		return nil, fmt.Errorf("write checkpoint: %w", err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return append(b.Bytes(), sum[:]...), nil
+}
+
+// takeUp brings trainer and chance to where an interrupted descent was; the beginning, when there was none.
+func (d descent) takeUp(trainer *train.Trainer) way {
+	if d.checkpoints == nil {
+		return way{}
+	}
+	state := d.checkpoints.Load()
+	at := len(state) - sha256.Size
+	if at < 0 || sha256.Sum256(state[:at]) != [sha256.Size]byte(state[at:]) {
+		return way{}
+	}
+	var w way
+	if gob.NewDecoder(bytes.NewReader(state[:at])).Decode(&w) != nil || w.Step > d.steps {
+		return way{}
+	}
+	if trainer.Resume(w.Trainer, d.random) != nil { // which has then changed nothing
+		return way{}
+	}
+	w.Trainer = nil
+	if d.checkpoints.Resumed != nil {
+		d.checkpoints.Resumed(w.Step, d.steps)
+	}
+	return w
 }

@@ -20,6 +20,7 @@ const (
 	maxFeatures = 2048    // channels times pattern
 	maxPatterns = 200_000 // used by a fit; more are thinned out evenly
 	maxWindows  = 50_000  // used by a calibration; more are thinned out evenly
+	maxHeld     = 4096    // patterns that say when to stop; more are thinned out evenly
 	minPatterns = 50
 	minWindows  = 20
 	maxExperts  = 64 // in one graph
@@ -148,6 +149,7 @@ func fitExperts(ctx context.Context, kind string, d Dataset, c Config, card map[
 		e, err := fitExpert(ctx, kind, d, c, "", card)
 		return []expert{e}, err
 	}
+	c.Checkpoints = nil // they do not tell experts apart, and each is soon done
 	parts := map[string]*Dataset{}
 	var devices []string
 	for _, s := range d.Series {
@@ -205,6 +207,9 @@ func fitExpert(ctx context.Context, kind string, d Dataset, c Config, prefix str
 			return e, err
 		}
 		card["patterns"] = patterns.rows
+		if c.Patience > 0 {
+			patterns.held = e.heldPatterns(d, c)
+		}
 	}
 	if kind == Network {
 		e.detector, err = adapt(ctx, d, e.head, c, card)
@@ -261,30 +266,43 @@ func newHead(d Dataset, c Config) *head {
 type matrix struct {
 	rows, cols int
 	data       []float32
+	held       *matrix // of patterns: those nobody learns from, that say when to stop; nil: nobody asks
 }
 
 // patterns collects the standardized patterns of the part of d that may be learned from, one per row,
 // channel after channel.
 func (h *head) patterns(d Dataset, c Config) (matrix, error) {
-	total, longest := 0, 0
+	m, total, longest := h.cut(d, c, maxPatterns, func(s Series, span Span) Span { return Span{span.From, min(span.To, held(s, c))} })
+	if total < minPatterns {
+		return matrix{}, fmt.Errorf("%w: only %d patterns of %d samples without a gap (longest run is %d rows, the last %.0f %% are held out): want %d or more",
+			ErrData, total, h.pattern, longest, 100*c.HoldOut, minPatterns)
+	}
+	return m, nil
+}
+
+// heldPatterns collects those of the part that is held out.
+func (h *head) heldPatterns(d Dataset, c Config) *matrix {
+	m, _, _ := h.cut(d, c, maxHeld, func(s Series, span Span) Span { return Span{max(span.From, held(s, c)), span.To} })
+	return &m
+}
+
+// cut collects the standardized patterns inside part of each span, thinned out evenly to most of them. It
+// returns how many there were, and the rows of the longest part.
+func (h *head) cut(d Dataset, c Config, most int, part func(Series, Span) Span) (m matrix, total, longest int) {
 	each := func(f func(s Series, end int)) {
 		for _, s := range d.Series {
 			for _, span := range s.Spans(d.SampleRateHz, c.MaxGap) {
-				to := min(span.To, held(s, c))
-				longest = max(longest, to-span.From)
-				for end := span.From + h.pattern; end <= to; end++ {
+				span = part(s, span)
+				longest = max(longest, span.To-span.From)
+				for end := span.From + h.pattern; end <= span.To; end++ {
 					f(s, end)
 				}
 			}
 		}
 	}
 	each(func(Series, int) { total++ })
-	if total < minPatterns {
-		return matrix{}, fmt.Errorf("%w: only %d patterns of %d samples without a gap (longest run is %d rows, the last %.0f %% are held out): want %d or more",
-			ErrData, total, h.pattern, longest, 100*c.HoldOut, minPatterns)
-	}
-	thin := (total + maxPatterns - 1) / maxPatterns
-	m := matrix{cols: h.channels * h.pattern}
+	thin := max((total+most-1)/most, 1)
+	m.cols = h.channels * h.pattern
 	i := 0
 	each(func(s Series, end int) {
 		if i++; (i-1)%thin != 0 {
@@ -297,7 +315,7 @@ func (h *head) patterns(d Dataset, c Config) (matrix, error) {
 		}
 		m.rows++
 	})
-	return m, nil
+	return m, total, longest
 }
 
 // standardize emits what stands before a detector.

@@ -26,14 +26,15 @@ func fitForecast(ctx context.Context, m matrix, h *head, c Config, card map[stri
 		hidden = []int{min(max(past, 16), 64), min(max(past/2, 8), 32)}
 	}
 	widths := append(append([]int{past}, hidden...), h.channels)
-	rng := rand.New(rand.NewPCG(c.Seed, 0xf0ca))
+	random := rand.NewPCG(c.Seed, 0xf0ca)
+	rng := rand.New(random)
 	f := &forecaster{head: h, deep: layers("deep", widths, rng), linear: layers("linear", []int{past, h.channels}, rng)}
 	if c.WarmStart != nil {
 		if err := f.warmStart(c.WarmStart); err != nil {
 			return nil, fmt.Errorf("warm start: %w", err)
 		}
 	}
-	weights, loss, err := descend(ctx, f.task(batchOf(m, c), c.DeepPenalty), m, c, rng)
+	weights, loss, err := descend(ctx, f.task(batchOf(m, c), c.DeepPenalty), m, c, random, card)
 	if err != nil {
 		return nil, err
 	}

@@ -24,8 +24,11 @@ type imageNet interface {
 	emit(b *onnx.Builder, x string) (embedding string, n int, result string)
 }
 
-// imageMakers learn a kind from the images of d that are named in fit.
-var imageMakers = map[string]func(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error){
+// part names images of a dataset: those to learn from, and those that nobody learns from.
+type part struct{ fit, held []int }
+
+// imageMakers learn a kind from the images of d that p names.
+var imageMakers = map[string]func(ctx context.Context, d ImageDataset, p part, c ImageConfig, card map[string]any) (imageNet, error){
 	CNN:            fitCNN,
 	Head:           fitHead,
 	FineTune:       fitFineTune,
@@ -66,6 +69,8 @@ func (c ImageConfig) withDefaults(kind string, classes bool, d ImageDataset) (Im
 		setDefault(&c.BatchSize, 30)
 		setDefault(&c.Smoothing, 0.05)
 		c.Smoothing = max(c.Smoothing, 0)
+	} else {
+		c.Patience = 0
 	}
 	return c, nil
 }
@@ -93,7 +98,7 @@ func fitImages(ctx context.Context, kind string, d ImageDataset, c ImageConfig) 
 	}
 	fit, held := d.split(use, c)
 	card := map[string]any{"kind": kind, "images": len(fit), "heldOut": len(held)}
-	net, err := imageMakers[kind](ctx, d, fit, c, card)
+	net, err := imageMakers[kind](ctx, d, part{fit, held}, c, card)
 	if err != nil {
 		return nil, err
 	}

@@ -39,18 +39,24 @@ func newPictures(d ImageDataset, use []int) *pictures {
 	deviation := math.Sqrt(max(squares/n-mean*mean, 0))
 	p.mean, p.scale = float32(mean), float32(1/max(deviation, 1))
 	for _, i := range use {
-		m, planes := d.Images[i], make([]float32, p.planes*area)
-		for k := range area {
-			r, g, b := float32(m[3*k]), float32(m[3*k+1]), float32(m[3*k+2])
-			if p.planes == 1 {
-				planes[k] = ((r+g+b)/3 - p.mean) * p.scale
-				continue
-			}
-			planes[k], planes[area+k], planes[2*area+k] = (r-p.mean)*p.scale, (g-p.mean)*p.scale, (b-p.mean)*p.scale
-		}
+		planes := make([]float32, p.planes*area)
+		p.normalize(d.Images[i], planes)
 		p.data = append(p.data, planes)
 	}
 	return p
+}
+
+// normalize writes the image m, as it is, into planes.
+func (p *pictures) normalize(m []byte, planes []float32) {
+	area := p.height * p.width
+	for k := range area {
+		r, g, b := float32(m[3*k]), float32(m[3*k+1]), float32(m[3*k+2])
+		if p.planes == 1 {
+			planes[k] = ((r+g+b)/3 - p.mean) * p.scale
+			continue
+		}
+		planes[k], planes[area+k], planes[2*area+k] = (r-p.mean)*p.scale, (g-p.mean)*p.scale, (b-p.mean)*p.scale
+	}
 }
 
 // How far draw changes a picture.

@@ -204,14 +204,14 @@ type ellipsoid struct {
 // maxDirections bounds how many directions of the spread are known apart.
 const maxDirections = 64
 
-func fitMahalanobis(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error) {
-	eye, err := eyeOf(d, fit, c)
+func fitMahalanobis(ctx context.Context, d ImageDataset, use part, c ImageConfig, card map[string]any) (imageNet, error) {
+	eye, err := eyeOf(d, use.fit, c)
 	if err != nil {
 		return nil, err
 	}
 	planes, _, _ := eye.extent()
 	n := int(2 * planes)
-	seen, err := observe(ctx, d, fit, c.Library, func(b *onnx.Builder, x string) string { return summary(b, eye.spots(b, x)) }, int64(n))
+	seen, err := observe(ctx, d, use.fit, c.Library, func(b *onnx.Builder, x string) string { return summary(b, eye.spots(b, x)) }, int64(n))
 	if err != nil {
 		return nil, err
 	}
@@ -285,13 +285,13 @@ const (
 	spotsKept  = 512
 )
 
-func fitImageNeighbour(ctx context.Context, d ImageDataset, fit []int, c ImageConfig, card map[string]any) (imageNet, error) {
-	eye, err := eyeOf(d, fit, c)
+func fitImageNeighbour(ctx context.Context, d ImageDataset, use part, c ImageConfig, card map[string]any) (imageNet, error) {
+	eye, err := eyeOf(d, use.fit, c)
 	if err != nil {
 		return nil, err
 	}
 	planes, rows, columns := eye.extent()
-	seen, err := observe(ctx, d, fit, c.Library, eye.spots, planes*rows*columns)
+	seen, err := observe(ctx, d, use.fit, c.Library, eye.spots, planes*rows*columns)
 	if err != nil {
 		return nil, err
 	}

@@ -105,6 +105,10 @@ type Config struct {
 	BatchSize int `json:"batchSize,omitempty"`
 	// LearningRate of Adam at the start; it falls to zero along a half cosine. Default 0.005.
 	LearningRate float64 `json:"learningRate,omitempty"`
+	// Patience ends training early: when the loss on the held-out data has not reached a new lowest for so many
+	// checks in a row, of 50 in Steps. The weights at the lowest are taken. 0 means all steps. The threshold is
+	// set on the same data, which then looks a little better than new data will.
+	Patience int `json:"patience,omitempty"`
 
 	// History is how many rows the neighbour detector looks back on, beside those it was fitted on; default
 	// 576, and less where it was fitted on less.
@@ -126,6 +130,9 @@ type Config struct {
 	// DatasetDigest and ParentModel go into the contract as they are.
 	DatasetDigest string `json:"-"`
 	ParentModel   string `json:"-"`
+	// Checkpoints, when not nil, let an interrupted fit go on. Kinds that are not trained in steps have none, nor
+	// has PerDevice.
+	Checkpoints *Checkpoints `json:"-"`
 	// Library is the path of libonnxruntime; empty means where models/runtime finds it.
 	Library string `json:"-"`
 }
@@ -170,7 +177,7 @@ func (c Config) withDefaults(kind string) Config {
 	case PCA:
 		setDefault(&c.Variance, 0.85)
 		setDefault(&c.PlaneWeight, 6)
-		c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = nil, 0, 0, 0, 0
+		c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate, c.Patience = nil, 0, 0, 0, 0, 0
 	case DenseAE, ConvAE, Forecast:
 		setDefault(&c.DeepPenalty, 3)
 		setDefault(&c.Steps, 2000)
@@ -178,7 +185,7 @@ func (c Config) withDefaults(kind string) Config {
 		setDefault(&c.LearningRate, 0.005)
 		c.Variance, c.PlaneWeight = 0, 0
 	case Neighbour, RandomNeighbour, Forest, Seasonal, Spectral, Network:
-		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate = 0, 0, nil, 0, 0, 0, 0
+		c.Variance, c.PlaneWeight, c.Hidden, c.DeepPenalty, c.Steps, c.BatchSize, c.LearningRate, c.Patience = 0, 0, nil, 0, 0, 0, 0, 0
 	}
 	return c
 }
@@ -219,6 +226,7 @@ func (c Config) Validate() error {
 	check(c.Steps >= 0 && c.Steps <= 10_000_000, "steps", c.Steps, "1 to 10 million")
 	check(c.BatchSize >= 0 && c.BatchSize <= 1<<16, "batch size", c.BatchSize, "1 to 65536")
 	check(c.LearningRate >= 0 && c.LearningRate <= 1, "learning rate", c.LearningRate, "above 0, at most 1")
+	check(c.Patience >= 0 && c.Patience <= checks, "patience", c.Patience, fmt.Sprintf("up to %d checks", checks))
 	return errors.Join(errs...)
 }
 
