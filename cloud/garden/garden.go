@@ -235,7 +235,7 @@ func inspectOwn(b []byte) (Found, error) {
 	}
 	f.Notes = []string{"it carries Swell's contract: a policy names it as garden:NAME for devices with the same channels, and the night judges it as it is"}
 	if c.Image != nil {
-		f.Notes = []string{"it carries Swell's contract for images"}
+		f.Notes = []string{"it carries Swell's contract: a policy names it as images.backbone, with the detector as-is"}
 	}
 	return f, run(b)
 }

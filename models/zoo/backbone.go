@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,6 +26,9 @@ type backbone struct {
 	planes   int64
 	rows     int64 // of the map
 	columns  int64
+
+	source  *onnxpb.GraphProto // the whole network, as it came
+	answers int64              // how many numbers it puts out for an image; 0 where that is no list
 
 	mean, scale [3]float32
 	weights     map[string]*onnxpb.TensorProto // constants by name
@@ -147,6 +151,10 @@ func openBackbone(c ImageConfig) (*backbone, error) {
 			k.spots = ""
 		}
 	}
+	if out := values.All[answered(g)].Shape; len(out) == 2 {
+		k.answers = out[1]
+	}
+	k.source = g
 	k.graph = subgraph(g, "backbone.", k.features)
 	for _, t := range k.graph.Initializer {
 		k.weights[t.GetName()] = t
@@ -157,6 +165,14 @@ func openBackbone(c ImageConfig) (*backbone, error) {
 		}
 	}
 	return k, nil
+}
+
+// keepAnswer keeps, beside the features, what the network puts out before it turns it into probabilities, and
+// returns its name.
+func (k *backbone) keepAnswer() string {
+	v := answered(k.source)
+	k.graph = subgraph(k.source, "backbone.", strings.TrimPrefix(k.features, "backbone."), v)
+	return "backbone." + v
 }
 
 // look appends the backbone to b over x [batch, 3, height, width] of 0 to 255, and returns its features

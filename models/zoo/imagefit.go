@@ -32,6 +32,7 @@ var imageMakers = map[string]func(ctx context.Context, d ImageDataset, p part, c
 	CNN:            fitCNN,
 	Head:           fitHead,
 	FineTune:       fitFineTune,
+	AsIs:           fitAsIs,
 	Mahalanobis:    fitMahalanobis,
 	ImageNeighbour: fitImageNeighbour,
 }
@@ -95,6 +96,9 @@ func fitImages(ctx context.Context, kind string, d ImageDataset, c ImageConfig) 
 	use, err := d.usable(classes)
 	if err != nil {
 		return nil, err
+	}
+	if of, ok := c.finished(); ok && kind == AsIs {
+		return takeFinished(of, d, c)
 	}
 	fit, held := d.split(use, c)
 	card := map[string]any{"kind": kind, "images": len(fit), "heldOut": len(held)}

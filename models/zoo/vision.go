@@ -21,6 +21,9 @@ const (
 	Head = "head"
 	// FineTune trains a backbone with a new linear layer on labelled images.
 	FineTune = "finetune"
+	// AsIs takes a classifier that somebody brings as it is; only its threshold is set. Its classes are the labels
+	// in alphabetical order. A backbone that carries the contract keeps its own bytes and threshold.
+	AsIs = "as-is"
 	// Mahalanobis scores how far what a backbone sees in an image is from good parts, in the metric of their own
 	// spread (Rippel et al., Modeling the Distribution of Normal Data, 2020). It needs good parts only.
 	Mahalanobis = "mahalanobis"
@@ -31,7 +34,7 @@ const (
 )
 
 // ImageKinds lists every kind that FitImages knows.
-func ImageKinds() []string { return []string{CNN, Head, FineTune, Mahalanobis, ImageNeighbour} }
+func ImageKinds() []string { return []string{CNN, Head, FineTune, AsIs, Mahalanobis, ImageNeighbour} }
 
 // ImageDataset is images that one model shall learn from, all of one size.
 type ImageDataset struct {
@@ -157,6 +160,9 @@ func (c ImageConfig) Validate() error {
 // Size is the height and width in pixels that a dataset has to have for a fit with c.
 func (c ImageConfig) Size() (height, width int, err error) {
 	height, width = c.Height, c.Width
+	if of, ok := c.finished(); ok {
+		return of.Image.Height, of.Image.Width, nil
+	}
 	if c.Backbone != nil && height == 0 && width == 0 {
 		m, err := onnx.ReadForeign(c.Backbone, onnx.Limits{})
 		if err != nil {
