@@ -34,8 +34,8 @@ type Needs struct {
 	Manifests map[artifact.Digest]bool
 	Models    map[artifact.Digest]bool // that runs at work have made
 	Snapshots map[artifact.Digest]bool // of runs at work
-	// Night says that a run is at work: it may find any cached model and read
-	// any frame.
+	// Night says that a run is at work: it may find any cached model, go on from
+	// any checkpoint of a fit and read any frame.
 	Night bool
 }
 
@@ -51,7 +51,7 @@ type Collection struct {
 
 // CollectedKind counts what became of one kind of thing.
 type CollectedKind struct {
-	Kind    string `json:"kind"` // "versions", "cache", "models", "snapshots", "image sets", "frames" or "releases"
+	Kind    string `json:"kind"` // "versions", "cache", "models", "checkpoints", "image sets", "snapshots", "frames" or "releases"
 	Removed int    `json:"removed"`
 	Bytes   int64  `json:"bytes"` // of what was removed
 	Kept    int    `json:"kept"`
@@ -70,6 +70,11 @@ type Collector struct {
 	Needs func(context.Context) (Needs, error)
 	Now   func() time.Time
 }
+
+// CheckpointPrefix begins the keys of what fits at work keep of how far they
+// have come. A fit removes its own; what lies there longer is of a fit that
+// nobody took up again.
+const CheckpointPrefix = "checkpoints/"
 
 // Prefixes of the objects that a collection looks at.
 const (
@@ -147,6 +152,7 @@ func (c Collector) collect(ctx context.Context, k Keep, out *Collection) error {
 			d, ok := digestOf(i.Key, modelPrefix, ".onnx")
 			return !ok || v.models[d], nil
 		}},
+		{"checkpoints", CheckpointPrefix, "", func(v view, i objects.Info) (bool, error) { return v.needs.Night, nil }},
 		{"image sets", imageSetPrefix, "", func(v view, i objects.Info) (bool, error) { return v.needs.Night, nil }},
 		{"snapshots", snapshotPrefix, imageSetPrefix, func(v view, i objects.Info) (bool, error) {
 			d, ok := digestOf(i.Key, snapshotPrefix, ".json")

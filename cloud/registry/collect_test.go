@@ -335,3 +335,29 @@ func TestNoHistoryLosesWhatIsNeeded(t *testing.T) {
 		})
 	})
 }
+
+// What an unfinished fit keeps of itself goes when nobody has taken it up for
+// long, and never while a night is at work.
+func TestCheckpointsOfFitsThatNeverEndedGo(t *testing.T) {
+	h := newHouse()
+	h.put(registry.CheckpointPrefix+"old", "far")
+	h.now = h.now.Add(3 * day)
+	h.put(registry.CheckpointPrefix+"young", "farther")
+	for _, tc := range []struct {
+		night bool
+		stay  int
+	}{{true, 2}, {false, 1}} {
+		h.needs.Night = tc.night
+		got, err := h.collector().Collect(t.Context(), registry.Keep{Versions: 1, Age: 2 * day, By: "hub"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(got.Kinds, func(k registry.CollectedKind) bool { return k.Kind == "checkpoints" })
+		if i < 0 || got.Kinds[i].Kept != tc.stay || len(h.bucket.files) != tc.stay {
+			t.Errorf("with a night at work %v: %+v, %d files are left, want %d", tc.night, got.Kinds, len(h.bucket.files), tc.stay)
+		}
+	}
+	if _, ok := h.bucket.files[registry.CheckpointPrefix+"young"]; !ok {
+		t.Error("the young one went")
+	}
+}

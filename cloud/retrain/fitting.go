@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/cloud/retrain/runner"
@@ -23,7 +25,9 @@ func (s *Service) fitModel(ctx context.Context, o Order, kind string, ds zoo.Dat
 	if o.Policy.Limits == (Limits{}) {
 		return zoo.Fit(ctx, kind, ds, cfg)
 	}
-	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Data: ds, Config: cfg}, func(string) error { return nil })
+	p := cfg.Checkpoints
+	cfg.Checkpoints = nil
+	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Data: ds, Config: cfg}, p, func(string) error { return nil })
 }
 
 // fitImageModel is fitModel for a class of cameras.
@@ -39,14 +43,16 @@ func (s *Service) fitImageModel(ctx context.Context, o Order, kind string, d Ima
 		}
 		return zoo.FitImages(ctx, kind, ds, cfg)
 	}
-	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Images: &imageJob{Data: ds, Count: len(frames), Config: cfg}}, func(dir string) error {
+	p := cfg.Checkpoints
+	cfg.Checkpoints = nil
+	return s.fitApart(ctx, o.Policy.Limits, fitJob{Kind: kind, Images: &imageJob{Data: ds, Count: len(frames), Config: cfg}}, p, func(dir string) error {
 		return s.writePixels(ctx, filepath.Join(dir, fitPixels), d, frames)
 	})
 }
 
 // fitApart fits in a process of its own under limits. write adds to the folder
 // what the job does not hold.
-func (s *Service) fitApart(ctx context.Context, l Limits, j fitJob, write func(dir string) error) (*zoo.Fitted, error) {
+func (s *Service) fitApart(ctx context.Context, l Limits, j fitJob, p *zoo.Checkpoints, write func(dir string) error) (*zoo.Fitted, error) {
 	if s.cfg.Runner == nil {
 		return nil, refuse("the policy limits a fit, and this hub has no runner for it")
 	}
@@ -55,6 +61,14 @@ func (s *Service) fitApart(ctx context.Context, l Limits, j fitJob, write func(d
 		return nil, fmt.Errorf("make a folder for a fit: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if p != nil {
+		j.Every = p.Every
+		if state := p.Load(); state != nil {
+			if err := os.WriteFile(filepath.Join(dir, fitState), state, 0o600); err != nil {
+				return nil, fmt.Errorf("write the input of a fit: %w", err)
+			}
+		}
+	}
 	if err := writeGob(filepath.Join(dir, fitInput), j); err != nil {
 		return nil, fmt.Errorf("write the input of a fit: %w", err)
 	}
@@ -65,7 +79,15 @@ func (s *Service) fitApart(ctx context.Context, l Limits, j fitJob, write func(d
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	if err := s.runJob(ctx, runner.Job{Command: []string{self, fitCommand, dir}, Dir: dir, Limits: l.ofJob()}); err != nil {
+	var carrying sync.WaitGroup
+	working, end := context.WithCancel(ctx)
+	if p != nil {
+		carrying.Go(func() { carry(working, dir, p) })
+	}
+	err = s.runJob(ctx, runner.Job{Command: []string{self, fitCommand, dir}, Dir: dir, Limits: l.ofJob()})
+	end()
+	carrying.Wait()
+	if err != nil {
 		return nil, err
 	}
 	var r fitAnswer
@@ -125,7 +147,8 @@ type fitJob struct {
 	Kind   string
 	Data   zoo.Dataset
 	Config zoo.Config
-	Images *imageJob // nil: Data and Config say what to fit
+	Images *imageJob     // nil: Data and Config say what to fit
+	Every  time.Duration // between two states kept; 0: none is
 }
 
 type imageJob struct {
@@ -136,7 +159,12 @@ type imageJob struct {
 
 // fit does the job whose folder is dir.
 func (j fitJob) fit(ctx context.Context, dir string) (*zoo.Fitted, error) {
+	var p *zoo.Checkpoints
+	if j.Every > 0 {
+		p = inFolder(dir, j.Every, func(step, steps int) { fmt.Printf(resumedLine+"\n", step, steps) })
+	}
 	if j.Images == nil {
+		j.Config.Checkpoints = p
 		return zoo.Fit(ctx, j.Kind, j.Data, j.Config)
 	}
 	ds, name := j.Images.Data, filepath.Join(dir, fitPixels)
@@ -154,6 +182,7 @@ func (j fitJob) fit(ctx context.Context, dir string) (*zoo.Fitted, error) {
 	for range j.Images.Count {
 		ds.Images, all = append(ds.Images, all[:size:size]), all[size:]
 	}
+	j.Images.Config.Checkpoints = p
 	return zoo.FitImages(ctx, j.Kind, ds, j.Images.Config)
 }
 

@@ -431,7 +431,7 @@ func (s *Service) imageConfig(ctx context.Context, p ImagePolicy) (zoo.ImageConf
 
 // fitImages fits one kind to a class's images. Equal inputs are fitted once,
 // ever.
-func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Digest, c ClassData, kind string) (Candidate, error) {
+func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Digest, c ClassData, kind string) (_ Candidate, err error) {
 	cfg, err := s.imageConfig(ctx, o.Policy.Images)
 	if err != nil {
 		return Candidate{}, err
@@ -454,6 +454,9 @@ func (s *Service) fitImages(ctx context.Context, o Order, snapDigest artifact.Di
 		return Candidate{}, err
 	}
 	cfg.DatasetDigest = string(snapDigest)
+	state := s.keptOf(ctx, artifact.Of(key))
+	defer func() { state.ended(err) }()
+	cfg.Checkpoints = state.checkpoints()
 	f, err := s.fitImageModel(ctx, o, kind, *c.Images, frames, cfg)
 	if err != nil {
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/swellfleet/swell/cloud/objects/dir"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
 	"github.com/swellfleet/swell/protocol/artifact"
 )
 
@@ -65,25 +66,40 @@ const killedRun = "pumps-killed"
 // oneNight runs, or goes on with, the same night in a folder.
 func oneNight(t *testing.T, folder, stop string) Run {
 	t.Helper()
+	r, _ := nightIn(t, folder, stop, func(*Config, *Policy) {})
+	return r
+}
+
+// nightIn is oneNight with another configuration. It returns the log of the
+// run's fit, too.
+func nightIn(t *testing.T, folder, stop string, change func(*Config, *Policy)) (Run, []engine.LogLine) {
+	t.Helper()
 	objs, err := dir.Open(filepath.Join(folder, "objects"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := newPlant(2, 400)
-	s, err := Open(t.Context(), Config{
+	c := Config{
 		Engine: engine.Config{SQLitePath: filepath.Join(folder, "runs.db"), ExecutorID: "hub-1", Version: "test"},
 		Data:   p, Fleet: p, Objects: objs, Registry: &registry.Memory{}, Policies: p, Releaser: p, Proposer: p, Code: "test",
 		Now: func() time.Time { return night }, Logger: slog.New(begins{file: filepath.Join(folder, "begins"), stop: stop}),
-	})
+	}
+	pol := Policy{Name: "pumps", RolloutPolicy: "careful", Seed: 7, Fit: quick, Kinds: []string{"dense-ae"}}
+	change(&c, &pol)
+	s, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	pol := Policy{Name: "pumps", RolloutPolicy: "careful", Seed: 7, Fit: quick, Kinds: []string{"dense-ae"}}
 	if err := s.start(killedRun, Order{Policy: pol, Trigger: ByHand, At: night}); err != nil {
 		t.Fatal(err)
 	}
-	return (&rig{Service: s}).wait(t, killedRun)
+	run := (&rig{Service: s}).wait(t, killedRun)
+	lines, err := s.Logs(killedRun, "train/dense-ae")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run, lines
 }
 
 func modelsOf(t *testing.T, r Run) map[string]artifact.Digest {
@@ -156,5 +172,81 @@ func TestAHubKilledInAnyStepGoesOnThere(t *testing.T) {
 		if b, _ := json.Marshal(got); string(b) != string(want) {
 			t.Errorf("%s made %s, want %s", name, b, want)
 		}
+	}
+}
+
+// TestAHubKilledInALongFitGoesOnInIt kills the process with SIGKILL as soon as
+// a fit has kept how far it has come. Its successor goes on from there, the
+// model is that of an undisturbed fit, and nothing kept is left behind.
+func TestAHubKilledInALongFitGoesOnInIt(t *testing.T) {
+	long := map[string]func(*Config, *Policy){
+		"in the hub's process": func(c *Config, p *Policy) {},
+		"in a child":           func(c *Config, p *Policy) { p.Limits = Limits{MemoryMiB: 2000, WallS: 600} },
+	}
+	for name, limit := range long {
+		long[name] = func(c *Config, p *Policy) {
+			c.CheckpointEvery, c.Runner, p.Fit.Steps = 10*time.Millisecond, runner.Process{}, 20_000
+			limit(c, p)
+		}
+	}
+	if folder := os.Getenv("SWELL_FIT_CHILD"); folder != "" {
+		nightIn(t, folder, "", long[os.Getenv("SWELL_FIT_CASE")])
+		return
+	}
+	start(t, newPlant(1, 10)) // skips without ONNX Runtime
+	whole, _ := nightIn(t, t.TempDir(), "", long["in the hub's process"])
+	want := modelsOf(t, whole)
+	for name, change := range long {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			objs, err := dir.Open(filepath.Join(folder, "objects"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := func() (n int) {
+				for _, err := range objs.List(t.Context(), registry.CheckpointPrefix) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					n++
+				}
+				return n
+			}
+			cmd := exec.Command(os.Args[0], "-test.run=^TestAHubKilledInALongFitGoesOnInIt$")
+			cmd.Env = append(os.Environ(), "SWELL_FIT_CHILD="+folder, "SWELL_FIT_CASE="+name)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() { _ = cmd.Wait(); close(ended) }()
+			for kept() == 0 {
+				select {
+				case <-ended:
+					t.Fatal("the night ended before its fit had kept anything")
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+			_ = cmd.Process.Kill()
+			<-ended
+			if kept() != 1 {
+				t.Fatalf("%d fits are kept, want the one that was killed", kept())
+			}
+			run, lines := nightIn(t, folder, "", change)
+			got := modelsOf(t, run)
+			if got["dense-ae"] != want["dense-ae"] {
+				t.Errorf("the model is %s, that of an undisturbed fit %s", got["dense-ae"], want["dense-ae"])
+			}
+			from := 0
+			for _, l := range lines {
+				_, _ = fmt.Sscanf(l.Text, resumedLine, &from, new(int))
+			}
+			if from <= 0 || from >= 20_000 {
+				t.Errorf("it went on after step %d: %+v", from, lines)
+			}
+			t.Logf("killed after step %d of 20000", from)
+			if kept() != 0 {
+				t.Error("what was kept is still there after the fit")
+			}
+		})
 	}
 }

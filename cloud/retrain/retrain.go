@@ -372,6 +372,9 @@ type Config struct {
 	// Fits is how many fits this process works on at once; the same for all
 	// that share the runs. 0: 1.
 	Fits int
+	// CheckpointEvery is how often a long fit keeps how far it has come; a fit
+	// that is begun again goes on from there. 0: 30 s.
+	CheckpointEvery time.Duration
 	// Runner does fits that have limits, and external trainers. nil: fits run
 	// in this process, and limits of memory and CPUs are refused.
 	Runner runner.Runner

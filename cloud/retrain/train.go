@@ -71,7 +71,7 @@ func (s *Service) fit(ctx context.Context, o Order, snap Snapshot, snapDigest ar
 
 // fitFrom is fit, starting from a parent where there is one: from the weights
 // of the champion's, or from a model of the garden.
-func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string, parent artifact.Digest) (Candidate, error) {
+func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDigest artifact.Digest, c ClassData, kind string, parent artifact.Digest) (_ Candidate, err error) {
 	cfg := o.Policy.Fit
 	cfg.ParentModel = string(parent)
 	cfg.DatasetDigest = string(snapDigest)
@@ -104,6 +104,9 @@ func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDiges
 	if err != nil {
 		return Candidate{}, err
 	}
+	state := s.keptOf(ctx, artifact.Of(key))
+	defer func() { state.ended(err) }()
+	cfg.Checkpoints = state.checkpoints()
 	if parent != "" {
 		if cfg.WarmStart, err = s.getModel(ctx, parent); err != nil {
 			return Candidate{}, err
