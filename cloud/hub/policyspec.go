@@ -35,7 +35,7 @@ func imageSpec(p retrain.ImagePolicy) *apimodel.ImageSpec {
 		Normal: list(p.Normal), MinPerClass: given(p.MinPerClass), MaxUnlabelled: given(p.MaxUnlabelled), HoldOut: given(p.HoldOut), Backbone: given(p.Backbone),
 		Fit: given(apimodel.ImageFitSpec{
 			Height: given(f.Height), Width: given(f.Width), HoldOut: given(f.HoldOut), FalseAlarms: given(f.FalseAlarms), Channels: given(f.Channels),
-			Epochs: given(f.Epochs), BatchSize: given(f.BatchSize), LearningRate: given(f.LearningRate), Smoothing: given(f.Smoothing), Upright: given(f.Upright),
+			Epochs: given(f.Epochs), BatchSize: given(f.BatchSize), LearningRate: given(f.LearningRate), Smoothing: given(f.Smoothing), Patience: given(f.Patience), Upright: given(f.Upright),
 		}),
 	})
 }
@@ -46,7 +46,7 @@ func imagePolicyOf(s apimodel.ImageSpec) retrain.ImagePolicy {
 		Normal: deref(s.Normal), MinPerClass: deref(s.MinPerClass), MaxUnlabelled: deref(s.MaxUnlabelled), HoldOut: deref(s.HoldOut), Backbone: deref(s.Backbone),
 		Fit: zoo.ImageConfig{
 			Height: deref(f.Height), Width: deref(f.Width), HoldOut: deref(f.HoldOut), FalseAlarms: deref(f.FalseAlarms), Channels: deref(f.Channels),
-			Epochs: deref(f.Epochs), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate), Smoothing: deref(f.Smoothing), Upright: deref(f.Upright),
+			Epochs: deref(f.Epochs), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate), Smoothing: deref(f.Smoothing), Patience: deref(f.Patience), Upright: deref(f.Upright),
 		},
 	}
 }

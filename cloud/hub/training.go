@@ -82,7 +82,7 @@ func retrainSpec(p retrain.Policy) apimodel.RetrainPolicySpec {
 			Pattern: given(p.Fit.Pattern), Smooth: given(p.Fit.Smooth), Stride: given(p.Fit.Stride), MaxGap: given(p.Fit.MaxGap),
 			HoldOut: given(p.Fit.HoldOut), Quantile: given(p.Fit.Quantile), Margin: given(p.Fit.Margin), FalseAlarmsPerDay: given(p.Fit.FalseAlarmsPerDay),
 			PerDevice: given(p.Fit.PerDevice), Variance: given(p.Fit.Variance), PlaneWeight: given(p.Fit.PlaneWeight), Hidden: list(p.Fit.Hidden),
-			DeepPenalty: given(p.Fit.DeepPenalty), Steps: given(p.Fit.Steps), BatchSize: given(p.Fit.BatchSize), LearningRate: given(p.Fit.LearningRate),
+			DeepPenalty: given(p.Fit.DeepPenalty), Steps: given(p.Fit.Steps), BatchSize: given(p.Fit.BatchSize), LearningRate: given(p.Fit.LearningRate), Patience: given(p.Fit.Patience),
 			History: given(p.Fit.History), Hold: given(p.Fit.Hold), Floor: given(p.Fit.Floor),
 		},
 	}
@@ -127,7 +127,7 @@ func retrainPolicyOf(name string, s apimodel.RetrainPolicySpec) retrain.Policy {
 			Pattern: deref(f.Pattern), Smooth: deref(f.Smooth), Stride: deref(f.Stride), MaxGap: deref(f.MaxGap), HoldOut: deref(f.HoldOut),
 			Quantile: deref(f.Quantile), Margin: deref(f.Margin), FalseAlarmsPerDay: deref(f.FalseAlarmsPerDay), PerDevice: deref(f.PerDevice),
 			Variance: deref(f.Variance), PlaneWeight: deref(f.PlaneWeight), Hidden: deref(f.Hidden), DeepPenalty: deref(f.DeepPenalty),
-			Steps: deref(f.Steps), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate),
+			Steps: deref(f.Steps), BatchSize: deref(f.BatchSize), LearningRate: deref(f.LearningRate), Patience: deref(f.Patience),
 			History: deref(f.History), Hold: deref(f.Hold), Floor: deref(f.Floor),
 		},
 	}

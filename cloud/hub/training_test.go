@@ -19,7 +19,7 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 		LookbackS: 7200, Channels: []string{"pressure"}, Exclude: []string{"label"}, TrainRows: 500, MinRows: 60, Kinds: []string{zoo.PCA},
 		Fit: zoo.Config{
 			Pattern: 4, Smooth: 10, Stride: 2, MaxGap: -1, HoldOut: 0.3, Quantile: 0.98, Margin: 2, FalseAlarmsPerDay: 0.5, PerDevice: true,
-			Variance: 0.9, PlaneWeight: 5, Hidden: []int{8, 3}, DeepPenalty: 2, Steps: 600, BatchSize: 32, LearningRate: 0.01,
+			Variance: 0.9, PlaneWeight: 5, Hidden: []int{8, 3}, DeepPenalty: 2, Steps: 600, BatchSize: 32, LearningRate: 0.01, Patience: 5,
 			History: 300, Hold: 20, Floor: 0.05,
 		},
 		Gates: retrain.Gates{MaxFlagShare: 0.02, MinDetected: 0.4, WaiveFaults: true, Margin: 0.1, MaxPSI: 0.25, MaxMissing: 0.3,
@@ -27,7 +27,7 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 			Ranges: map[string]retrain.Range{"pressure": {Min: -1, Max: 16}},
 		},
 		Images: retrain.ImagePolicy{Normal: []string{"good"}, MinPerClass: 9, MaxUnlabelled: 0.5, HoldOut: 0.25, Backbone: "mobilenet", Fit: zoo.ImageConfig{
-			Height: 64, Width: 80, HoldOut: 0.1, FalseAlarms: 0.02, Channels: 8, Epochs: 5, BatchSize: 12, LearningRate: 0.002, Smoothing: -1, Upright: true,
+			Height: 64, Width: 80, HoldOut: 0.1, FalseAlarms: 0.02, Channels: 8, Epochs: 5, BatchSize: 12, LearningRate: 0.002, Smoothing: -1, Patience: 6, Upright: true,
 		}},
 		Limits: retrain.Limits{WallS: 3600, MaxCostS: 7200, MemoryMiB: 2048, CPUs: 1.5}, Priority: -3, Queue: "gpu", MinNewShare: 0.1, CatchUp: retrain.CatchUpLatest,
 		Retention: retrain.Retention{Runs: 30, Days: 90}, DriftLimit: 0.4,
@@ -36,9 +36,10 @@ func TestARetrainPolicySaysEverythingThroughTheContract(t *testing.T) {
 	// Seeds of fits are the policy's, what a missed night means is CatchUp's, and
 	// the rest of both configurations is the night's own.
 	own := []string{
-		"policy.Schedule.latest", "policy.Fit.Seed", "policy.Fit.WarmStart", "policy.Fit.DatasetDigest", "policy.Fit.ParentModel", "policy.Fit.Library",
+		"policy.Schedule.latest", "policy.Fit.Seed", "policy.Fit.WarmStart", "policy.Fit.Network", "policy.Fit.RawValues", "policy.Fit.opened",
+		"policy.Fit.DatasetDigest", "policy.Fit.ParentModel", "policy.Fit.Checkpoints", "policy.Fit.Library",
 		"policy.Images.Fit.Seed", "policy.Images.Fit.Backbone", "policy.Images.Fit.Mean", "policy.Images.Fit.Scale", "policy.Images.Fit.BackboneDigest",
-		"policy.Images.Fit.DatasetDigest", "policy.Images.Fit.ParentModel", "policy.Images.Fit.Library",
+		"policy.Images.Fit.DatasetDigest", "policy.Images.Fit.ParentModel", "policy.Images.Fit.Checkpoints", "policy.Images.Fit.Library",
 	}
 	var missing []string
 	var look func(v reflect.Value, at string)

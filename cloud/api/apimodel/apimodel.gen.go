@@ -1071,6 +1071,9 @@ type FitSpec struct {
 	// MaxGap Largest step between two rows of one window, in nominal steps; default 3, negative for any
 	MaxGap *float64 `json:"maxGap,omitempty"`
 
+	// Patience Training stops when the loss on the data that sets the threshold has not fallen for so many of 50 checks in a row; absent, it does all steps
+	Patience *int `json:"patience,omitempty"`
+
 	// Pattern Samples that a detector looks at at once; default 5
 	Pattern *int `json:"pattern,omitempty"`
 
@@ -1366,6 +1369,9 @@ type ImageFitSpec struct {
 	// HoldOut Share of the images it learns from that sets the threshold
 	HoldOut      *float64 `json:"holdOut,omitempty"`
 	LearningRate *float64 `json:"learningRate,omitempty"`
+
+	// Patience Training stops when the loss on the images that set the threshold has not fallen for so many of 50 checks in a row; absent, it does all steps
+	Patience *int `json:"patience,omitempty"`
 
 	// Smoothing Share of each label that is spread over all classes; default 0.05, negative for none
 	Smoothing *float64 `json:"smoothing,omitempty"`

@@ -2126,6 +2126,8 @@ export interface components {
              * @description Share of each label that is spread over all classes; default 0.05, negative for none
              */
             smoothing?: number;
+            /** @description Training stops when the loss on the images that set the threshold has not fallen for so many of 50 checks in a row; absent, it does all steps */
+            patience?: number;
             /** @description Images are not turned or mirrored; for those whose sides mean something */
             upright?: boolean;
         };
@@ -2262,6 +2264,8 @@ export interface components {
              * @description Of Adam at the start; default 0.005
              */
             learningRate?: number;
+            /** @description Training stops when the loss on the data that sets the threshold has not fallen for so many of 50 checks in a row; absent, it does all steps */
+            patience?: number;
             /** @description Rows that the neighbour detector looks back on; default 576 */
             history?: number;
             /** @description Rows after an event for which the neighbour detector tells no other; default 149 */
