@@ -273,6 +273,7 @@ func (c Collector) look(ctx context.Context, k Keep) (view, error) {
 // family sorts the versions of a family into those that stay and the others.
 func (c Collector) family(ctx context.Context, k Keep, family string, v *view) error {
 	counted, back := 0, false
+	reigned := map[artifact.Class]bool{} // classes whose champion was seen, as ChampionFor finds it
 	for before := uint64(0); ; {
 		page, err := c.Store.Versions(ctx, family, before, 100)
 		if err != nil || len(page) == 0 {
@@ -282,6 +283,14 @@ func (c Collector) family(ctx context.Context, k Keep, family string, v *view) e
 			stay := x.Stage == Promoted || x.Stage == Candidate || v.needs.Manifests[x.Release] || x.Stage != Collected && x.Created.After(v.before)
 			if x.Stage == Superseded && !back {
 				stay, back = true, true // where the champion's rollback goes
+			}
+			if x.Stage == Promoted || x.Stage == Superseded {
+				for _, m := range x.Models {
+					for _, class := range m.Classes {
+						stay = stay || !reigned[class]
+						reigned[class] = true
+					}
+				}
 			}
 			if x.Stage != Collected && counted < k.Versions {
 				stay = true

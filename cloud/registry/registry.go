@@ -120,36 +120,82 @@ type Store interface {
 	Collections(ctx context.Context, limit int) ([]Collection, error)
 }
 
-// Champion returns the family's newest promoted version, or ErrNoVersion.
-func Champion(ctx context.Context, s Store, family string) (Version, error) {
-	for before := uint64(0); ; {
-		vs, err := s.Versions(ctx, family, before, 50)
-		if err != nil {
-			return Version{}, err
+// walk hands the versions of a family to see, newest first, until it returns
+// false. It reads few at first: what is looked for is mostly among the newest, and
+// a version of a hundred classes is megabytes.
+func walk(ctx context.Context, s Store, family string, see func(Version) bool) error {
+	before := uint64(0)
+	for page := 4; ; page = min(2*page, 64) {
+		vs, err := s.Versions(ctx, family, before, page)
+		if err != nil || len(vs) == 0 {
+			return err
 		}
 		for _, v := range vs {
-			if v.Stage == Promoted {
-				return v, nil
+			if !see(v) {
+				return nil
 			}
-		}
-		if len(vs) == 0 {
-			return Version{}, fmt.Errorf("promoted version of %s: %w", family, ErrNoVersion)
 		}
 		before = vs[len(vs)-1].Counter
 	}
 }
 
-// Promote makes a version the family's champion and the one before it
-// superseded.
-func Promote(ctx context.Context, s Store, family string, counter uint64, reason string) error {
-	if old, err := Champion(ctx, s, family); err == nil && old.Counter != counter {
-		if err := s.SetStage(ctx, family, old.Counter, Superseded, fmt.Sprintf("replaced by %s-%d", family, counter)); err != nil {
-			return err
+// Champion returns the family's newest promoted version, or ErrNoVersion.
+func Champion(ctx context.Context, s Store, family string) (Version, error) {
+	err := fmt.Errorf("promoted version of %s: %w", family, ErrNoVersion)
+	var out Version
+	if e := walk(ctx, s, family, func(v Version) bool {
+		if v.Stage == Promoted {
+			out, err = v, nil
 		}
-	} else if err != nil && !errors.Is(err, ErrNoVersion) {
+		return err != nil
+	}); e != nil {
+		return Version{}, e
+	}
+	return out, err
+}
+
+// ChampionFor returns the version whose model is the champion of one device
+// class: the newest promoted one, or, where that has no model for the class, the
+// one that it or an earlier one superseded, since devices of the class still run
+// that. ErrNoVersion when the class never had a champion.
+func ChampionFor(ctx context.Context, s Store, family string, class artifact.Class) (Version, error) {
+	err := fmt.Errorf("promoted version of %s for class %s: %w", family, class, ErrNoVersion)
+	var out Version
+	promoted := false
+	if e := walk(ctx, s, family, func(v Version) bool {
+		promoted = promoted || v.Stage == Promoted
+		if _, ok := v.ModelFor(class); ok && promoted && (v.Stage == Promoted || v.Stage == Superseded) {
+			out, err = v, nil
+		}
+		return err != nil
+	}); e != nil {
+		return Version{}, e
+	}
+	return out, err
+}
+
+// Promote makes a version the family's champion and those before it superseded.
+// A crash in the middle leaves two promoted versions, never none: a night without
+// a champion would have nothing to be compared with.
+func Promote(ctx context.Context, s Store, family string, counter uint64, reason string) error {
+	var old []uint64
+	if err := walk(ctx, s, family, func(v Version) bool {
+		if v.Stage == Promoted && v.Counter != counter {
+			old = append(old, v.Counter)
+		}
+		return true
+	}); err != nil {
 		return err
 	}
-	return s.SetStage(ctx, family, counter, Promoted, reason)
+	if err := s.SetStage(ctx, family, counter, Promoted, reason); err != nil {
+		return err
+	}
+	for _, o := range old {
+		if err := s.SetStage(ctx, family, o, Superseded, fmt.Sprintf("replaced by %s-%d", family, counter)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ModelFor returns the model a version holds for class.

@@ -18,7 +18,7 @@ type Judged struct {
 // same windows.
 type JudgedClass struct {
 	Class      artifact.Class `json:"class"`
-	Windows    int            `json:"windows"` // held-out windows that all were judged on
+	Windows    int            `json:"windows"` // held-out windows that the one with the most was judged on
 	Champion   *Score         `json:"champion,omitempty"`
 	Candidates []Score        `json:"candidates"`
 	InSample   bool           `json:"in_sample"` // judged on rows that also set the threshold
@@ -27,7 +27,9 @@ type JudgedClass struct {
 // Score is how one model did.
 type Score struct {
 	Candidate Candidate          `json:"candidate"`
-	FlagShare float64            `json:"flag_share"`       // of held-out normal windows
+	Windows   int                `json:"windows"`          // held-out normal ones that it was judged on
+	Days      float64            `json:"days"`             // of operation that these are, over all devices; 0: its rate is not known
+	FlagShare float64            `json:"flag_share"`       // of Windows
 	PerDay    float64            `json:"per_day"`          // the same as flags a day and device
 	Detected  float64            `json:"detected"`         // share of simulated faults found
 	Faults    int                `json:"faults"`           // how many were simulated
@@ -204,12 +206,12 @@ func refusal(c JudgedClass, gates []GateResult) string {
 
 func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 	kind := s.Candidate.Name()
-	if s.Err != "" || c.Windows == 0 {
+	if s.Err != "" || s.Windows == 0 {
 		why := s.Err
 		if why == "" {
-			why = "no held-out window to judge it on"
+			why = "no held-out normal window to judge it on"
 		}
-		return []GateResult{{Gate: "evidence", Class: c.Class, Kind: kind, Verdict: Inconclusive, N: c.Windows, Message: fmt.Sprintf("%s cannot be judged: %s", kind, why)}}
+		return []GateResult{{Gate: "evidence", Class: c.Class, Kind: kind, Verdict: Inconclusive, N: s.Windows, Message: fmt.Sprintf("%s cannot be judged: %s", kind, why)}}
 	}
 	at := func(gate string, value, limit float64, atMost bool, n int, what string) GateResult {
 		r := GateResult{Gate: gate, Class: c.Class, Kind: kind, Verdict: Fail, Value: value, Limit: limit, AtMost: atMost, N: n}
@@ -228,37 +230,48 @@ func checkGates(g Gates, c JudgedClass, s Score) []GateResult {
 		return imageGates(g, c, s, at)
 	}
 	out := []GateResult{
-		at("non-finite", float64(s.NonFinite), 0, true, c.Windows, "non-finite scores"),
-		at("flag-share", s.FlagShare, g.MaxFlagShare, true, c.Windows, "share of normal windows flagged"),
+		at("non-finite", float64(s.NonFinite), 0, true, s.Windows, "non-finite scores"),
+		at("flag-share", s.FlagShare, g.MaxFlagShare, true, s.Windows, "share of normal windows flagged"),
 	}
-	if g.MaxPerDay > 0 {
-		out = append(out, at("false-alarms-per-day", s.Alarms, g.MaxPerDay, true, c.Windows, "false alarms a day and device"))
+	switch {
+	case g.MaxPerDay == 0:
+	case !(s.Days > 0):
+		out = append(out, GateResult{Gate: "false-alarms-per-day", Class: c.Class, Kind: kind, Verdict: Inconclusive, Limit: g.MaxPerDay, AtMost: true, N: s.Windows, Message: kind + ": false alarms a day cannot be told, since its rows a second are not known"})
+	default:
+		out = append(out, at("false-alarms-per-day", s.Alarms, g.MaxPerDay, true, s.Windows, "false alarms a day and device"))
 	}
 	if r, ok := eventsGate(g, c, s); ok {
 		out = append(out, r)
 	}
-	if s.Faults == 0 && g.WaiveFaults {
-		return out // nothing to compare with the champion by, either
-	}
-	if s.Faults == 0 {
+	switch {
+	case s.Faults == 0 && g.WaiveFaults:
+	case s.Faults == 0:
 		out = append(out, GateResult{Gate: "faults-found", Class: c.Class, Kind: kind, Verdict: Inconclusive, Limit: g.MinDetected, Message: kind + ": no fault could be simulated"})
-	} else {
+	default:
 		out = append(out, at("faults-found", s.Detected, g.MinDetected, false, s.Faults, "share of simulated faults found"))
 	}
-	if c.Champion != nil {
-		switch {
-		case c.Champion.Err != "":
-			out = append(out, GateResult{Gate: "not-worse", Class: c.Class, Kind: kind, Verdict: Inconclusive, Message: "the champion cannot be judged: " + c.Champion.Err})
-		case c.Champion.FlagShare > g.MaxFlagShare && s.FlagShare <= g.MaxFlagShare:
-			// A champion that alarms at everything finds everything. It would
-			// not pass tonight itself, so it is no measure.
-			out = append(out, at("not-worse", s.FlagShare-c.Champion.FlagShare, 0, true, c.Windows, "flags on normal data, against a champion that flags too much"))
-		default:
-			out = append(out, at("not-worse", s.Detected-c.Champion.Detected, -g.Margin, false, s.Faults, "faults found, against the champion"))
-		}
-		if c.Champion.Err == "" {
-			out = append(out, sliceGates(g, c, s)...)
-		}
+	if c.Champion == nil {
+		return out
 	}
-	return out
+	old := *c.Champion
+	unknown := func(why string) []GateResult {
+		return append(out, GateResult{Gate: "not-worse", Class: c.Class, Kind: kind, Verdict: Inconclusive, Message: "the champion cannot be judged: " + why})
+	}
+	switch {
+	case old.Err != "":
+		return unknown(old.Err)
+	case old.Windows == 0:
+		return unknown("no held-out normal window to judge it on")
+	case old.FlagShare > g.MaxFlagShare && s.FlagShare <= g.MaxFlagShare:
+		// A champion that alarms at everything finds everything. It would
+		// not pass tonight itself, so it is no measure.
+		out = append(out, at("not-worse", s.FlagShare-old.FlagShare, 0, true, s.Windows, "flags on normal data, against a champion that flags too much"))
+	case old.Faults == 0 && g.WaiveFaults:
+		out = append(out, at("not-worse", s.FlagShare-old.FlagShare, g.Margin, true, s.Windows, "flags on normal data, against the champion"))
+	case old.Faults == 0:
+		out = unknown("no fault could be simulated for it to find")
+	default:
+		out = append(out, at("not-worse", s.Detected-old.Detected, -g.Margin, false, s.Faults, "faults found, against the champion"))
+	}
+	return append(out, sliceGates(g, c, s)...)
 }

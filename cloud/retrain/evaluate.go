@@ -2,6 +2,7 @@ package retrain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/swellfleet/swell/models/evaluate"
 	"github.com/swellfleet/swell/models/runtime"
 	"github.com/swellfleet/swell/models/zoo"
+	"github.com/swellfleet/swell/protocol/artifact"
 )
 
 // evaluate back-tests every candidate, and the champion, on the rows that
@@ -21,13 +23,20 @@ func (s *Service) evaluate(ctx context.Context, o Order, ex Extracted, va Valida
 	if err != nil {
 		return Judged{}, err
 	}
-	champion, championErr := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
+	reigning, err := s.champions(ctx, o.Policy.Family)
+	if err != nil {
+		return Judged{}, err
+	}
 	var out Judged
 	for i, c := range va.Classes {
 		engine.Progress(ctx, "class %s (%d of %d)", c.Class, i+1, len(va.Classes))
 		j := JudgedClass{Class: c.Class, InSample: c.HoldOut == 0}
 		var beside *judged
-		if m, ok := champion.ModelFor(c.Class); championErr == nil && ok {
+		_, m, ok, err := reigning.of(ctx, c.Class)
+		if err != nil {
+			return Judged{}, err
+		}
+		if ok {
 			old, err := s.judge(ctx, o, snap, c, Candidate{Class: c.Class, Kind: m.Kind, Digest: m.Digest, Bytes: m.Bytes, Window: m.Window, Threshold: m.Threshold})
 			if err != nil {
 				return Judged{}, err
@@ -55,6 +64,71 @@ func (s *Service) evaluate(ctx context.Context, o Order, ex Extracted, va Valida
 	return out, nil
 }
 
+// champions finds the champion of each class of a family.
+type champions struct {
+	store  registry.Store
+	family string
+	newest registry.Version // zero: nothing was promoted
+}
+
+// champions reads who reigns. A registry that cannot be read is an error, and not
+// a family without champions: nothing would be compared with them.
+func (s *Service) champions(ctx context.Context, family string) (champions, error) {
+	newest, err := registry.Champion(ctx, s.cfg.Registry, family)
+	if err != nil && !errors.Is(err, registry.ErrNoVersion) {
+		return champions{}, fmt.Errorf("find the champion of %s: %w", family, err)
+	}
+	return champions{store: s.cfg.Registry, family: family, newest: newest}, nil
+}
+
+// of returns the champion of a class and its model; false when the class has
+// none.
+func (c champions) of(ctx context.Context, class artifact.Class) (registry.Version, registry.Model, bool, error) {
+	v := c.newest
+	if v.Counter == 0 {
+		return v, registry.Model{}, false, nil
+	}
+	m, ok := v.ModelFor(class)
+	if !ok {
+		var err error
+		if v, err = registry.ChampionFor(ctx, c.store, c.family, class); err != nil {
+			if errors.Is(err, registry.ErrNoVersion) {
+				err = nil
+			}
+			return registry.Version{}, registry.Model{}, false, err
+		}
+		m, ok = v.ModelFor(class)
+	}
+	return v, m, ok, nil
+}
+
+// stillCompared takes winners out whose class got another champion since they
+// were judged, as when a rollout ends well that night.
+func (s *Service) stillCompared(ctx context.Context, o Order, j Judged, b Blessed) (Blessed, error) {
+	reigning, err := s.champions(ctx, o.Policy.Family)
+	if err != nil {
+		return b, err
+	}
+	winners := b.Winners
+	b.Winners = nil
+	for _, w := range winners {
+		class := w.Score.Candidate.Class
+		v, m, ok, err := reigning.of(ctx, class)
+		if err != nil {
+			return b, err
+		}
+		compared := slices.ContainsFunc(j.Classes, func(c JudgedClass) bool {
+			return c.Class == class && c.Champion != nil && c.Champion.Candidate.Digest == m.Digest
+		})
+		if ok && !compared {
+			b.Refusals = append(b.Refusals, fmt.Sprintf("class %s: %s-%d became another champion while the night ran, and nobody compared %s with it: run it again from evaluate", class, v.Family, v.Counter, w.Score.Candidate.Name()))
+			continue
+		}
+		b.Winners = append(b.Winners, w)
+	}
+	return b, nil
+}
+
 // judged is a score with what it was made of.
 type judged struct {
 	score    Score
@@ -68,6 +142,7 @@ type judged struct {
 func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData, cand Candidate) (j judged, err error) {
 	if c.Images != nil {
 		j.score, j.windows, err = s.judgeImages(ctx, c, cand)
+		j.score.Windows = j.windows
 		return j, err
 	}
 	j.score = Score{Candidate: cand, ByFault: map[string]float64{}}
@@ -86,8 +161,13 @@ func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData
 	infos := make([]ChannelInfo, len(reads))
 	for i, ch := range reads {
 		infos[i] = ChannelInfo{ch.Name, ch.Unit}
-		if !slices.ContainsFunc(c.Channels, func(have ChannelInfo) bool { return have.Name == ch.Name }) {
+		at := slices.IndexFunc(c.Channels, func(have ChannelInfo) bool { return have.Name == ch.Name })
+		if at < 0 {
 			j.score.Err = fmt.Sprintf("it reads channel %s, which the data of class %s does not have", ch.Name, c.Class)
+			return j, nil
+		}
+		if have := c.Channels[at].Unit; have != ch.Unit {
+			j.score.Err = fmt.Sprintf("it reads channel %s in %q, and the data of class %s has it in %q", ch.Name, ch.Unit, c.Class, have)
 			return j, nil
 		}
 	}
@@ -100,7 +180,7 @@ func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData
 	if ctx.Err() != nil {
 		return j, ctx.Err()
 	}
-	if err != nil { // other units, for one
+	if err != nil {
 		j.score.Err = err.Error()
 		return j, nil
 	}
@@ -111,12 +191,6 @@ func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData
 
 // take reads what a back-test found.
 func (s *Score) take(r evaluate.Report) {
-	normal := func(p evaluate.Slice) int {
-		if p.Labelled == nil {
-			return p.Windows
-		}
-		return p.Windows - p.Labelled.TP - p.Labelled.FN
-	}
 	parts := map[string]evaluate.Detections{}
 	found := 0
 	for _, f := range r.Faults {
@@ -130,11 +204,12 @@ func (s *Score) take(r evaluate.Report) {
 		}
 	}
 	s.Detected = share(found, s.Faults)
-	s.FlagShare = share(r.Overall.FalseAlarms, normal(r.Overall))
+	s.Windows, s.Days = r.Overall.Normal, r.Overall.Days
+	s.FlagShare = share(r.Overall.FalseAlarms, s.Windows)
 	s.PerDay, s.Alarms = r.Overall.FalseAlarmsPerDay, r.Overall.EpisodesPerDay
 	for _, name := range sorted(r.Slices) {
 		p, d := r.Slices[name], parts[name]
-		s.Slices = append(s.Slices, SliceScore{Name: name, Windows: normal(p), FlagShare: share(p.FalseAlarms, normal(p)), Faults: d.Injected, Detected: share(d.Detected, d.Injected)})
+		s.Slices = append(s.Slices, SliceScore{Name: name, Windows: p.Normal, FlagShare: share(p.FalseAlarms, p.Normal), Faults: d.Injected, Detected: share(d.Detected, d.Injected)})
 	}
 	for _, vs := range r.Verdicts {
 		for _, v := range vs {

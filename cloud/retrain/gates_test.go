@@ -274,7 +274,7 @@ func TestWholeDaysJudgeWhereThereAreThree(t *testing.T) {
 
 func TestASliceThatGotWorseRefusesInPlainWords(t *testing.T) {
 	g := Policy{}.withDefaults().Gates
-	whole := Score{Candidate: Candidate{Kind: "pca"}, Detected: 0.8, Faults: 500, FlagShare: 0.01}
+	whole := Score{Candidate: Candidate{Kind: "pca"}, Windows: 1000, Days: 1, Detected: 0.8, Faults: 500, FlagShare: 0.01}
 	with := func(s ...SliceScore) Score { c := whole; c.Slices = s; return c }
 	line := func(found float64, faults int, flags float64, windows int) SliceScore {
 		return SliceScore{Name: "line=l2", Faults: faults, Detected: found, Windows: windows, FlagShare: flags}

@@ -241,7 +241,7 @@ func TestNightsWithoutEnoughImagesAreRefusedWithAReason(t *testing.T) {
 
 func TestImageModelsAreHeldToTheChampionClassByClass(t *testing.T) {
 	model := func(accuracy float64, recall map[string]float64) Score {
-		s := Score{Candidate: Candidate{Kind: "cnn"}, Images: &ImageScore{Images: 200, Accuracy: accuracy, Recall: recall, Counts: map[string]int{}}}
+		s := Score{Candidate: Candidate{Kind: "cnn"}, Windows: 200, Images: &ImageScore{Images: 200, Accuracy: accuracy, Recall: recall, Counts: map[string]int{}}}
 		for _, l := range sorted(recall) {
 			s.Images.Classes, s.Images.Counts[l] = append(s.Images.Classes, l), 100
 		}

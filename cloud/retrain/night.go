@@ -113,8 +113,8 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 	if err := s.judgeAll(r, o, out); err != nil {
 		return err
 	}
-	if out.Blessed, err = step(s, r, "bless", func(context.Context) (Blessed, error) {
-		return Bless(o.Policy.Gates, out.Judged), nil
+	if out.Blessed, err = step(s, r, "bless", func(ctx context.Context) (Blessed, error) {
+		return s.stillCompared(ctx, o, out.Judged, Bless(o.Policy.Gates, out.Judged))
 	}); err != nil {
 		return err
 	}

@@ -31,10 +31,11 @@ func (s *Service) release(ctx context.Context, run string, o Order, out *Outcome
 	p := Package{Run: run, Family: o.Policy.Family, Card: card(run, o, out), Expected: expected(out), Lineage: artifact.Lineage{
 		Run: run, Snapshot: out.Extracted.Snapshot, Config: artifact.Of(config), Code: s.cfg.Code, Seed: o.Policy.Seed,
 	}}
-	champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
-	if err == nil {
-		p.Lineage.Parent = champion.Release
+	reigning, err := s.champions(ctx, o.Policy.Family)
+	if err != nil {
+		return Released{}, err
 	}
+	p.Lineage.Parent = reigning.newest.Release
 	if p.Evaluation, err = json.Marshal(out.Judged); err != nil {
 		return Released{}, err
 	}
@@ -184,9 +185,11 @@ func (s *Service) register(ctx context.Context, run string, o Order, out *Outcom
 			Segments: out.Extracted.Segments, Devices: out.Extracted.Devices, From: out.Extracted.From, To: out.Extracted.To,
 		},
 	}
-	if champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family); err == nil {
-		v.Lineage.Parent, v.Lineage.ParentCounter = champion.Release, champion.Counter
+	reigning, err := s.champions(ctx, o.Policy.Family)
+	if err != nil {
+		return err
 	}
+	v.Lineage.Parent, v.Lineage.ParentCounter = reigning.newest.Release, reigning.newest.Counter
 	for _, w := range out.Blessed.Winners {
 		c := w.Score.Candidate
 		m := registry.Model{

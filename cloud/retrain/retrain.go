@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -194,6 +195,13 @@ func setDefault(v *float64, def float64) {
 	}
 }
 
+// Bounds of what a policy may say: what is beyond them is a slip, or would
+// overflow and mean something else.
+const (
+	maxDays  = 36_500
+	maxLimit = 1e12
+)
+
 // Validate reports everything that makes the policy unusable.
 func (p Policy) Validate() error {
 	var errs []error
@@ -220,8 +228,16 @@ func (p Policy) Validate() error {
 			errs = append(errs, fmt.Errorf("unknown detector %q: use one of %s, %sNAME of the model garden or %sNAME of a trainer", k, strings.Join(all, ", "), importedPrefix, externalPrefix))
 		}
 	}
-	if p.LookbackS < 0 || p.TrainRows < 0 || p.MinRows < 0 {
-		errs = append(errs, errors.New("lookback, train rows and min rows cannot be negative"))
+	if p.TrainRows < 0 || p.MinRows < 0 {
+		errs = append(errs, errors.New("train rows and min rows cannot be negative"))
+	}
+	for _, e := range p.Exclude {
+		if _, err := path.Match(e, ""); err != nil {
+			errs = append(errs, fmt.Errorf("exclude %q: %w", e, err))
+		}
+	}
+	if err := p.Fit.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("fit: %w", err))
 	}
 	if p.Queue != "" && p.Queue != gpuQueue {
 		errs = append(errs, fmt.Errorf("queue %q: leave it empty, or use gpu", p.Queue))
@@ -232,18 +248,26 @@ func (p Policy) Validate() error {
 	if !slices.Contains([]string{"", CatchUpNone, CatchUpLatest, CatchUpAll}, p.CatchUp) {
 		errs = append(errs, fmt.Errorf("catch_up %q: use none, latest or all", p.CatchUp))
 	}
-	if l := p.Limits; l.WallS < 0 || l.MaxCostS < 0 || l.MemoryMiB < 0 || l.CPUs < 0 || p.Retention.Runs < 0 || p.Retention.Days < 0 || p.DriftLimit < 0 {
-		errs = append(errs, errors.New("limits, retention and drift limit cannot be negative"))
+	if p.Limits.MemoryMiB < 0 || p.Retention.Runs < 0 || p.Retention.Days < 0 || p.Retention.Days > maxDays {
+		errs = append(errs, fmt.Errorf("limits and retention cannot be negative, nor longer than %d days", maxDays))
 	}
-	for name, v := range map[string]float64{"min_new_share": p.MinNewShare, "max_flag_share": p.Gates.MaxFlagShare, "min_detected": p.Gates.MinDetected, "margin": p.Gates.Margin, "max_missing": p.Gates.MaxMissing, "min_accuracy": p.Gates.MinAccuracy} {
-		if v < 0 || v > 1 {
-			errs = append(errs, fmt.Errorf("gate %s is %g: want a share from 0 to 1", name, v))
+	g := p.Gates
+	for _, v := range []struct {
+		name  string
+		value float64
+		most  float64
+	}{
+		{"min_new_share", p.MinNewShare, 1}, {"gate max_flag_share", g.MaxFlagShare, 1}, {"gate min_detected", g.MinDetected, 1}, {"gate margin", g.Margin, 1},
+		{"gate max_missing", g.MaxMissing, 1}, {"gate min_accuracy", g.MinAccuracy, 1}, {"gate slice_margin", g.SliceMargin, 1}, {"gate min_events_found", g.MinEventsFound, 1},
+		{"gate max_two_sample", g.MaxTwoSample, 1}, {"gate max_stuck_share", g.MaxStuckShare, 1}, {"gate max_psi", g.MaxPSI, maxLimit}, {"gate max_per_day", g.MaxPerDay, maxLimit},
+		{"drift limit", p.DriftLimit, maxLimit}, {"lookback", p.LookbackS, maxDays * 86400}, {"wall time limit", p.Limits.WallS, maxDays * 86400},
+		{"cost limit", p.Limits.MaxCostS, maxLimit}, {"CPU limit", p.Limits.CPUs, maxLimit},
+	} {
+		if !(v.value >= 0 && v.value <= v.most) { // written so that a NaN is refused
+			errs = append(errs, fmt.Errorf("%s is %g: want 0 to %g", v.name, v.value, v.most))
 		}
 	}
 	errs = append(errs, p.Images.Validate())
-	if p.Gates.MaxPerDay < 0 {
-		errs = append(errs, errors.New("gate max_per_day cannot be negative"))
-	}
 	for name, r := range p.Gates.Ranges {
 		if !(r.Min < r.Max) {
 			errs = append(errs, fmt.Errorf("range of channel %s is from %g to %g: want the smaller first", name, r.Min, r.Max))

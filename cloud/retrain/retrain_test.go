@@ -361,7 +361,7 @@ func TestDoubledAndBackwardRowsAreCountedAndDropped(t *testing.T) {
 }
 
 func TestBlessFailsClosed(t *testing.T) {
-	good := Score{Candidate: Candidate{Kind: "pca"}, FlagShare: 0.01, Detected: 0.8, Faults: 40}
+	good := Score{Candidate: Candidate{Kind: "pca"}, Windows: 100, FlagShare: 0.01, Detected: 0.8, Faults: 40}
 	with := func(change func(*Score)) Score { s := good; change(&s); return s }
 	g := Policy{}.withDefaults().Gates
 	for name, tc := range map[string]struct {
@@ -370,16 +370,16 @@ func TestBlessFailsClosed(t *testing.T) {
 	}{
 		"good":             {JudgedClass{Windows: 100, Candidates: []Score{good}}, true},
 		"no candidate":     {JudgedClass{Windows: 100}, false},
-		"no window":        {JudgedClass{Candidates: []Score{good}}, false},
+		"no window":        {JudgedClass{Candidates: []Score{with(func(s *Score) { s.Windows = 0 })}}, false},
 		"no fault":         {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.Faults = 0 })}}, false},
 		"NaN share":        {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.FlagShare = math.NaN() })}}, false},
 		"flags too much":   {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.FlagShare = 0.2 })}}, false},
 		"non-finite":       {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.NonFinite = 1 })}}, false},
 		"cannot be judged": {JudgedClass{Windows: 100, Candidates: []Score{with(func(s *Score) { s.Err = "load" })}}, false},
 		"worse than the champion": {JudgedClass{Windows: 100, Candidates: []Score{good},
-			Champion: &Score{Detected: 0.95, Faults: 40}}, false},
+			Champion: &Score{Windows: 100, Detected: 0.95, Faults: 40}}, false},
 		"champion alarms at everything": {JudgedClass{Windows: 100, Candidates: []Score{good},
-			Champion: &Score{Detected: 1, Faults: 40, FlagShare: 0.9}}, true},
+			Champion: &Score{Windows: 100, Detected: 1, Faults: 40, FlagShare: 0.9}}, true},
 		"champion unknown": {JudgedClass{Windows: 100, Candidates: []Score{good}, Champion: &Score{Err: "channels"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -112,10 +112,11 @@ func sliceGates(g Gates, c JudgedClass, s Score) []GateResult {
 	var out []GateResult
 	for _, old := range c.Champion.Slices {
 		i := slices.IndexFunc(s.Slices, func(n SliceScore) bool { return n.Name == old.Name })
-		if i < 0 {
-			continue // of a fault in a channel that only one of them reads, for one
+		now := SliceScore{Name: old.Name}
+		if i >= 0 {
+			now = s.Slices[i]
 		}
-		out = append(out, sliceGate(g, c, s, s.Slices[i], old))
+		out = append(out, sliceGate(g, c, s, now, old))
 	}
 	return out
 }
@@ -127,19 +128,23 @@ func sliceGate(g Gates, c JudgedClass, s Score, now, old SliceScore) GateResult 
 		least = minSliceEvents
 	}
 	judged := false
+	// look keeps the worse of two findings: what is sure goes before what is not.
+	grave := map[Verdict]int{Pass: 0, Inconclusive: 1, Fail: 2}
 	look := func(worse, uncertain float64, n int, format string, args ...any) {
-		if judged && worse <= r.Value {
+		verdict, unsure := Pass, ""
+		switch { // written so that a NaN fails
+		case worse <= g.SliceMargin:
+		case worse <= g.SliceMargin+allowance*uncertain:
+			verdict, unsure = Inconclusive, "; too few were judged to be sure"
+		default:
+			verdict = Fail
+		}
+		if judged && (grave[verdict] < grave[r.Verdict] || verdict == r.Verdict && worse <= r.Value) {
 			return
 		}
-		judged, r.Value, r.N, r.Verdict = true, worse, n, Pass
-		r.Message = fmt.Sprintf("%s on %s: ", r.Kind, now.Name) + fmt.Sprintf(format, args...) + fmt.Sprintf(" (may be worse by %.0f points)", 100*g.SliceMargin)
-		switch {
-		case worse > g.SliceMargin+allowance*uncertain || worse != worse:
-			r.Verdict, r.Advisory = Fail, false
-		case worse > g.SliceMargin:
-			r.Verdict = Inconclusive
-			r.Message += "; too few were judged to be sure"
-		}
+		judged, r.Value, r.N, r.Verdict = true, worse, n, verdict
+		r.Advisory = verdict != Fail && !g.StrictSlices
+		r.Message = fmt.Sprintf("%s on %s: ", r.Kind, now.Name) + fmt.Sprintf(format, args...) + fmt.Sprintf(" (may be worse by %.0f points)", 100*g.SliceMargin) + unsure
 	}
 	// A champion that alarms at everything finds everything.
 	if min(now.Faults, old.Faults) >= least && c.Champion.FlagShare <= g.MaxFlagShare {
@@ -151,8 +156,9 @@ func sliceGate(g Gates, c JudgedClass, s Score, now, old SliceScore) GateResult 
 			"flags %.2f %% of %d normal windows, the champion %.2f %%", 100*now.FlagShare, now.Windows, 100*old.FlagShare)
 	}
 	if !judged {
-		r.N = max(now.Faults, now.Windows)
-		r.Message = fmt.Sprintf("%s on %s: %d windows and %d faults are too few to judge by (%d or %d are needed)", r.Kind, now.Name, now.Windows, now.Faults, minSliceWindows, least)
+		r.N = max(min(now.Faults, old.Faults), min(now.Windows, old.Windows))
+		windows, faults := min(now.Windows, old.Windows), min(now.Faults, old.Faults)
+		r.Message = fmt.Sprintf("%s on %s: %d windows and %d faults are too few to judge by (%d or %d are needed)", r.Kind, now.Name, windows, faults, minSliceWindows, least)
 	}
 	return r
 }

@@ -126,15 +126,15 @@ func (s *Service) fitWarm(ctx context.Context, o Order, snap Snapshot, snapDiges
 	if c.Images != nil || !slices.Contains([]string{zoo.DenseAE, zoo.ConvAE, zoo.Forecast}, kind) || o.Policy.Fit.PerDevice {
 		return nil, nil
 	}
-	champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
+	champion, err := registry.ChampionFor(ctx, s.cfg.Registry, o.Policy.Family, c.Class)
 	if errors.Is(err, registry.ErrNoVersion) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	m, ok := champion.ModelFor(c.Class)
-	if !ok || m.Kind != kind {
+	m, _ := champion.ModelFor(c.Class)
+	if m.Kind != kind {
 		return nil, nil
 	}
 	cand, err := s.fitFrom(ctx, o, snap, snapDigest, c, kind, m.Digest)

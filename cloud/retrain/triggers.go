@@ -170,11 +170,8 @@ func (s *Service) startOnDrift(ctx context.Context, p Policy) error {
 // liveDrift says which class's newest data has moved; empty when none has, or
 // when there is no champion or no data to compare.
 func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (string, error) {
-	champion, err := registry.Champion(ctx, s.cfg.Registry, p.Family)
-	if errors.Is(err, registry.ErrNoVersion) {
-		return "", nil
-	}
-	if err != nil {
+	reigning, err := s.champions(ctx, p.Family)
+	if err != nil || reigning.newest.Counter == 0 {
 		return "", err
 	}
 	o := Order{Policy: p, Trigger: ByDrift, At: now}
@@ -205,7 +202,11 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 				tables = append(tables, t)
 			}
 		}
-		why, err := classDrift(class, tables, p, champion)
+		_, m, _, err := reigning.of(ctx, class)
+		if err != nil {
+			return "", err
+		}
+		why, err := classDrift(class, tables, p, m)
 		if err != nil || why != "" {
 			return why, err
 		}
@@ -216,8 +217,7 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 // classDrift says how far one class has moved from its champion's data when
 // that is over the policy's limit. Data that the gates would refuse says
 // nothing here: the night says so when it runs.
-func classDrift(class artifact.Class, tables []table, p Policy, champion registry.Version) (string, error) {
-	m, _ := champion.ModelFor(class)
+func classDrift(class artifact.Class, tables []table, p Policy, m registry.Model) (string, error) {
 	before, err := profileOf(m)
 	if before == nil || err != nil {
 		return "", err

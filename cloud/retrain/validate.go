@@ -120,12 +120,16 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		}
 		byClass[e.Class] = append(byClass[e.Class], t)
 	}
-	champion, err := registry.Champion(ctx, s.cfg.Registry, o.Policy.Family)
-	if err != nil && !errors.Is(err, registry.ErrNoVersion) {
+	reigning, err := s.champions(ctx, o.Policy.Family)
+	if err != nil {
 		return Validated{}, err
 	}
 	for _, class := range classes {
-		c, refusal, err := s.validateClass(ctx, o, snap, class, byClass[class], champion, &out)
+		champion, m, _, err := reigning.of(ctx, class)
+		if err != nil {
+			return Validated{}, err
+		}
+		c, refusal, err := s.validateClass(ctx, o, snap, class, byClass[class], champion, m, &out)
 		if err != nil {
 			return Validated{}, err
 		}
@@ -149,8 +153,7 @@ const minDeviceRows = 20
 
 // validateClass lets the data gates judge one class of sensors. What they
 // found goes to out; the refusal is empty when the class can learn.
-func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, class artifact.Class, ts []table, champion registry.Version, out *Validated) (c ClassData, refusal string, err error) {
-	m, _ := champion.ModelFor(class)
+func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, class artifact.Class, ts []table, champion registry.Version, m registry.Model, out *Validated) (c ClassData, refusal string, err error) {
 	before, err := profileOf(m)
 	if err != nil {
 		return c, "", err

@@ -48,6 +48,8 @@ type Slice struct {
 	// when the contract names no rate.
 	FalseAlarmsPerDay float64 `json:"falseAlarmsPerDay"`
 	EpisodesPerDay    float64 `json:"episodesPerDay"`
+	// Days is how much normal operation was judged, over all devices; zero when the contract names no rate.
+	Days float64 `json:"days"`
 	// ScoreP50, ScoreP99 and ScoreMax describe the scores where labels say normal.
 	ScoreP50 float64 `json:"scoreP50"`
 	ScoreP99 float64 `json:"scoreP99"`
@@ -55,8 +57,10 @@ type Slice struct {
 	// Labelled compares verdicts with labels; nil when no device of the slice has any.
 	Labelled *Labelled `json:"labelled,omitempty"`
 
+	// Normal is how many of Windows there were where labels say normal.
+	Normal int `json:"normal"`
+
 	scores []float32 // where labels say normal
-	normal int       // windows where labels say normal
 }
 
 // Labelled is how verdicts agree with labels, over the labelled devices.
@@ -152,7 +156,7 @@ func (s *Slice) add(verdicts []Verdict, labels []bool) {
 				continue
 			}
 		}
-		s.normal++
+		s.Normal++
 		s.scores = append(s.scores, v.Score)
 		if v.Flag {
 			s.FalseAlarms++
@@ -165,9 +169,9 @@ func (s *Slice) add(verdicts []Verdict, labels []bool) {
 }
 
 func (s *Slice) finish(windowsPerDay float64) {
-	days := ratio(float64(s.normal), windowsPerDay)
-	s.FalseAlarmsPerDay = ratio(float64(s.FalseAlarms), days)
-	s.EpisodesPerDay = ratio(float64(s.Episodes), days)
+	s.Days = ratio(float64(s.Normal), windowsPerDay)
+	s.FalseAlarmsPerDay = ratio(float64(s.FalseAlarms), s.Days)
+	s.EpisodesPerDay = ratio(float64(s.Episodes), s.Days)
 	if n := len(s.scores); n > 0 {
 		slices.Sort(s.scores)
 		s.ScoreP50, s.ScoreP99, s.ScoreMax = float64(s.scores[n/2]), float64(s.scores[n*99/100]), float64(s.scores[n-1])
