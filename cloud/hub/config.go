@@ -192,8 +192,18 @@ type Training struct {
 	// GardenPrivate lets people import models from addresses inside the plant,
 	// which the hub reaches and they perhaps do not. Default false.
 	GardenPrivate bool `yaml:"garden_private"`
+	// Garden are models that are taken into the model garden at start; a file
+	// that has changed becomes a new version.
+	Garden []GardenModel `yaml:"garden"`
 	// Policies are stored under their names at start, unless they exist.
 	Policies []RetrainPolicy `yaml:"policies"`
+}
+
+// GardenModel is an ONNX file from outside, see docs/registry.md.
+type GardenModel struct {
+	Name   string `yaml:"name"` // that policies call it by
+	File   string `yaml:"file"`
+	Reason string `yaml:"reason"` // where it is from and under which licence
 }
 
 // ExternalTrainer is a program that fits models by the contract of

@@ -3,11 +3,16 @@ package hub_test
 import (
 	"bytes"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/swellfleet/swell/cloud/api/apimodel"
+	"github.com/swellfleet/swell/cloud/hub"
+	"github.com/swellfleet/swell/models/runtime"
+	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
 
@@ -51,6 +56,42 @@ func TestAModelIsTakenInAndAnUnusableOneIsRefused(t *testing.T) {
 	kept, err := r.api.CollectModelsWithResponse(t.Context(), &apimodel.CollectModelsParams{DryRun: &dry})
 	if err != nil || kept.StatusCode() < 400 || !strings.Contains(string(kept.Body), "keep_versions") {
 		t.Errorf("a collection on a hub that keeps everything: %v, %s", err, kept.Body)
+	}
+}
+
+func TestAConfigurationBringsModelsAndTheirNewerVersions(t *testing.T) {
+	if _, err := runtime.Library(""); err != nil {
+		t.Skipf("ONNX Runtime is absent (make test fetches it): %v", err)
+	}
+	cfg := onFreePorts(t.TempDir())
+	file := filepath.Join(t.TempDir(), "theirs.onnx")
+	cfg.Training.Garden = []hub.GardenModel{{Name: "theirs", File: file, Reason: "of the vendor"}}
+	cfg.Training.Policies = []hub.RetrainPolicy{{Name: "pump", Kinds: []string{"garden:theirs"}}}
+	if h, err := hub.New(t.Context(), cfg); err == nil {
+		h.Close()
+		t.Error("a hub started without the file that its configuration names")
+	}
+	password := ""
+	for _, network := range []string{"lstm", "lstm", "gru"} {
+		b, err := os.ReadFile("../../models/zoo/testdata/networks/" + network + ".onnx")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, cfg, password)
+		password = r.password
+		list, err := r.api.ListGardenWithResponse(t.Context())
+		if err != nil || list.JSON200 == nil || len(list.JSON200.Items) != 1 {
+			t.Fatalf("listed %s, %v", list.Body, err)
+		}
+		if m := list.JSON200.Items[0]; m.Name != "theirs" || *m.By != "configuration" || m.Digest != apimodel.Digest(artifact.Of(b)) || *m.Input != "float [batch any 3]" {
+			t.Errorf("%s: %+v", network, m)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

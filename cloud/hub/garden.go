@@ -4,12 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/swellfleet/swell/cloud/api"
 	"github.com/swellfleet/swell/cloud/api/apimodel"
 	"github.com/swellfleet/swell/cloud/garden"
 	"github.com/swellfleet/swell/cloud/registry"
 )
+
+// plant takes in the models that the configuration names.
+func (h *Hub) plant(ctx context.Context) error {
+	for _, m := range h.cfg.Training.Garden {
+		b, err := os.ReadFile(m.File)
+		if err != nil {
+			return fmt.Errorf("training.garden: %s: %w", m.Name, err)
+		}
+		v, err := h.garden.Import(ctx, garden.Source{Name: m.Name, Bytes: b, By: "configuration", Reason: m.Reason})
+		if err != nil {
+			return fmt.Errorf("training.garden: %s (%s): %w", m.Name, m.File, err)
+		}
+		h.log.Info("model of the garden", "name", m.Name, "version", v.Counter, "kind", v.Models[0].Kind, "reads", v.Import.Input)
+	}
+	return nil
+}
 
 // imports answers api.Garden in the contract's words.
 type imports struct{ garden *garden.Garden }

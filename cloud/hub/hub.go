@@ -108,6 +108,7 @@ type Hub struct {
 	plan       *planner
 	feedback   *feedback.Service
 	train      *training // nil without that role
+	garden     *garden.Garden
 	auth       *auth.Service
 	stream     *api.Stream
 	metrics    *prometheus.Registry
@@ -608,7 +609,7 @@ func (h *Hub) openAPI(ctx, _ context.Context) error {
 	conf.Feedback = said{h}
 	if h.train != nil {
 		conf.Training, conf.Lineages = *h.train, lineages{h}
-		conf.Garden = imports{garden.New(garden.Config{Registry: h.db.Registry(), Objects: h.objects, Now: h.cfg.Now, Private: h.cfg.Training.GardenPrivate})}
+		conf.Garden = imports{h.garden}
 	}
 	srv, err := api.New(conf)
 	if err != nil {

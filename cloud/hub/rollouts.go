@@ -13,6 +13,7 @@ import (
 	"github.com/swellfleet/swell/cloud/api"
 	"github.com/swellfleet/swell/cloud/dispatch"
 	"github.com/swellfleet/swell/cloud/fleet"
+	"github.com/swellfleet/swell/cloud/garden"
 	"github.com/swellfleet/swell/cloud/ledger"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/release"
@@ -366,6 +367,7 @@ func (h *Hub) openTraining(ctx, background context.Context) error {
 		return nil
 	}
 	h.train = &training{nights: nights, policies: conf.Policies}
+	h.garden = garden.New(garden.Config{Registry: h.db.Registry(), Objects: h.objects, Now: h.cfg.Now, Private: h.cfg.Training.GardenPrivate})
 	h.onStop("training", func(limit context.Context) error {
 		done := make(chan struct{})
 		go func() { defer close(done); nights.Close() }() // bounded by limit: a night can be in the middle of a fit
@@ -377,5 +379,5 @@ func (h *Hub) openTraining(ctx, background context.Context) error {
 		}
 	})
 	h.worker("lineage", background, h.trace)
-	return nil
+	return h.plant(ctx)
 }

@@ -78,9 +78,10 @@ func TryNetwork(model []byte) (NetworkSummary, error) {
 	}
 	var n *network
 	for _, channels := range tries {
-		if channels > 0 {
-			if n, err = newNetwork(m, in, dims, channels, 0); err == nil {
-				break
+		if channels > 0 && n == nil {
+			var e error
+			if n, e = newNetwork(m, in, dims, channels, 0); err == nil {
+				err = e
 			}
 		}
 	}
@@ -212,6 +213,9 @@ func newNetwork(m *onnxpb.ModelProto, input string, dims []int, channels, rows i
 	g.Input = slices.DeleteFunc(g.Input, func(v *onnxpb.ValueInfoProto) bool { return v.GetName() != input })
 	// Two windows, so that a batch of one that was written into the file shows.
 	values, err := onnx.Infer(g, map[string][]int64{input: n.shape()})
+	if err != nil && dims[0] > 0 {
+		return nil, fmt.Errorf("the network is made for a batch of %d (%w): export it with a free first dimension", dims[0], err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the network for two windows of %d channels and %d rows: %w", channels, n.rows, err)
 	}

@@ -121,7 +121,7 @@ func TestANetworkThatDoesNotFitIsRefusedWithTheReason(t *testing.T) {
 		data    Dataset
 		say     string
 	}{
-		"a batch of one written into it": {stranger(t, "one"), moving(1000), "two windows"},
+		"a batch of one written into it": {stranger(t, "one"), moving(1000), "a batch of 1"},
 		"other channels":                 {stranger(t, "conv"), two, "no window of 2 channels"},
 		"no ONNX":                        {[]byte("<html>"), moving(1000), "not an ONNX file"},
 		"too little data":                {stranger(t, "conv"), moving(20), "windows of 16"},

@@ -46,6 +46,7 @@ type Options struct {
 	Rate       float64  // multiple of the recording's pace for the rest; 0: as fast as it goes
 	ModelPer   string   // device, folder or all; empty: device, and folder where there are several
 	Kinds      []string // detectors that compete; empty: all
+	Networks   []string // ONNX files that compete beside them; with :raw behind the name they get engineering units
 	Fit        zoo.Config
 	Out        string       // verdicts.csv
 	WorkDir    string       // empty: a temporary folder, removed at the end
@@ -112,12 +113,16 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		}
 		defer os.RemoveAll(o.WorkDir)
 	}
+	brought, kinds, err := networks(o)
+	if err != nil {
+		return Result{}, err
+	}
 	h, err := local.Start(ctx, hub.Config{
 		DataDir: filepath.Join(o.WorkDir, "hub"), Log: o.Log,
 		Objects:  hub.Objects{Dir: filepath.Join(o.WorkDir, "objects")},
 		Rollouts: hub.Rollouts{Policies: local.AtOnce("backtest")},
-		Training: hub.Training{Policies: []hub.RetrainPolicy{{
-			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: o.TrainRows, MinRows: min(fewest, 50), Kinds: o.Kinds, RolloutPolicy: "backtest",
+		Training: hub.Training{Garden: brought, Policies: []hub.RetrainPolicy{{
+			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: o.TrainRows, MinRows: min(fewest, 50), Kinds: kinds, RolloutPolicy: "backtest",
 			// Nothing is held back from so few rows, so the gates can only
 			// look for models that are broken.
 			Fit: func(p *retrain.Policy) {

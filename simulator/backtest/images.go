@@ -40,6 +40,7 @@ type ImageOptions struct {
 	Split      []string // columns of it to use; empty: all
 	TrainShare float64  // of each label's images, to learn from where nothing else says so
 	Kinds      []string // models that compete; empty: those that suit
+	Backbone   string   // ONNX file of a network that models look with; empty: none
 	Normal     []string // labels of good parts; empty: good, ok and normal
 	HoldOut    float64  // share of the images to learn from by which competitors are judged; 0: a fifth where several compete, else none
 	Fit        zoo.ImageConfig
@@ -159,11 +160,15 @@ type show struct {
 }
 
 func (b *show) run(ctx context.Context) ([]judged, error) {
+	var brought []hub.GardenModel
+	if b.options.Backbone != "" {
+		brought = []hub.GardenModel{{Name: backbone, File: b.options.Backbone, Reason: "brought to a back-test"}}
+	}
 	h, err := local.Start(ctx, hub.Config{
 		DataDir: filepath.Join(b.folder, "hub"), Log: b.options.Log,
 		Objects:  hub.Objects{Dir: filepath.Join(b.folder, "objects")},
 		Rollouts: hub.Rollouts{Policies: local.AtOnce("backtest")},
-		Training: hub.Training{Policies: []hub.RetrainPolicy{{
+		Training: hub.Training{Garden: brought, Policies: []hub.RetrainPolicy{{
 			Name: "backtest", LookbackS: 86400, Kinds: b.options.Kinds, RolloutPolicy: "backtest", Seed: b.options.Fit.Seed, Fit: b.policy,
 		}}},
 	}, "")
@@ -220,6 +225,9 @@ func (b *show) policy(p *retrain.Policy) {
 		}
 	}
 	p.Images = retrain.ImagePolicy{Normal: b.options.Normal, MinPerClass: 1, HoldOut: hold, Fit: b.options.Fit}
+	if b.options.Backbone != "" {
+		p.Images.Backbone = backbone
+	}
 	p.Gates = retrain.Gates{MaxFlagShare: 1, MinAccuracy: 1e-9, WaiveFaults: true}
 }
 

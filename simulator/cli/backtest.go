@@ -26,8 +26,8 @@ func asUnivariate(given func(flag string) bool, o *backtest.Options) {
 
 // Flags that belong to one kind of data only.
 var (
-	ofStreams = []string{"files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap"}
-	ofImages  = []string{"labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed", "upright"}
+	ofStreams = []string{"network", "files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap"}
+	ofImages  = []string{"backbone", "labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed", "upright"}
 )
 
 func (c *command) backtest() *cobra.Command {
@@ -56,7 +56,9 @@ learn from, what is learned are good parts, and the rest is judged for not
 being like them. results.csv then holds file, split, label, predicted,
 probability, score, anomaly.
 
-Several folders are several device classes, with a model for each.`,
+Several folders are several device classes, with a model for each. --network and
+--backbone bring ONNX models of yours, which are adapted and judged beside the
+others.`,
 		Example: `  swell-sim backtest --data recordings --time-column datetime --exclude anomaly,changepoint --train-rows 400
   swell-sim backtest --data metrics --univariate
   swell-sim backtest --images photos --labels labels.csv --splits splits.csv`,
@@ -113,6 +115,8 @@ Several folders are several device classes, with a model for each.`,
 	f.BoolVar(&univariate, "univariate", false, "single streams whose level and habits drift: learn from 15 % of each file, 750 rows at most, and tell each event once")
 	f.StringVar(&o.ModelPer, "model-per", "", "one model for each device, folder, or all (default device; with several --data folder)")
 	f.StringSliceVar(&o.Kinds, "kinds", nil, "detectors that compete (default "+strings.Join(zoo.Competitors(), ", ")+"; there are "+strings.Join(zoo.Kinds(), ", ")+"; for images "+strings.Join(zoo.ImageKinds(), ", ")+")")
+	f.StringSliceVar(&o.Networks, "network", nil, "ONNX file of a network of yours that competes, too; FILE:raw when it wants engineering units (see docs/registry.md)")
+	f.StringVar(&io.Backbone, "backbone", "", "ONNX file of a network that models of images look with")
 	f.Float64Var(&o.Fit.MaxGap, "max-gap", -1, "largest step within a window, in nominal steps; below 0 windows may span any gap")
 	f.StringSliceVar(&io.Images, "images", nil, "folder with images; several for several device classes")
 	f.StringVar(&io.Labels, "labels", "", "CSV file with the columns file and label (default the name of the folder an image is in)")
