@@ -21,7 +21,8 @@ type JudgedClass struct {
 	Windows    int            `json:"windows"` // held-out windows that the one with the most was judged on
 	Champion   *Score         `json:"champion,omitempty"`
 	Candidates []Score        `json:"candidates"`
-	InSample   bool           `json:"in_sample"` // judged on rows that also set the threshold
+	InSample   bool           `json:"in_sample"`        // judged on rows that also set the threshold
+	Failed     []string       `json:"failed,omitempty"` // why kinds have no candidate
 }
 
 // Score is how one model did.
@@ -198,8 +199,8 @@ func refusal(c JudgedClass, gates []GateResult) string {
 			why = append(why, r.Message)
 		}
 	}
-	if len(why) == 0 {
-		why = []string{"no candidate could be trained"}
+	if len(c.Candidates) == 0 {
+		why = append([]string{"no candidate could be trained"}, c.Failed...)
 	}
 	return fmt.Sprintf("class %s: %s", c.Class, strings.Join(why, ", "))
 }

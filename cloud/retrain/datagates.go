@@ -37,6 +37,8 @@ type inspection struct {
 	class    artifact.Class
 	policy   Policy
 	champion *evaluate.Profile // of the champion's data of this class; nil: there is none
+	blind    bool              // there is a champion, and nobody knows what its data was like
+	usual    map[string]string // channel → the unit that most devices declare; channels that most devices send
 	gates    []GateResult
 	why      map[string]string // of devices left out
 	tables   []table           // that are left
@@ -49,6 +51,9 @@ func inspect(class artifact.Class, ts []table, p Policy, champion *evaluate.Prof
 	in = inspection{class: class, policy: p, champion: champion, why: map[string]string{}, tables: ts, all: len(ts)}
 	in.each("order", maxOutOfOrder, in.order)
 	in.each("gaps", p.Gates.MaxMissing, in.gaps)
+	in.usual = usual(in.tables)
+	in.each("channels", 0, in.channels)
+	in.silence()
 	in.each("units", 0, in.units)
 	in.each("range", maxOutOfRange, in.ranges)
 	in.each("stuck", p.Gates.MaxStuckShare, in.stuck)
@@ -80,6 +85,65 @@ func (in *inspection) reasons() string {
 		out = append(out, device+": "+in.why[device])
 	}
 	return strings.Join(out, "; ")
+}
+
+// usual are the channels that more than half of the devices send, each with the
+// unit that more than half of those declare; without one that so many do, "\x00".
+func usual(ts []table) map[string]string {
+	senders, units := map[string]int{}, map[[2]string]int{}
+	for _, t := range ts {
+		for _, sig := range t.signals {
+			if spoke(sig) {
+				senders[sig.Name]++
+				units[[2]string{sig.Name, sig.Unit}]++
+			}
+		}
+	}
+	out := map[string]string{}
+	for name, n := range senders {
+		if 2*n > len(ts) {
+			out[name] = "\x00"
+		}
+	}
+	for key, n := range units {
+		if _, ok := out[key[0]]; ok && 2*n > senders[key[0]] {
+			out[key[0]] = key[1]
+		}
+	}
+	return out
+}
+
+// spoke says that a signal has a value.
+func spoke(s Signal) bool {
+	return slices.ContainsFunc(s.Values, func(v float32) bool { return v == v })
+}
+
+// channels looks for what a device does not send and most of its class does. What
+// most do not send is for the gate of the class's schema to say.
+func (in *inspection) channels(t table) finding {
+	sends := func(name string) bool {
+		return slices.ContainsFunc(t.signals, func(s Signal) bool { return s.Name == name && spoke(s) })
+	}
+	wanted := slices.Clone(in.policy.Channels)
+	if in.champion != nil {
+		for _, old := range in.champion.Channels {
+			wanted = append(wanted, old.Name)
+		}
+	}
+	slices.Sort(wanted)
+	var missing []string
+	for _, name := range slices.Compact(wanted) {
+		if _, ok := in.usual[name]; ok && !sends(name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return finding{float64(len(missing)), strings.Join(missing, ", "), "it does not send " + strings.Join(missing, ", ")}
+	}
+	if len(in.usual) > 0 && !slices.ContainsFunc(sorted(in.usual), sends) {
+		return finding{float64(len(in.usual)), "", "it sends none of the channels that most of its class send: " + strings.Join(sorted(in.usual), ", ")}
+	}
+	return finding{0, "", "no channel is missing that is wanted and that most of its class send"}
 }
 
 // finding is what a check says of one device.
@@ -114,6 +178,15 @@ func (in *inspection) each(gate string, limit float64, check func(table) finding
 		in.gates = append(in.gates, worst)
 	}
 	in.tables = left
+}
+
+// silence takes channels out that a device declares and never gives a value of:
+// they are not sent.
+func (in *inspection) silence() {
+	in.tables = slices.Clone(in.tables)
+	for i, t := range in.tables {
+		in.tables[i].signals = slices.DeleteFunc(slices.Clone(t.signals), func(s Signal) bool { return !spoke(s) })
+	}
 }
 
 // wanted are the signals of a device that the class may learn from.
@@ -170,6 +243,9 @@ func (in *inspection) units(t table) finding {
 		return finding{1, "", t.reunited}
 	}
 	for _, sig := range in.wanted(t) {
+		if u, ok := in.usual[sig.Name]; ok && u != "\x00" && u != sig.Unit && in.champion == nil {
+			return finding{1, sig.Name, fmt.Sprintf("channel %s is in %q, and most of its class in %q", sig.Name, sig.Unit, u)}
+		}
 		if old, ok := in.known(sig.Name); ok {
 			if old.Unit != "" && sig.Unit != "" && old.Unit != sig.Unit {
 				return finding{1, sig.Name, fmt.Sprintf("channel %s is declared in %q, the champion learned it in %q", sig.Name, sig.Unit, old.Unit)}
@@ -460,7 +536,11 @@ func (in *inspection) constant(c *ClassData) (drops []Drop, refusal string) {
 // schema compares the channels with those of the champion.
 func (in *inspection) schema(c ClassData) (refusal string) {
 	if in.champion == nil {
-		in.gate("schema", "", Pass, 0, 0, len(c.Channels), "%d channels; there is no champion to compare with", len(c.Channels))
+		why := "there is no champion to compare with"
+		if in.blind {
+			why = unknownData
+		}
+		in.gate("schema", "", Pass, 0, 0, len(c.Channels), "%d channels; %s", len(c.Channels), why)
 		return ""
 	}
 	var missing, fresh []string
@@ -496,11 +576,17 @@ func (in *inspection) schema(c ClassData) (refusal string) {
 func (in *inspection) drift(c *ClassData, since int64) (refusal string) {
 	ds := zoo.Dataset{Channels: c.channels(), SampleRateHz: c.SampleRateHz}
 	for _, t := range in.tables {
-		ds.Series = append(ds.Series, t.series(c.Channels, 0, len(t.rows)))
+		if sr := t.series(c.Channels, 0, len(t.rows)); complete(sr) {
+			ds.Series = append(ds.Series, sr)
+		}
 	}
 	var err error
 	if c.Profile, err = evaluate.NewProfile(ds); err != nil {
 		return fmt.Sprintf("class %s: %v", in.class, err)
+	}
+	if g := in.policy.Gates; in.blind && (g.MaxPSI > 0 || g.MaxTwoSample > 0) {
+		in.gate("psi", "", Inconclusive, 0, g.MaxPSI, c.Rows, "%s", unknownData)
+		return fmt.Sprintf("class %s: %s, and the policy limits the drift from it: take the limit out for one night", in.class, unknownData)
 	}
 	if in.champion == nil {
 		return ""
@@ -567,6 +653,9 @@ func (in *inspection) drift(c *ClassData, since int64) (refusal string) {
 	in.gate("two-sample", d.Channel, verdict, d.D, limit, fresh, "Kolmogorov-Smirnov distance %.2f (p %.3f) in the %s of channel %s, %s against the champion's data%s", d.D, d.P, d.Feature, d.Channel, what, noLimit(limit))
 	return refusal
 }
+
+// unknownData is said of a champion that was registered without a profile.
+const unknownData = "what the champion learned is not known"
 
 func noLimit(limit float64) string {
 	if limit > 0 {

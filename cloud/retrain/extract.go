@@ -181,7 +181,11 @@ func (s *Service) load(ctx context.Context, snap Snapshot, e SnapshotEntry) (tab
 		}
 		segs[i] = c
 		for r := range c.Rows {
-			order = append(order, at{i, r})
+			// A segment may reach beyond the interval; what came later is for the
+			// next night, or the same interval would not be the same data.
+			if snap.To.IsZero() || c.Times[r] < snap.To.UnixNano() {
+				order = append(order, at{i, r})
+			}
 		}
 		for _, sig := range c.Signals {
 			if k, ok := column[sig.Name]; ok && t.signals[k].Unit != sig.Unit {
@@ -274,10 +278,18 @@ func (s *Service) dataset(ctx context.Context, snap Snapshot, c ClassData, lead 
 			to = len(t.rows)
 		}
 		if from < to {
-			ds.Series = append(ds.Series, t.series(c.Channels, from, to))
+			if sr := t.series(c.Channels, from, to); complete(sr) {
+				ds.Series = append(ds.Series, sr)
+			}
 		}
 	}
 	return ds, nil
+}
+
+// complete says that every channel of a series has a value in every row: that
+// none was silent all the while, as one that came alive after the rows to learn.
+func complete(sr zoo.Series) bool {
+	return !slices.ContainsFunc(sr.Values, func(v []float32) bool { return len(v) > 0 && v[0] != v[0] })
 }
 
 // rowsBefore is t up to a row.

@@ -316,6 +316,16 @@ func (s *Service) judgeAll(r *engine.Run, o Order, out *Outcome) error {
 		}
 		judged.Classes = append(judged.Classes, j.Classes...)
 	}
+	for i, c := range judged.Classes {
+		about := fmt.Sprintf("class %s: ", c.Class)
+		for _, t := range out.Trained {
+			for _, f := range t.Failed {
+				if why, ok := strings.CutPrefix(f, about); ok {
+					judged.Classes[i].Failed = append(judged.Classes[i].Failed, why)
+				}
+			}
+		}
+	}
 	var err error
 	out.Judged, err = step(s, r, "evaluate", func(context.Context) (Judged, error) { return judged, nil })
 	return err

@@ -13,7 +13,9 @@ import (
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/models/contract"
 	"github.com/swellfleet/swell/models/evaluate"
+	"github.com/swellfleet/swell/models/frame"
 	"github.com/swellfleet/swell/protocol/artifact"
+	"github.com/swellfleet/swell/protocol/topic"
 )
 
 // Validated is the result of the step validate: which data is fit to learn
@@ -71,12 +73,21 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 	byClass := map[artifact.Class][]table{}
 	var classes []artifact.Class
 	unusableIn := map[artifact.Class][]string{}
-	cameras := map[artifact.Class]bool{}
+	cameras, err := s.cameras(ctx, snap)
+	if err != nil {
+		return Validated{}, err
+	}
+	looked := map[artifact.Class]bool{}
+	ignored := map[topic.ID]int{}
 	for _, f := range snap.Frames {
-		if cameras[f.Class] {
+		if !cameras[f.Class] {
+			ignored[f.Device]++
 			continue
 		}
-		cameras[f.Class] = true
+		if looked[f.Class] {
+			continue
+		}
+		looked[f.Class] = true
 		c, dropped, refusal, err := s.validateImages(ctx, o, f.Class, framesOf(snap, f.Class))
 		if err != nil {
 			return Validated{}, err
@@ -89,6 +100,9 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 		out.Classes = append(out.Classes, c)
 	}
 	for _, e := range snap.Devices {
+		if n := ignored[e.Device]; n > 0 {
+			out.Dropped = append(out.Dropped, Drop{e.Device.String(), "images", n, "most devices of its class are no cameras"})
+		}
 		if cameras[e.Class] {
 			continue // its rows only say how bright images were
 		}
@@ -148,6 +162,51 @@ func (s *Service) validate(ctx context.Context, o Order, ex Extracted) (Validate
 	return out, nil
 }
 
+// cameras says which classes are learned from their images: those in which no
+// more than half of the devices that sent anything are something else. One device
+// must not turn its class into cameras, and with that end its learning.
+func (s *Service) cameras(ctx context.Context, snap Snapshot) (map[artifact.Class]bool, error) {
+	type class struct{ cameras, others int }
+	found, sent := map[artifact.Class]*class{}, map[topic.ID]bool{}
+	for _, f := range snap.Frames {
+		if found[f.Class] == nil {
+			found[f.Class] = &class{}
+		}
+		if !sent[f.Device] {
+			sent[f.Device] = true
+			found[f.Class].cameras++
+		}
+	}
+	for _, e := range snap.Devices {
+		c := found[e.Class]
+		if c == nil || sent[e.Device] {
+			continue
+		}
+		t, err := s.load(ctx, snap, e)
+		switch {
+		case errors.Is(err, ErrDamaged): // nobody knows
+		case err != nil:
+			return nil, err
+		case describesFrames(t):
+			c.cameras++ // one that had nothing to show
+		default:
+			c.others++
+		}
+	}
+	out := map[artifact.Class]bool{}
+	for name, c := range found {
+		out[name] = c.cameras >= c.others
+	}
+	return out, nil
+}
+
+// describesFrames says that a device's rows are what cameras tell of each frame.
+func describesFrames(t table) bool {
+	return len(t.signals) > 0 && !slices.ContainsFunc(t.signals, func(s Signal) bool {
+		return !slices.ContainsFunc(frame.FeatureChannels(), func(c contract.Channel) bool { return c.Name == s.Name })
+	})
+}
+
 // minDeviceRows is how few rows of a device say nothing.
 const minDeviceRows = 20
 
@@ -163,6 +222,7 @@ func (s *Service) validateClass(ctx context.Context, o Order, snap Snapshot, cla
 		calm[i] = withoutEvents(t, spoken(snap.Labels, t), eventMargin, medianRate(ts[i:i+1]))
 	}
 	in, refusal := inspect(class, calm, o.Policy, before)
+	in.blind = before == nil && m.Digest != ""
 	defer func() { out.Gates = append(out.Gates, in.gates...) }()
 	for _, t := range ts {
 		if why, ok := in.why[t.entry.Device.String()]; ok {
@@ -286,9 +346,13 @@ func holdFrom(ts []table) time.Time {
 	}
 	held := 0
 	for i := len(days) - 1; i > 1; i-- {
-		if held += rows[days[i]]; float64(held) >= holdOut*3/4*float64(all) {
-			return time.Unix(0, days[i]*day).UTC()
+		if held += rows[days[i]]; float64(held) < holdOut*3/4*float64(all) {
+			continue
 		}
+		if held > all/2 {
+			break // a few stray rows of earlier days are nothing to learn from
+		}
+		return time.Unix(0, days[i]*day).UTC()
 	}
 	return time.Time{}
 }
@@ -315,7 +379,12 @@ func medianRate(ts []table) float64 {
 		return 0
 	}
 	slices.Sort(steps)
-	return math.Round(1e12/float64(steps[len(steps)/2])) / 1e3
+	rate := 1e9 / float64(steps[len(steps)/2])
+	digits := 1e3 // clocks wobble
+	for rate < 0.1 && rate*digits < 1e3 {
+		digits *= 10 // of an hour's stream three decimals would leave nothing
+	}
+	return math.Round(rate*digits) / digits
 }
 
 func (c ClassData) channels() []contract.Channel {
