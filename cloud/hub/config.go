@@ -189,6 +189,9 @@ type Training struct {
 	// in any case. Default 0 both: everything is kept.
 	KeepVersions int     `yaml:"keep_versions"`
 	KeepDays     float64 `yaml:"keep_days"`
+	// DriftLookS is how often live data is compared with what champions learned,
+	// for policies with a drift limit, in seconds. Default 3600.
+	DriftLookS float64 `yaml:"drift_look_s"`
 	// GardenPrivate lets people import models from addresses inside the plant,
 	// which the hub reaches and they perhaps do not. Default false.
 	GardenPrivate bool `yaml:"garden_private"`
@@ -364,6 +367,9 @@ func (c Config) Validate() error {
 	}
 	if v, d := c.Training.KeepVersions, c.Training.KeepDays; v < 0 || !(d >= 0) || d > 1e6 || (v == 0) != (d == 0) {
 		bad("training.keep_versions", "%d, with keep_days %g: set both to more than 0, or neither to keep everything", v, d)
+	}
+	if s := c.Training.DriftLookS; !(s >= 0) || s > 1e9 {
+		bad("training.drift_look_s", "%g: want seconds, or 0 for an hour", s)
 	}
 	if c.Series.RawDays > c.Series.RetentionDays {
 		bad("series.raw_days", "%g is more than retention_days %g: rows and their rollups end together then", c.Series.RawDays, c.Series.RetentionDays)

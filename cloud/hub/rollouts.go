@@ -358,6 +358,7 @@ func (h *Hub) openTraining(ctx, background context.Context) error {
 	conf.Engine.ExecutorID, conf.Engine.Version = h.cfg.Name, h.cfg.trainingVersion()
 	conf.Engine.TasksOnly, conf.Engine.Labels = !h.cfg.has(RoleTrainer), h.cfg.Training.Labels
 	conf.Fits, conf.Runner, conf.Trainers = h.cfg.Training.Fits, runner.Process{}, h.cfg.Training.trainers()
+	conf.LookEvery = duration(h.cfg.Training.DriftLookS)
 	nights, err := retrain.Open(ctx, conf)
 	if err != nil {
 		return err

@@ -380,7 +380,7 @@ var ErrNoPolicy = errors.New("no such retrain policy")
 
 // Config names the parties of a night. All but Logger and Now are required.
 type Config struct {
-	Engine   engine.Config // Workflow, Tick, Tasks and Queues are set by Open
+	Engine   engine.Config // Workflow, Tick, Now, Tasks and Queues are set by Open
 	Data     Data
 	Fleet    Fleet
 	Objects  objects.Store
@@ -396,6 +396,9 @@ type Config struct {
 	// Fits is how many fits this process works on at once; the same for all
 	// that share the runs. 0: 1.
 	Fits int
+	// LookEvery is how often live data is compared with what champions learned,
+	// for policies with a drift limit. 0: an hour.
+	LookEvery time.Duration
 	// CheckpointEvery is how often a long fit keeps how far it has come; a fit
 	// that is begun again goes on from there. 0: 30 s.
 	CheckpointEvery time.Duration
@@ -427,7 +430,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg}
 	ec := cfg.Engine
-	ec.Workflow, ec.Tick = s.night, s.tick
+	ec.Workflow, ec.Tick, ec.Now = s.night, s.tick, cfg.Now
 	ec.Tasks = map[string]engine.Task{"fit": s.fitTask, "judge": s.judgeTask}
 	ec.Queues = []engine.Queue{{Name: anyQueue, Concurrency: cfg.Fits}, {Name: gpuQueue, Concurrency: cfg.Fits, Label: GPULabel}}
 	if ec.Logger == nil {
@@ -569,13 +572,13 @@ func runID(policy string, at time.Time) string {
 	return fmt.Sprintf("%s-%s", policy, at.UTC().Format("20060102t150405.000"))
 }
 
-func (s *Service) tick(name string, at time.Time) (string, json.RawMessage, error) {
+func (s *Service) tick(name string, at time.Time) (string, json.RawMessage, int, error) {
 	p, err := s.cfg.Policies.RetrainPolicy(context.Background(), name)
 	if err != nil {
-		return "", nil, err
+		return "", nil, 0, err
 	}
 	b, err := json.Marshal(Order{Policy: p, Trigger: BySchedule, At: at.UTC()})
-	return runID(name, at), b, err
+	return runID(name, at), b, p.Priority, err
 }
 
 // Cancel stops a run.

@@ -64,6 +64,8 @@ func newPlant(n, rows int) *plant {
 func (p *plant) Flush(context.Context) error { return nil }
 
 func (p *plant) Segments(context.Context, time.Time, time.Time) ([]Segment, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var out []Segment
 	for _, d := range p.devices {
 		if c, ok := p.columns[d.ID]; ok && len(c.Rows) > 0 {
@@ -74,6 +76,8 @@ func (p *plant) Segments(context.Context, time.Time, time.Time) ([]Segment, erro
 }
 
 func (p *plant) Read(_ context.Context, s Segment) (Columns, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.damaged[s.Device] {
 		return Columns{}, fmt.Errorf("%w: its bytes have another digest", ErrDamaged)
 	}
@@ -91,11 +95,15 @@ func (p *plant) Frames(context.Context, time.Time, time.Time) ([]feedback.Frame,
 func (p *plant) Devices(context.Context, string) ([]Device, error) { return p.devices, nil }
 
 func (p *plant) SaveRetrainPolicy(_ context.Context, pol Policy) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.policies[pol.Name] = pol
 	return nil
 }
 
 func (p *plant) RetrainPolicy(_ context.Context, name string) (Policy, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if pol, ok := p.policies[name]; ok {
 		return pol, nil
 	}
@@ -103,6 +111,8 @@ func (p *plant) RetrainPolicy(_ context.Context, name string) (Policy, error) {
 }
 
 func (p *plant) RetrainPolicies(context.Context) ([]Policy, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var out []Policy
 	for _, pol := range p.policies {
 		out = append(out, pol)

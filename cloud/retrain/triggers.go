@@ -54,22 +54,26 @@ const (
 	tidyEvery  = 10 * time.Minute
 	driftEvery = time.Hour      // between two looks at live drift
 	driftSpan  = time.Hour      // of data that is compared
-	driftPause = 12 * time.Hour // after any run of the policy: the same drift is answered once
+	driftPause = 12 * time.Hour // after any run of the policy: a drift that a night refused to learn is tried twice a day
 )
 
 // housekeeping looks for drift and removes old runs until ctx ends.
 func (s *Service) housekeeping(ctx context.Context) {
 	var looked time.Time
+	every := s.cfg.LookEvery
+	if every == 0 {
+		every = driftEvery
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(tidyEvery):
+		case <-time.After(min(tidyEvery, every)):
 		}
 		if err := s.retain(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.Warn("cannot remove old training runs", "err", err)
 		}
-		if now := s.cfg.Now(); now.Sub(looked) >= driftEvery {
+		if now := s.cfg.Now(); now.Sub(looked) >= every {
 			looked = now
 			if err := s.lookForDrift(ctx); err != nil && ctx.Err() == nil {
 				s.cfg.Logger.Warn("cannot look for drift", "err", err)
@@ -164,11 +168,15 @@ func (s *Service) startOnDrift(ctx context.Context, p Policy) error {
 	if err != nil || why == "" {
 		return err
 	}
-	return s.start(runID(p.Name, now), Order{Policy: p, Trigger: ByDrift, Reason: why, At: now})
+	// Hubs that share the runs look at the same time, and start one.
+	id := runID(p.Name, now.Truncate(driftEvery)) + "-drift"
+	s.cfg.Logger.Info("data has drifted", "policy", p.Name, "why", why, "run", id)
+	return s.start(id, Order{Policy: p, Trigger: ByDrift, Reason: why, At: now})
 }
 
-// liveDrift says which class's newest data has moved; empty when none has, or
-// when there is no champion or no data to compare.
+// liveDrift says which class's newest data has moved away from what its
+// champion, or a release that is to follow it, has learned; empty when none has,
+// or when there is no champion or no data to compare.
 func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (string, error) {
 	reigning, err := s.champions(ctx, p.Family)
 	if err != nil || reigning.newest.Counter == 0 {
@@ -187,6 +195,10 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 	if err != nil {
 		return "", err
 	}
+	// Nobody learns from it: a run that starts now makes its own.
+	if err := s.cfg.Objects.Delete(ctx, snapshotKey(ex.Snapshot)); err != nil {
+		return "", err
+	}
 	for i := 0; i < len(snap.Devices); {
 		class := snap.Devices[i].Class
 		var tables []table
@@ -202,9 +214,14 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 				tables = append(tables, t)
 			}
 		}
-		_, m, _, err := reigning.of(ctx, class)
+		v, m, _, err := reigning.of(ctx, class)
 		if err != nil {
 			return "", err
+		}
+		if newer, ok, err := s.onItsWay(ctx, p.Family, class, v.Counter); err != nil {
+			return "", err
+		} else if ok {
+			m = newer
 		}
 		why, err := classDrift(class, tables, p, m)
 		if err != nil || why != "" {
@@ -212,6 +229,22 @@ func (s *Service) liveDrift(ctx context.Context, p Policy, now time.Time) (strin
 		}
 	}
 	return "", nil
+}
+
+// onItsWay returns the class's model of a release that is newer than its
+// champion and that nobody has stopped: a drift that it learned is answered.
+func (s *Service) onItsWay(ctx context.Context, family string, class artifact.Class, champion uint64) (registry.Model, bool, error) {
+	const most = 10 // releases that can be on their way
+	vs, err := s.cfg.Registry.Versions(ctx, family, 0, most)
+	if err != nil {
+		return registry.Model{}, false, fmt.Errorf("list versions of %s: %w", family, err)
+	}
+	for _, v := range vs {
+		if m, ok := v.ModelFor(class); ok && v.Counter > champion && v.Stage == registry.Released {
+			return m, true, nil
+		}
+	}
+	return registry.Model{}, false, nil
 }
 
 // classDrift says how far one class has moved from its champion's data when

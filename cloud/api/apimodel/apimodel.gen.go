@@ -2638,7 +2638,7 @@ type TrainingRunSpec struct {
 	// To Its end; the policy and the interval name the run
 	To *time.Time `json:"to,omitempty"`
 
-	// Trigger schedule, manual, drift
+	// Trigger schedule, manual, backfill, drift
 	Trigger string `json:"trigger"`
 }
 

@@ -48,9 +48,11 @@ type Config struct {
 	Version string
 	// Workflow is what a run does. Required.
 	Workflow Func
-	// Tick turns a schedule's name and time into the input of a run. nil when
+	// Tick turns a schedule's name and time into a run; see Start. nil when
 	// there are no schedules.
-	Tick func(schedule string, at time.Time) (runID string, input json.RawMessage, err error)
+	Tick func(schedule string, at time.Time) (runID string, input json.RawMessage, priority int, err error)
+	// Now says by which clock times of schedules were missed. nil: time.Now.
+	Now func() time.Time
 	// Concurrency is how many runs this process works on at once. 0 means 1.
 	Concurrency int
 	// Tasks are what Run.Do can ask for, by name.
@@ -81,6 +83,7 @@ type Engine struct {
 	done  sync.WaitGroup // the background loops
 
 	mu       sync.Mutex
+	caughtUp bool                          // what was missed before Open was looked at; guarded by mu
 	progress map[string]string             // run → newest progress line of the step at work; guarded by mu
 	active   map[string]context.CancelFunc // workflow → ends its step at work here; guarded by mu
 }
@@ -105,6 +108,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.TakeOverAfter <= 0 {
 		cfg.TakeOverAfter = 15 * time.Second
@@ -213,15 +219,11 @@ func (e *Engine) tick(ctx dbos.Context, in dbos.ScheduledWorkflowInput) (any, er
 	if err := e.opened(ctx); err != nil {
 		return nil, err
 	}
-	name, err := dbos.DecodeScheduleContext[string](in)
+	id, input, priority, err := e.cfg.Tick(noteOf(in.Context).Name, in.ScheduledTime)
 	if err != nil {
 		return nil, err
 	}
-	id, input, err := e.cfg.Tick(name, in.ScheduledTime)
-	if err != nil {
-		return nil, err
-	}
-	_, err = dbos.RunWorkflow(ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue), dbos.WithPriority(rank(0)))
+	_, err = dbos.RunWorkflow(ctx, e.night, string(input), dbos.WithWorkflowID(id), dbos.WithQueue(e.queue), dbos.WithPriority(rank(priority)))
 	return nil, err
 }
 
@@ -343,33 +345,60 @@ func (s Schedule) Next(t time.Time) (time.Time, error) {
 	return rule.Next(t.In(zone)), nil
 }
 
-// SetSchedules makes the given rules the only ones.
-func (e *Engine) SetSchedules(rules []Schedule) error {
-	keep := map[string]bool{}
-	specs := make([]dbos.ScheduleSpec, 0, len(rules))
-	for _, s := range rules {
-		if err := s.Validate(); err != nil {
-			return err
-		}
-		keep[s.Name] = true
-		specs = append(specs, dbos.ScheduleSpec{
-			ScheduleName: s.Name, Schedule: sixFields(s.Cron), WorkflowName: "tick", Context: s.Name,
-			AutomaticBackfill: s.CatchUp && !s.latest, CronTimezone: s.TimeZone,
-		})
+// note is what is kept with a schedule.
+type note struct {
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"` // times before are dealt with; zero: nobody knows
+}
+
+func noteOf(context json.RawMessage) (n note) {
+	if json.Unmarshal(context, &n) != nil {
+		_ = json.Unmarshal(context, &n.Name) // as older versions wrote it
 	}
+	return n
+}
+
+// SetSchedules makes the given rules the only ones. The first call after Open
+// starts the runs that were missed while no process was up, as the rules say.
+// A rule that is new or was changed has missed nothing.
+func (e *Engine) SetSchedules(rules []Schedule) error {
 	existing, err := dbos.ListSchedules(e.ctx)
 	if err != nil {
 		return fmt.Errorf("list schedules: %w", err)
 	}
-	for _, s := range existing {
-		if i := slices.IndexFunc(rules, func(r Schedule) bool { return r.Name == s.ScheduleName }); i >= 0 {
-			if err := e.catchUpLatest(rules[i], s.LastFiredAt); err != nil {
-				return err
+	for _, s := range rules {
+		if err := s.Validate(); err != nil {
+			return err
+		}
+	}
+	e.mu.Lock()
+	first := !e.caughtUp
+	e.caughtUp = true
+	e.mu.Unlock()
+	now := e.cfg.Now()
+	specs := make([]dbos.ScheduleSpec, 0, len(rules))
+	for _, s := range rules {
+		n := note{Name: s.Name, Since: now}
+		i := slices.IndexFunc(existing, func(x dbos.WorkflowSchedule) bool { return x.ScheduleName == s.Name })
+		if i >= 0 && existing[i].Schedule == sixFields(s.Cron) && existing[i].CronTimezone == s.TimeZone {
+			since := noteOf(existing[i].Context).Since
+			if !first {
+				n.Since = since
+			} else {
+				if fired := existing[i].LastFiredAt; fired != nil && fired.After(since) {
+					since = *fired
+				}
+				if err := e.catchUp(s, since, now); err != nil {
+					return err
+				}
 			}
 		}
-		if !keep[s.ScheduleName] {
-			if err := dbos.DeleteSchedule(e.ctx, s.ScheduleName); err != nil {
-				return fmt.Errorf("delete schedule %s: %w", s.ScheduleName, err)
+		specs = append(specs, dbos.ScheduleSpec{ScheduleName: s.Name, Schedule: sixFields(s.Cron), WorkflowName: "tick", Context: n, CronTimezone: s.TimeZone})
+	}
+	for _, x := range existing {
+		if !slices.ContainsFunc(rules, func(s Schedule) bool { return s.Name == x.ScheduleName }) {
+			if err := dbos.DeleteSchedule(e.ctx, x.ScheduleName); err != nil {
+				return fmt.Errorf("delete schedule %s: %w", x.ScheduleName, err)
 			}
 		}
 	}
@@ -382,25 +411,41 @@ func (e *Engine) SetSchedules(rules []Schedule) error {
 	return nil
 }
 
-// catchUpLatest starts the newest run that s missed since last, at the start
-// of this process alone: later calls find nothing that was missed.
-func (e *Engine) catchUpLatest(s Schedule, last *time.Time) error {
-	if !s.CatchUp || !s.latest || last == nil || e.cfg.Tick == nil {
+// catchUp starts the runs that s missed between since and now, or the newest
+// of them, as s wants it. Starting one that another process has started, too,
+// does nothing.
+func (e *Engine) catchUp(s Schedule, since, now time.Time) error {
+	if !s.CatchUp || since.IsZero() || e.cfg.Tick == nil {
 		return nil
 	}
-	times, err := s.Between(last.Add(time.Second), time.Now(), maxMissed)
-	if err != nil || len(times) == 0 {
+	most := maxCaughtUp
+	if s.latest {
+		most = 1
+	}
+	times, err := s.Between(since.Add(time.Nanosecond), now, most+1)
+	if err != nil {
 		return err
 	}
-	id, input, err := e.cfg.Tick(s.Name, times[len(times)-1])
-	if err != nil {
-		return fmt.Errorf("catch up with schedule %s: %w", s.Name, err)
+	if len(times) > most {
+		if !s.latest {
+			e.cfg.Logger.Warn("only the newest of the nights that were missed are run", "schedule", s.Name, "since", since, "run", most)
+		}
+		times = times[1:]
 	}
-	return e.Start(id, input, 0)
+	for _, at := range times {
+		id, input, priority, err := e.cfg.Tick(s.Name, at)
+		if err == nil {
+			err = e.Start(id, input, priority)
+		}
+		if err != nil {
+			return fmt.Errorf("catch up with schedule %s: %w", s.Name, err)
+		}
+	}
+	return nil
 }
 
-// maxMissed bounds how many missed times of a schedule are looked at.
-const maxMissed = 100_000
+// maxCaughtUp bounds how many runs one schedule starts after a downtime.
+const maxCaughtUp = 366
 
 // Between returns the times of s in [from, to), at most limit of them and the
 // newest of those that there are.

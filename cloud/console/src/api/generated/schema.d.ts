@@ -2445,7 +2445,7 @@ export interface components {
         TrainingRunSpec: {
             policy: string;
             model: string;
-            /** @description schedule, manual, drift */
+            /** @description schedule, manual, backfill, drift */
             trigger: string;
             startedBy?: string;
             reason?: string;
