@@ -29,6 +29,7 @@ const (
 	stuckFlow  // one sensor stands still
 	garbage    // somebody sends what he likes
 	fahrenheit // somebody changed a unit and told nobody
+	worn       // the flow lies lower than it did
 )
 
 // machine is a seeded source whose sensors can be harmed while it runs.
@@ -68,6 +69,8 @@ func (m *machine) Next(ctx context.Context) (source.Rows, error) {
 			}
 		case fahrenheit:
 			v[2] = v[2]*1.8 + 32
+		case worn:
+			v[1] -= 12
 		}
 		r.Times = append(r.Times, now-(batch-1-i)*int64(time.Second)/machineHz)
 		for k := range v {
@@ -97,19 +100,16 @@ func (f *factory) night(policy string) apimodel.TrainingRun {
 	return run
 }
 
-func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
+// newMill starts a hub and five machines whose sensors can be harmed.
+func newMill(t *testing.T, training hub.Training) (*factory, []atomic.Int32) {
+	t.Helper()
 	ports := freePorts(t, 4)
 	f := &factory{t: t, dir: t.TempDir()}
-	nights := hub.RetrainPolicy{Family: family, LookbackS: 5, Seed: 7, Kinds: []string{"pca"}, MinDetected: 0.01, MaxFlagShare: 0.5}
-	good, watch, worse := nights, nights, nights
-	good.Name, good.RolloutPolicy, watch.Name, worse.Name = "good", "guarded", "watch", "worse"
-	// A threshold far above everything makes a model that finds nothing.
-	worse.Fit = func(p *retrain.Policy) { p.Fit.Margin = 1e5 }
 	f.cfg = hub.Config{
 		DataDir: filepath.Join(f.dir, "hub"),
 		HTTP:    hub.HTTP{Listen: ports[0]}, Devices: hub.Devices{Listen: ports[1]}, Broker: hub.Broker{Listen: ports[2]}, Objects: hub.Objects{Listen: ports[3]},
 		Rollouts: hub.Rollouts{Policies: []api.RolloutPolicy{{Policy: guarded()}}},
-		Training: hub.Training{Policies: []hub.RetrainPolicy{good, watch, worse}},
+		Training: training,
 	}
 	var err error
 	if f.hub, err = local.Start(t.Context(), f.cfg, ""); err != nil {
@@ -136,25 +136,37 @@ func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.fleet.Close)
-	rows := func(n uint64) {
-		t.Helper()
-		least := map[topic.ID]uint64{}
-		for id, r := range f.fleet.Reported() {
-			least[id] = r.Stream.Samples + n
-		}
-		until(t, time.Minute, fmt.Sprintf("%d more rows of each device", n), func() (bool, error) {
-			now := f.fleet.Reported()
-			for _, id := range f.ids {
-				if now[id].Stream.Samples < max(least[id], n) {
-					return false, f.fleet.Err()
-				}
-			}
-			return true, nil
-		})
+	return f, moods
+}
+
+// rows waits for n more rows of every device.
+func (f *factory) rows(n uint64) {
+	f.t.Helper()
+	least := map[topic.ID]uint64{}
+	for id, r := range f.fleet.Reported() {
+		least[id] = r.Stream.Samples + n
 	}
+	until(f.t, time.Minute, fmt.Sprintf("%d more rows of each device", n), func() (bool, error) {
+		now := f.fleet.Reported()
+		for _, id := range f.ids {
+			if now[id].Stream.Samples < max(least[id], n) {
+				return false, f.fleet.Err()
+			}
+		}
+		return true, nil
+	})
+}
+
+func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
+	nights := hub.RetrainPolicy{Family: family, LookbackS: 5, Seed: 7, Kinds: []string{"pca"}, MinDetected: 0.01, MaxFlagShare: 0.5}
+	good, watch, worse := nights, nights, nights
+	good.Name, good.RolloutPolicy, watch.Name, worse.Name = "good", "guarded", "watch", "worse"
+	// A threshold far above everything makes a model that finds nothing.
+	worse.Fit = func(p *retrain.Policy) { p.Fit.Margin = 1e5 }
+	f, moods := newMill(t, hub.Training{Policies: []hub.RetrainPolicy{good, watch, worse}})
 
 	// Last night was a good one: its model acts everywhere.
-	rows(1000)
+	f.rows(1000)
 	first := f.night("good")
 	if first.Status.State != apimodel.RunStateReleased || first.Status.Rollout == nil {
 		t.Fatalf("the good night was %s: %v", first.Status.State, first.Status.Refusals)
@@ -166,7 +178,7 @@ func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
 	swaps := f.swaps()
 
 	// A worse challenger stops at the gate of quality.
-	rows(600)
+	f.rows(600)
 	run := f.night("worse")
 	said := strings.Join(run.Status.Refusals, "; ")
 	if run.Status.State != apimodel.RunStateRefused || !strings.Contains(said, "faults found, against the champion") {
@@ -183,7 +195,7 @@ func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
 	moods[1].Store(stuckFlow)
 	moods[3].Store(garbage)
 	until(t, time.Minute, "both to be left out", func() (bool, error) {
-		rows(600)
+		f.rows(600)
 		if run = f.night("watch"); run.Status.Data == nil {
 			return false, nil
 		}
@@ -209,7 +221,7 @@ func TestABadNightIsRefusedAndTheChampionRunsOn(t *testing.T) {
 		moods[i].Store(fahrenheit)
 	}
 	until(t, time.Minute, "the unit to be noticed", func() (bool, error) {
-		rows(600)
+		f.rows(600)
 		run = f.night("watch")
 		said = strings.Join(run.Status.Refusals, "; ")
 		return run.Status.State == apimodel.RunStateRefused && strings.Contains(said, "as if its unit was changed from Cel to [degF]"), nil
