@@ -27,7 +27,11 @@ func (t *Trainer) Checkpoint(random *rand.PCG) ([]byte, error) {
 		}
 	}
 	number := func(p []byte, n int) []byte { return binary.LittleEndian.AppendUint64(p, uint64(n)) }
-	p := number([]byte(checkpointMark), t.steps)
+	size := len(checkpointMark) + 3*8 + len(source) + sha256.Size
+	for _, s := range t.slots {
+		size += 8 + 4*len(s.buffers[0].Data())
+	}
+	p := number(append(make([]byte, 0, size), checkpointMark...), t.steps) // whole at once: it is as large as the net, three times
 	p = append(number(p, len(source)), source...)
 	p = number(p, len(t.slots))
 	for _, s := range t.slots {

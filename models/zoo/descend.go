@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/gob"
 	"fmt"
 	"math"
@@ -181,8 +182,7 @@ type way struct {
 	Loss     float64   // running mean
 	Checks   []float64 // losses on held-out examples so far
 	Best     map[string][]float32
-	BestStep int    // of Best, the weights at the lowest of Checks
-	Trainer  []byte // only in a checkpoint
+	BestStep int // of Best, the weights at the lowest of Checks
 }
 
 // run returns the weights, with patience those that did best on held-out examples, and the running mean of the
@@ -282,18 +282,24 @@ type Checkpoints struct {
 	Resumed func(step, steps int)
 }
 
-// save is a way with its trainer, and the SHA-256 of both.
+// A state is the length of a way, 64 bits little-endian, the way as gob, the trainer's checkpoint, and the SHA-256
+// of all before it.
+
+// save writes the state of a descent.
 func (d descent) save(w way, trainer *train.Trainer) ([]byte, error) {
-	var err error
-	if w.Trainer, err = trainer.Checkpoint(d.random); err != nil {
+	checkpoint, err := trainer.Checkpoint(d.random)
+	if err != nil {
 		return nil, err
 	}
 	var b bytes.Buffer
 	if err := gob.NewEncoder(&b).Encode(w); err != nil {
 		return nil, fmt.Errorf("write checkpoint: %w", err)
 	}
-	sum := sha256.Sum256(b.Bytes())
-	return append(b.Bytes(), sum[:]...), nil
+	p := make([]byte, 0, 8+b.Len()+len(checkpoint)+sha256.Size)
+	p = binary.LittleEndian.AppendUint64(p, uint64(b.Len()))
+	p = append(append(p, b.Bytes()...), checkpoint...)
+	sum := sha256.Sum256(p)
+	return append(p, sum[:]...), nil
 }
 
 // takeUp brings trainer and chance to where an interrupted descent was; the beginning, when there was none.
@@ -303,17 +309,20 @@ func (d descent) takeUp(trainer *train.Trainer) way {
 	}
 	state := d.checkpoints.Load()
 	at := len(state) - sha256.Size
-	if at < 0 || sha256.Sum256(state[:at]) != [sha256.Size]byte(state[at:]) {
+	if at < 8 || sha256.Sum256(state[:at]) != [sha256.Size]byte(state[at:]) {
+		return way{}
+	}
+	n, state := binary.LittleEndian.Uint64(state), state[8:at]
+	if n > uint64(len(state)) {
 		return way{}
 	}
 	var w way
-	if gob.NewDecoder(bytes.NewReader(state[:at])).Decode(&w) != nil || w.Step > d.steps {
+	if gob.NewDecoder(bytes.NewReader(state[:n])).Decode(&w) != nil || w.Step > d.steps {
 		return way{}
 	}
-	if trainer.Resume(w.Trainer, d.random) != nil { // which has then changed nothing
+	if trainer.Resume(state[n:], d.random) != nil { // which has then changed nothing
 		return way{}
 	}
-	w.Trainer = nil
 	if d.checkpoints.Resumed != nil {
 		d.checkpoints.Resumed(w.Step, d.steps)
 	}
