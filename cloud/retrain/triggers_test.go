@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 )
@@ -142,7 +141,7 @@ func TestDriftStartsOneNightAndTheSameDriftNoOther(t *testing.T) {
 		t.Errorf("a paused policy started %d nights", len(runs)-n)
 	}
 	kept := 0
-	for info, err := range w.cfg.Objects.(objects.Store).List(t.Context(), "snapshots/") {
+	for info, err := range w.cfg.Objects.List(t.Context(), "snapshots/") {
 		if err != nil {
 			t.Fatal(info, err)
 		}

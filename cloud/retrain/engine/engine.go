@@ -375,9 +375,9 @@ func (e *Engine) SetSchedules(rules []Schedule) error {
 	first := !e.caughtUp
 	e.caughtUp = true
 	e.mu.Unlock()
-	now := e.cfg.Now()
 	specs := make([]dbos.ScheduleSpec, 0, len(rules))
 	for _, s := range rules {
+		now := e.cfg.Now()
 		n := note{Name: s.Name, Since: now}
 		i := slices.IndexFunc(existing, func(x dbos.WorkflowSchedule) bool { return x.ScheduleName == s.Name })
 		if i >= 0 && existing[i].Schedule == sixFields(s.Cron) && existing[i].CronTimezone == s.TimeZone {
