@@ -200,7 +200,7 @@ func refusal(c JudgedClass, gates []GateResult) string {
 		}
 	}
 	if len(c.Candidates) == 0 {
-		why = append([]string{"no candidate could be trained"}, c.Failed...)
+		why = append([]string{"there is no candidate"}, c.Failed...)
 	}
 	return fmt.Sprintf("class %s: %s", c.Class, strings.Join(why, ", "))
 }

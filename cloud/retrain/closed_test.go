@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/registry"
+	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
@@ -237,5 +239,86 @@ func TestLimitsThatWouldPassAnythingAreNoPolicy(t *testing.T) {
 		Gates: Gates{MaxFlagShare: 1, MinDetected: 1, Margin: 1, MaxPSI: 10, MinAccuracy: 1, MaxMissing: 1, MaxPerDay: 1000, SliceMargin: 1, MinEventsFound: 1, MaxTwoSample: 1, MaxStuckShare: 1}}
 	if err := full.Validate(); err != nil {
 		t.Errorf("limits at their ends: %v", err)
+	}
+}
+
+func TestABackfilledNightDoesNotStartFromAChampionThatSawItsJudges(t *testing.T) {
+	p := newPlant(2, 500)
+	r := start(t, p)
+	r.policy(t, Policy{Kinds: []string{"dense-ae"}})
+	first := r.night(t)
+	if first.Outcome.Released == nil {
+		t.Fatalf("%v %s", first.Outcome.Refusals(), first.Err)
+	}
+	r.promote(t, 1)
+	at := night.Add(-100 * time.Second) // before the champion's night
+	id := runID("pumps", at)
+	if err := r.start(id, Order{Policy: p.policies["pumps"], Trigger: ByBackfill, At: at}); err != nil {
+		t.Fatal(err)
+	}
+	run := r.wait(t, id)
+	if len(run.Outcome.Trained) != 1 || len(run.Outcome.Trained[0].Candidates) != 1 {
+		t.Errorf("%s %s: candidates %+v, want the one from scratch", run.State, run.Err, run.Outcome.Trained)
+	}
+}
+
+// TestWhatIsLostAfterTheDataWasCheckedStopsItsClassAlone lets a class's segments
+// be damaged between two steps, as by a retention that is shorter than the
+// lookback, and its champion's model be lost.
+func TestWhatIsLostAfterTheDataWasCheckedStopsItsClassAlone(t *testing.T) {
+	for name, harm := range map[string]func(*testing.T, *rig, *plant){
+		"segments": func(_ *testing.T, _ *rig, p *plant) { p.damaged = map[topic.ID]bool{id(2): true, id(3): true} },
+		"the champion's model": func(t *testing.T, r *rig, _ *plant) {
+			v, err := registry.Champion(t.Context(), r.reg, "pumps")
+			m, _ := v.ModelFor("fan")
+			if err != nil || r.cfg.Objects.Delete(t.Context(), modelKey(m.Digest)) != nil {
+				t.Fatal("cannot lose the model", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := twoClasses(500)
+			r := start(t, p)
+			r.policy(t, Policy{})
+			if run := r.night(t); run.Outcome.Released == nil {
+				t.Fatalf("%v %s", run.Outcome.Refusals(), run.Err)
+			}
+			r.promote(t, 1)
+			p.columns = newPlant(4, 700).columns
+			r.policy(t, Policy{})
+			p.mu.Lock()
+			p.reads, p.checked = 0, func() { harm(t, r, p) }
+			p.mu.Unlock()
+			run := r.night(t)
+			if run.State != engine.Succeeded || run.Outcome.Released == nil || len(run.Outcome.Blessed.Winners) != 1 || run.Outcome.Blessed.Winners[0].Score.Candidate.Class != "pump" {
+				t.Fatalf("%s %s, %v: the fans stopped the pumps", run.State, run.Err, run.Outcome.Refusals())
+			}
+			if said := strings.Join(run.Outcome.Blessed.Refusals, ""); !strings.HasPrefix(said, "class fan: ") || !strings.Contains(said, "damaged") && !strings.Contains(said, "cannot be judged") {
+				t.Errorf("%q", said)
+			}
+		})
+	}
+}
+
+func TestNightsOfDaysOnWhichTheClockIsPutHaveIntervalsOfTheirOwn(t *testing.T) {
+	s := engine.Schedule{Name: "nightly", Cron: "30 2 * * *", TimeZone: "Europe/Berlin"}
+	for name, tc := range map[string]struct {
+		from time.Time
+		want []string
+	}{
+		"forwards: there is no 02:30":    {time.Date(2026, 3, 28, 12, 0, 0, 0, time.UTC), []string{"20260330t003000.000", "20260331t003000.000"}},
+		"backwards: there are two 02:30": {time.Date(2026, 10, 24, 12, 0, 0, 0, time.UTC), []string{"20261025t003000.000", "20261025t013000.000", "20261026t013000.000", "20261027t013000.000"}},
+	} {
+		times, err := s.Between(tc.from, tc.from.AddDate(0, 0, 3), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, at := range times {
+			got = append(got, strings.TrimPrefix(runID("a", at), "a-"))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/swellfleet/swell/cloud/feedback"
+	"github.com/swellfleet/swell/cloud/objects"
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/models/evaluate"
@@ -147,6 +148,10 @@ func (s *Service) judge(ctx context.Context, o Order, snap Snapshot, c ClassData
 	}
 	j.score = Score{Candidate: cand, ByFault: map[string]float64{}}
 	b, err := s.getModel(ctx, cand.Digest)
+	if errors.Is(err, objects.ErrNotFound) { // a champion's that was lost stops its class, and no other
+		j.score.Err = err.Error()
+		return j, nil
+	}
 	if err != nil {
 		return j, err
 	}

@@ -268,7 +268,7 @@ func (s *Service) fitTask(ctx context.Context, input json.RawMessage) (json.RawM
 	var res fitResult
 	res.Candidate, err = s.fit(ctx, f.Order, snap, f.Snapshot, f.Class, f.Kind)
 	switch {
-	case errors.Is(err, zoo.ErrData), errors.Is(err, runner.ErrRefused):
+	case errors.Is(err, zoo.ErrData), errors.Is(err, runner.ErrRefused), errors.Is(err, ErrDamaged): // other classes can do without it
 		res.Failed = fmt.Sprintf("class %s: %v", f.Class.Class, err)
 		engine.Progress(ctx, "no candidate: %s", res.Failed)
 	case err != nil:
@@ -337,7 +337,13 @@ func (s *Service) judgeTask(ctx context.Context, input json.RawMessage) (json.Ra
 		return nil, refuse("read the order of a back-test: %v", err)
 	}
 	j, err := s.evaluate(ctx, in.Order, in.Extracted, in.Validated, in.Trained)
-	if err != nil {
+	if errors.Is(err, ErrDamaged) {
+		engine.Progress(ctx, "cannot be judged: %v", err)
+		j = Judged{}
+		for _, c := range in.Validated.Classes {
+			j.Classes = append(j.Classes, JudgedClass{Class: c.Class, Failed: []string{err.Error()}})
+		}
+	} else if err != nil {
 		return nil, err
 	}
 	return json.Marshal(j)

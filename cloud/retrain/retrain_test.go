@@ -29,7 +29,9 @@ type plant struct {
 	columns  map[topic.ID]Columns
 	labels   []feedback.Label
 	frames   []feedback.Frame
-	damaged  map[topic.ID]bool // whose segments cannot be read
+	damaged  map[topic.ID]bool // whose segments cannot be read; guarded by mu
+	checked  func()            // called under mu when there were as many reads as devices; nil: nobody wants to know
+	reads    int               // guarded by mu
 	mu       sync.Mutex
 	policies map[string]Policy
 	packages []Package
@@ -80,6 +82,9 @@ func (p *plant) Read(_ context.Context, s Segment) (Columns, error) {
 	defer p.mu.Unlock()
 	if p.damaged[s.Device] {
 		return Columns{}, fmt.Errorf("%w: its bytes have another digest", ErrDamaged)
+	}
+	if p.reads++; p.reads == len(p.devices) && p.checked != nil {
+		p.checked()
 	}
 	return p.columns[s.Device], nil
 }

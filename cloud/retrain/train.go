@@ -137,6 +137,10 @@ func (s *Service) fitWarm(ctx context.Context, o Order, snap Snapshot, snapDiges
 	if m.Kind != kind {
 		return nil, nil
 	}
+	if o.At.Before(champion.Lineage.To) {
+		engine.Progress(ctx, "no warm start: the champion learned from newer rows than this night's, maybe from those that judge")
+		return nil, nil
+	}
 	cand, err := s.fitFrom(ctx, o, snap, snapDigest, c, kind, m.Digest)
 	if err != nil {
 		// The candidate from scratch stands; why there is no second one is told.
