@@ -1,6 +1,6 @@
 // Package evaluate judges models on data they have not seen: how often they alarm on normal operation, what
-// they find of labelled events and of faults put into held-out data, how a challenger compares with the
-// champion slice by slice, and whether tonight's data still looks like the data the champion was made of.
+// they find of labelled events and of faults put into held-out data, as a whole and slice by slice, and whether
+// tonight's data still looks like the data the champion was made of.
 //
 // The hub's nightly run is the caller; it decides what to do with a Report. Nothing here looks at a clock or
 // at anything but its arguments, so that a report can be made again from the snapshot it names. Devices do

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +168,40 @@ func TestBacktestInjectsFaultsThatAModelFindsOrNot(t *testing.T) {
 	}
 }
 
+func TestFaultsAreOnlyPutWhereAllIsNormal(t *testing.T) {
+	s := quiet("a", 400)
+	s.Values[0][250] = 9 // flagged in the four windows that hold it
+	labels := make([]bool, 400)
+	for i := 100; i < 200; i++ {
+		labels[i] = true
+	}
+	s.Times = nil
+	verdicts, err := Score(context.Background(), limit(5), s, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts = append(verdicts[:300:300], verdicts[320:]...) // a gap, as of rows that never came
+	spots := places(limit(5), &s, verdicts, labels)
+	if len(spots) < 20 {
+		t.Fatalf("%d places", len(spots))
+	}
+	const window, lasts = 4, 8
+	for i, p := range spots {
+		if i > 0 && p.from < spots[i-1].from+lasts {
+			t.Errorf("places at %d and %d overlap", spots[i-1].from, p.from)
+		}
+		for row := p.from; row < p.from+lasts; row++ {
+			at := slices.IndexFunc(verdicts, func(v Verdict) bool { return v.Row == row })
+			if labels[row] || at < 0 || verdicts[at].Flag {
+				t.Errorf("a fault is put on row %d, which is labelled, flagged or was not judged", row)
+			}
+		}
+		if p.from < window-1 {
+			t.Errorf("a fault at %d has no whole window before it", p.from)
+		}
+	}
+}
+
 func TestBacktestRefuses(t *testing.T) {
 	d := zoo.Dataset{Channels: channels, SampleRateHz: 1, Series: []zoo.Series{quiet("a", 100)}}
 	other := d
@@ -231,35 +266,6 @@ func TestARealModelFindsSimulatedFaults(t *testing.T) {
 		if share := ratio(float64(r.Overall.FalseAlarms), float64(r.Overall.Windows)); share > 0.005 {
 			t.Errorf("%s flags %.2f %% of normal windows", kind, 100*share)
 		}
-	}
-}
-
-func TestCompare(t *testing.T) {
-	report := func(alarms, f1 float64, detected int) Report {
-		s := Slice{FalseAlarmsPerDay: alarms, Labelled: &Labelled{F1: f1}}
-		return Report{Overall: s, Slices: map[string]Slice{"line 1": s}, Faults: []FaultReport{{Fault: Fault{Spike, 10}, Injected: 100, Detected: detected}}}
-	}
-	champion := report(2, 0.8, 90)
-	for name, c := range map[string]struct {
-		challenger    Report
-		tolerance     Tolerance
-		worse, better int
-	}{
-		"the same":                          {champion, Tolerance{}, 0, 0},
-		"fewer alarms":                      {report(1, 0.8, 90), Tolerance{}, 0, 2},
-		"more alarms":                       {report(3, 0.8, 90), Tolerance{}, 2, 0},
-		"more alarms within the factor":     {report(3, 0.8, 90), Tolerance{AlarmFactor: 2}, 0, 0},
-		"more alarms below what is allowed": {report(3, 0.8, 90), Tolerance{AlarmsPerDay: 5}, 0, 0},
-		"finds less":                        {report(2, 0.7, 80), Tolerance{}, 3, 0},
-		"finds less within tolerance":       {report(2, 0.7, 80), Tolerance{Detection: 0.2, F1: 0.2}, 0, 0},
-		"finds more":                        {report(2, 0.9, 95), Tolerance{}, 0, 3},
-		"worse on one line only":            {Report{Overall: report(2, 0.8, 90).Overall, Slices: report(9, 0.8, 90).Slices}, Tolerance{}, 1, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := Compare(champion, c.challenger, c.tolerance); len(got.Worse) != c.worse || len(got.Better) != c.better {
-				t.Errorf("worse %q, better %q", got.Worse, got.Better)
-			}
-		})
 	}
 }
 

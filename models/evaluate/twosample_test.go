@@ -73,6 +73,7 @@ func TestAChangeOfUnitIsNamed(t *testing.T) {
 		{Level{500, 10}, Level{5, 0.1}, "kPa", "from kPa to bar"},
 		{Level{2, 0.1}, Level{7.2, 0.36}, "m/s", "from m/s to km/h"},
 		{Level{90, 1}, Level{92, 1}, "Cel", ""},                    // it moved a little
+		{Level{-273, 60}, Level{0, 60}, "Cel", ""},                 // less than its own wander
 		{Level{90, 1}, Level{194, 40}, "Cel", ""},                  // it went wild
 		{Level{90, 1}, Level{9000, 100}, "Cel", ""},                // no such unit of temperature
 		{Level{0, 0}, Level{32, 0}, "", ""},                        // a switch
