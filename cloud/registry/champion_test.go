@@ -133,3 +133,26 @@ func TestACollectionKeepsTheChampionOfEveryClass(t *testing.T) {
 		t.Errorf("version 3 is %s (%v), want it collected", v.Stage, err)
 	}
 }
+
+func TestACollectionLeavesTheModelsOfANightThatBeganMeanwhile(t *testing.T) {
+	h := newHouse()
+	d := artifact.Of([]byte("a model of long ago"))
+	h.put("models/"+d.Hex()+".onnx", "a model of long ago")
+	h.put("models/cache/entry.json", `{"digest":"`+string(d)+`"}`)
+	h.now = h.now.Add(1000 * time.Hour)
+	looks := 0
+	c := h.collector()
+	needs := c.Needs
+	c.Needs = func(ctx context.Context) (registry.Needs, error) {
+		n, err := needs(ctx)
+		looks++
+		n.Night = looks > 2 // it found the entry just before that was removed
+		return n, err
+	}
+	if _, err := c.Collect(t.Context(), registry.Keep{Versions: 1, Age: 24 * time.Hour, By: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.bucket.Stat(t.Context(), "models/"+d.Hex()+".onnx"); err != nil {
+		t.Errorf("the night's model is gone: %v", err)
+	}
+}

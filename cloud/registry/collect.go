@@ -34,7 +34,7 @@ type Needs struct {
 	Manifests map[artifact.Digest]bool
 	Models    map[artifact.Digest]bool // that runs at work have made
 	Snapshots map[artifact.Digest]bool // of runs at work
-	// Night says that a run is at work: it may find any cached model, go on from
+	// Night says that a run is at work: it may find any model, go on from
 	// any checkpoint of a fit and read any frame.
 	Night bool
 }
@@ -150,7 +150,8 @@ func (c Collector) collect(ctx context.Context, k Keep, out *Collection) error {
 		{"cache", cachePrefix, "", func(v view, i objects.Info) (bool, error) { return c.cacheStays(ctx, v, i) }},
 		{"models", modelPrefix, cachePrefix, func(v view, i objects.Info) (bool, error) {
 			d, ok := digestOf(i.Key, modelPrefix, ".onnx")
-			return !ok || v.models[d], nil
+			// What a night at work has made or found is not noted before its step ends.
+			return !ok || v.needs.Night || v.models[d], nil
 		}},
 		{"checkpoints", CheckpointPrefix, "", func(v view, i objects.Info) (bool, error) { return v.needs.Night, nil }},
 		{"image sets", imageSetPrefix, "", func(v view, i objects.Info) (bool, error) { return v.needs.Night, nil }},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/swellfleet/swell/cloud/registry"
 	"github.com/swellfleet/swell/cloud/retrain/engine"
+	"github.com/swellfleet/swell/cloud/retrain/runner"
 	"github.com/swellfleet/swell/protocol/artifact"
 	"github.com/swellfleet/swell/protocol/topic"
 )
@@ -320,5 +321,29 @@ func TestNightsOfDaysOnWhichTheClockIsPutHaveIntervalsOfTheirOwn(t *testing.T) {
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
+	}
+}
+
+func TestAnotherProgramUnderATrainersNameIsAskedAnew(t *testing.T) {
+	python, script := example(t)
+	r := startWith(t, newPlant(1, 300), func(c *Config) {
+		c.Runner, c.Trainers = runner.Process{}, []ExternalTrainer{{Name: "spread", Command: []string{python, script}, WallS: 60}}
+	})
+	r.policy(t, Policy{Kinds: []string{"external:spread"}})
+	for i, want := range []bool{false, true, false} {
+		if i == 2 {
+			r.cfg.Trainers[0].Command = []string{python, "-B", script}
+		}
+		run := r.night(t)
+		if len(run.Outcome.Trained) != 1 || len(run.Outcome.Trained[0].Candidates) != 1 || run.Outcome.Trained[0].Candidates[0].Cached != want {
+			t.Errorf("night %d: %+v %s, want cached: %v", i+1, run.Outcome.Trained, run.Err, want)
+		}
+	}
+}
+
+func TestEveryClassWithoutANewModelSaysWhy(t *testing.T) {
+	o := Outcome{Validated: Validated{Refusals: []string{"class a: gaps"}}, Blessed: Blessed{Refusals: []string{"class b: worse"}}, Released: &Released{Counter: 2}}
+	if got := strings.Join(o.Refusals(), "; "); got != "class a: gaps; class b: worse" {
+		t.Errorf("%q", got)
 	}
 }

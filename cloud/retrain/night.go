@@ -34,18 +34,16 @@ type Outcome struct {
 	Stopped string `json:"stopped,omitempty"`
 }
 
-// Refusals are the reasons why nothing was released; empty when something was,
-// or when the run was a dry one.
+// Refusals are the reasons why nothing was released, or why classes have no new
+// model in what was; empty when every class has one.
 func (o Outcome) Refusals() []string {
 	switch {
 	case o.Skipped != "":
 		return []string{o.Skipped}
 	case o.Stopped != "":
 		return []string{o.Stopped}
-	case len(o.Validated.Refusals) > 0:
-		return o.Validated.Refusals
 	}
-	return o.Blessed.Refusals
+	return slices.Concat(o.Validated.Refusals, o.Blessed.Refusals)
 }
 
 // night is the workflow. Its steps run one after another; see the file of each.
@@ -119,7 +117,7 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		return err
 	}
 	if len(out.Blessed.Winners) == 0 {
-		out.Summary = "Nothing was released: " + strings.Join(out.Blessed.Refusals, "; ") + ". The champion stays."
+		out.Summary = "Nothing was released: " + strings.Join(out.Refusals(), "; ") + ". The champion stays."
 		return nil
 	}
 	if o.DryRun {
@@ -149,7 +147,7 @@ func (s *Service) steps(r *engine.Run, o Order, out *Outcome) error {
 		return err
 	}
 	out.Summary = fmt.Sprintf("%s-%d: %s.", o.Policy.Family, released.Counter, out.Blessed.describe())
-	if kept := append(out.Validated.Refusals, out.Blessed.Refusals...); len(kept) > 0 {
+	if kept := out.Refusals(); len(kept) > 0 {
 		out.Summary += " Without a new model: " + strings.Join(kept, "; ") + "."
 	}
 	if o.Policy.RolloutPolicy == "" {

@@ -85,7 +85,8 @@ func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDiges
 		Rows       int
 		Config     zoo.Config
 		Parent     string
-	}{s.cfg.Code, kind, withoutDrift(c), entriesOf(snap, c), labelsOf(snap, c), snap.Rows, cfg, cfg.ParentModel})
+		Trainer    []string `json:",omitempty"` // the command of an external one
+	}{s.cfg.Code, kind, withoutDrift(c), entriesOf(snap, c), labelsOf(snap, c), snap.Rows, cfg, cfg.ParentModel, s.commandOf(kind)})
 	if err != nil {
 		return Candidate{}, err
 	}
@@ -117,6 +118,21 @@ func (s *Service) fitFrom(ctx context.Context, o Order, snap Snapshot, snapDiges
 		return Candidate{}, fmt.Errorf("fit %s for class %s: %w", kind, c.Class, err)
 	}
 	return s.keep(ctx, cacheKey, c.Class, f, parent)
+}
+
+// commandOf is what the external trainer that a kind names is run with; nil for
+// kinds of the hub's own. What the program is like inside nobody knows: whoever
+// changes it under the same name gets what the old one made of equal data.
+func (s *Service) commandOf(kind string) []string {
+	name, external := trainerOf(kind)
+	if !external {
+		return nil
+	}
+	t, err := s.trainer(name)
+	if err != nil {
+		return nil // the fit says so
+	}
+	return t.Command
 }
 
 // fitWarm fits a kind once more, from the champion's weights; nil when the
