@@ -18,10 +18,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/swellfleet/swell/agent"
@@ -36,33 +38,69 @@ import (
 
 // Options say what to play and how.
 type Options struct {
-	Data       []string // folders with one CSV file a device
-	Files      []string // globs of paths below Data, without .csv; empty: all
-	TimeColumn string   // empty: the first column
-	Channels   []string // empty: every column but the time and Exclude
-	Exclude    []string // columns to leave out, such as labels
-	TrainRows  int      // first rows of each file to learn from; with TrainShare the most that are taken
-	TrainShare float64  // share of each file's rows to learn from, from the first on; 0: TrainRows of each
-	Rate       float64  // multiple of the recording's pace for the rest; 0: as fast as it goes
-	ModelPer   string   // device, folder or all; empty: device, and folder where there are several
-	Kinds      []string // detectors that compete; empty: all
-	Networks   []string // ONNX files that compete beside them; with :raw behind the name they get engineering units
-	Fit        zoo.Config
-	Out        string       // verdicts.csv
-	WorkDir    string       // empty: a temporary folder, removed at the end
-	Progress   io.Writer    // a line for each stage
-	Log        *slog.Logger // of hub and devices; nil: none
+	Data         []string // folders with one CSV file a device
+	Files        []string // globs of paths below Data, without .csv; empty: all
+	TimeColumn   string   // empty: found out, see agent/source/replay
+	SampleRateHz float64  // nominal; 0: by the times
+	Channels     []string // empty: every column but the time, Exclude, labels and those without numbers
+	Exclude      []string // columns to leave out, such as labels
+	TrainRows    int      // first rows of each file to learn from; with TrainShare the most that are taken
+	TrainShare   float64  // share of each file's rows to learn from, from the first on; 0: TrainRows of each
+	Rate         float64  // multiple of the recording's pace for the rest; 0: as fast as it goes
+	ModelPer     string   // device, folder or all; empty: device, and folder where there are several
+	Kinds        []string // detectors that compete; empty: all
+	Networks     []string // ONNX files that compete beside them; with :raw behind the name they get engineering units
+	Fit          zoo.Config
+	Out          string       // verdicts.csv
+	WorkDir      string       // empty: a temporary folder, removed at the end
+	Progress     io.Writer    // a line for each stage
+	Log          *slog.Logger // of hub and devices; nil: none
 }
 
 // Result counts what happened.
 type Result struct {
 	Files    int     `json:"files"`
-	Rows     int     `json:"rows"`     // of all files
-	Verdicts int     `json:"verdicts"` // written
-	Flagged  int     `json:"flagged"`  // of those, anomalous
-	Unscored int     `json:"unscored"` // rows after the training rows without a verdict
+	LeftOut  int     `json:"files_left_out"` // nothing could be played from them
+	Rows     int     `json:"rows"`           // of all files
+	Verdicts int     `json:"verdicts"`       // written
+	Flagged  int     `json:"flagged"`        // of those, anomalous
+	Unscored int     `json:"unscored"`       // rows after the training rows without a verdict
 	Release  string  `json:"release"`
 	Seconds  float64 `json:"seconds"`
+	// Labels compare the verdicts with label columns in the files; nil: there are none.
+	Labels *Labelled `json:"labels,omitempty"`
+}
+
+// Labelled says row by row how verdicts and labels agree.
+type Labelled struct {
+	Files       int     `json:"files"`        // that have labels
+	Rows        int     `json:"rows"`         // of them, with a verdict
+	Anomalies   int     `json:"anomalies"`    // rows labelled so
+	F1          float64 `json:"f1"`           // 0 without anomalies
+	FalseAlarms float64 `json:"false_alarms"` // share of the other rows that were flagged
+	Missed      float64 `json:"missed"`       // share of the anomalies that were not
+
+	found, alarms int
+}
+
+func (l *Labelled) count(flagged, anomalous bool) {
+	l.Rows++
+	switch {
+	case anomalous && flagged:
+		l.Anomalies, l.found = l.Anomalies+1, l.found+1
+	case anomalous:
+		l.Anomalies++
+	case flagged:
+		l.alarms++
+	}
+}
+
+func (l *Labelled) finish() {
+	if n := l.Anomalies + l.found + l.alarms; n > 0 {
+		l.F1 = 2 * float64(l.found) / float64(n)
+	}
+	l.FalseAlarms = float64(l.alarms) / float64(max(l.Rows-l.Anomalies, 1))
+	l.Missed = float64(l.Anomalies-l.found) / float64(max(l.Anomalies, 1))
 }
 
 // verdict is one line of verdicts.csv.
@@ -80,6 +118,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			o.ModelPer = "folder"
 		}
 	}
+	if o.TrainRows <= 0 && o.TrainShare > 0 {
+		o.TrainRows = math.MaxInt
+	}
 	if o.TrainRows <= 0 {
 		return Result{}, errors.New("--train-rows: say how many first rows of each file are normal operation to learn from")
 	}
@@ -92,20 +133,22 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	say := func(format string, args ...any) {
 		fmt.Fprintf(o.Progress, "%6.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
-	recs, err := recordings(o.Data, o.Files, o.ModelPer)
+	recs, left, err := recordings(o)
 	if err != nil {
 		return Result{}, err
 	}
-	fewest := o.TrainRows
-	for i, r := range recs {
-		recs[i].train = o.TrainRows
-		if o.TrainShare > 0 {
-			recs[i].train = min(int(o.TrainShare*float64(r.rows)), o.TrainRows)
-		}
-		fewest = min(fewest, recs[i].train)
-		if r.rows <= recs[i].train {
-			return Result{}, fmt.Errorf("%s has %d rows: with --train-rows %d nothing is left to judge", r.name, r.rows, o.TrainRows)
-		}
+	if recs, left, err = divided(recs, left, o); err != nil {
+		return Result{}, err
+	}
+	if err := excluded(recs, o.Exclude); err != nil {
+		return Result{}, err
+	}
+	fewest, most := recs[0].train, 0
+	for _, r := range recs {
+		fewest, most = min(fewest, r.train), max(most, r.train)
+	}
+	for _, line := range told(recs, left, o) {
+		say("%s", line)
 	}
 	if o.WorkDir == "" {
 		if o.WorkDir, err = os.MkdirTemp("", "swell-backtest-"); err != nil {
@@ -122,7 +165,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		Objects:  hub.Objects{Dir: filepath.Join(o.WorkDir, "objects")},
 		Rollouts: hub.Rollouts{Policies: local.AtOnce("backtest")},
 		Training: hub.Training{Garden: brought, Policies: []hub.RetrainPolicy{{
-			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: o.TrainRows, MinRows: min(fewest, 50), Kinds: kinds, RolloutPolicy: "backtest",
+			Name: "backtest", LookbackS: 40 * 86400, Exclude: o.Exclude, TrainRows: most, MinRows: min(fewest, 50), Kinds: kinds, RolloutPolicy: "backtest",
 			// Nothing is held back from so few rows, so the gates can only
 			// look for models that are broken.
 			Fit: func(p *retrain.Policy) {
@@ -142,11 +185,11 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer f.Close()
-	res := Result{Files: len(recs)}
+	res := Result{Files: len(recs), LeftOut: len(left)}
 	for _, r := range recs {
 		res.Rows += r.rows
 	}
-	say("%d devices stream their first %d to %d rows", len(recs), fewest, o.TrainRows)
+	say("%d devices stream their first %d to %d rows", len(recs), fewest, most)
 	if err := b.streamed(ctx, f, func(r recording) int { return r.train }); err != nil {
 		return Result{}, err
 	}
@@ -174,8 +217,57 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err := b.write(ctx, &res); err != nil {
 		return Result{}, err
 	}
+	if l := res.Labels; l != nil {
+		l.finish()
+		say("by the labels in %d files: %d of %d rows are anomalies, %.1f %% of them missed; %.2f %% of the others flagged; F1 %.3f", l.Files, l.Anomalies, l.Rows, 100*l.Missed, 100*l.FalseAlarms, l.F1)
+	}
 	res.Seconds = time.Since(began).Seconds()
 	return res, nil
+}
+
+// divided sets what is to learn from. Files too short for that are left out.
+func divided(recs []recording, left []leftOut, o Options) ([]recording, []leftOut, error) {
+	var out []recording
+	var short []leftOut
+	for _, r := range recs {
+		r.train = o.TrainRows
+		if o.TrainShare > 0 {
+			r.train = min(int(o.TrainShare*float64(r.rows)), o.TrainRows)
+		}
+		switch {
+		case r.rows <= r.train:
+			short = append(short, leftOut{r.name, fmt.Sprintf("it has %d rows: with --train-rows %d nothing is left to judge", r.rows, o.TrainRows)})
+		case r.train == 0:
+			short = append(short, leftOut{r.name, fmt.Sprintf("it has %d rows: a share of %g of them is none to learn from", r.rows, o.TrainShare)})
+		default:
+			out = append(out, r)
+		}
+	}
+	if len(out) == 0 {
+		var errs []error
+		for _, l := range short {
+			errs = append(errs, fmt.Errorf("%s: %s", l.name, l.why))
+		}
+		return nil, nil, few(errs)
+	}
+	return out, append(left, short...), nil
+}
+
+// excluded fails for a column to exclude that no file has: a name that is
+// spelled wrong would have its labels learned.
+func excluded(recs []recording, names []string) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(recs, func(r recording) bool {
+			return slices.ContainsFunc(r.found.Columns, func(c replay.Column) bool { return c.Name == name })
+		}) {
+			var have []string
+			for _, c := range recs[0].found.Columns {
+				have = append(have, c.Name)
+			}
+			return fmt.Errorf("--exclude %q: no file has such a column; %s has %s", name, recs[0].name, strings.Join(have, ", "))
+		}
+	}
+	return nil
 }
 
 // run is one back-test at work.
@@ -196,7 +288,7 @@ func (b *run) start(ctx context.Context) (*fleet.Fleet, error) {
 	}
 	for _, r := range b.recs {
 		src := replay.New(replay.Config{
-			Path: r.path, TimeColumn: b.options.TimeColumn, Channels: b.options.Channels, Exclude: b.options.Exclude, Rate: rate, KeepTimes: true,
+			Path: r.path, TimeColumn: b.options.TimeColumn, SampleRateHz: b.options.SampleRateHz, Channels: r.channels, Rate: rate, KeepTimes: true,
 		})
 		g := newGate(src, uint64(r.train), start)
 		b.gates[r.id.Node] = g
@@ -306,6 +398,7 @@ func (b *run) write(ctx context.Context, res *Result) error {
 	buf := bufio.NewWriter(out)
 	w := csv.NewWriter(buf)
 	_ = w.Write([]string{"file", "row", "score", "verdict"}) // errors are kept until Flush
+	var l Labelled
 	for _, r := range b.recs {
 		got, err := b.verdicts(ctx, r)
 		if err != nil {
@@ -316,12 +409,18 @@ func (b *run) write(ctx context.Context, res *Result) error {
 			rows = append(rows, row)
 		}
 		slices.Sort(rows)
+		if r.labels != nil {
+			l.Files++
+		}
 		for _, row := range rows {
 			if row < r.train {
 				continue
 			}
 			v := got[row]
 			flag := "0"
+			if r.labels != nil && row < len(r.labels) {
+				l.count(v.flag, r.labels[row])
+			}
 			if v.flag {
 				flag = "1"
 				res.Flagged++
@@ -332,6 +431,9 @@ func (b *run) write(ctx context.Context, res *Result) error {
 		res.Unscored += r.rows - r.train
 	}
 	res.Unscored -= res.Verdicts
+	if l.Files > 0 {
+		res.Labels = &l
+	}
 	w.Flush()
 	return errors.Join(w.Error(), buf.Flush(), out.Close())
 }

@@ -26,7 +26,7 @@ func asUnivariate(given func(flag string) bool, o *backtest.Options) {
 
 // Flags that belong to one kind of data only.
 var (
-	ofStreams = []string{"network", "files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap"}
+	ofStreams = []string{"network", "files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap", "sample-rate"}
 	ofImages  = []string{"backbone", "labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed", "upright"}
 )
 
@@ -42,9 +42,13 @@ out, and the devices score the rest.
 
 --data is a folder of CSV files, one file a device. The first rows of each are
 learned from; verdicts.csv then holds file, row, score, verdict (1 is an
-anomaly). No labels are needed. Columns with labels must be named in --exclude,
-or they would be learned from. For single streams whose level and habits drift,
-add --univariate.
+anomaly; rows count from 0). Separators, decimal commas, the column of the time
+and its form are found out, and .csv.gz and .tsv are read, too. No labels are
+needed. A column that is called like labels (anomaly, label, is_anomaly,
+Normal/Attack and so on) is not learned from: the verdicts are compared with
+it. Other columns that must not be learned from are named in --exclude. What is
+left out, and what is odd in the files, is told. For single streams whose level
+and habits drift, add --univariate.
 
 --images is a folder of JPEG or PNG files. What is on each is its label: by
 --labels, a table with the columns file and label, or else by the folder it is
@@ -106,8 +110,9 @@ others.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Data, "data", nil, "folder with one CSV file a device; several for several device classes")
 	f.StringSliceVar(&o.Files, "files", nil, "only files whose path below the folder, without .csv, matches one of these globs, as 'line-1/*'")
-	f.StringVar(&o.TimeColumn, "time-column", "", "column with the time of each row (default the first)")
-	f.StringSliceVar(&o.Channels, "channels", nil, "columns to use (default all but the time and the excluded)")
+	f.StringVar(&o.TimeColumn, "time-column", "", "column with the time of each row, or none (default found by name and content)")
+	f.Float64Var(&o.SampleRateHz, "sample-rate", 0, "rows a second (default by their times, or 1 where there are none)")
+	f.StringSliceVar(&o.Channels, "channels", nil, "columns to use (default all with numbers but the time, labels and the excluded)")
 	f.StringSliceVar(&o.Exclude, "exclude", nil, "columns to leave out, such as labels")
 	f.IntVar(&o.TrainRows, "train-rows", 0, "how many first rows of each file are normal operation to learn from")
 	f.Float64Var(&o.Rate, "rate", 0, "play the rest at so many times its own pace (default as fast as it goes)")

@@ -1,16 +1,12 @@
 package replay
 
 import (
-	"bufio"
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,12 +17,13 @@ import (
 type Source struct {
 	config Config
 
-	file     *os.File
-	csv      *csv.Reader
+	table    *table
 	channels []source.Channel
 	columns  []int // CSV column of each channel
-	time     int   // CSV column of the time
+	time     []int // CSV columns of the time: one, or date and time of day; none: rows are counted
+	clock    clock
 	rateHz   float64
+	found    counts
 
 	row     uint64 // index of the next row since Open
 	at      int    // row in the file
@@ -75,6 +72,12 @@ func (s *Source) open() error {
 	if err := s.rewind(); err != nil {
 		return err
 	}
+	if err := s.learn(); err != nil {
+		return err
+	}
+	if err := s.rewind(); err != nil {
+		return err
+	}
 	s.out.Values = make([][]float32, len(s.columns))
 	var times []int64
 	for len(times) < probeRows {
@@ -107,6 +110,117 @@ func (s *Source) open() error {
 	return s.skip()
 }
 
+// NoTime as Config.TimeColumn says that no column has the time: rows are a period of SampleRateHz apart, or a second.
+const NoTime = "none"
+
+// timeNames are what columns with the time are called.
+var timeNames = []string{"time", "timestamp", "datetime", "date_time", "date time", "date", "ts", "t", "epoch", "unix", "unixtime", "unix_time", "zeit", "zeitstempel", "datum"}
+
+// learn finds the columns of the time and of the channels, and the form of times, by the first rows.
+func (s *Source) learn() error {
+	names := s.table.names
+	var rows [][]string
+	read := func(most int) error {
+		for len(rows) < most {
+			row, err := s.table.next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			rows = append(rows, slices.Clone(row))
+		}
+		return nil
+	}
+	if err := read(probeRows); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return errors.New("it has no rows")
+	}
+	lower := make([]string, len(names))
+	for i, n := range names {
+		lower[i] = strings.ToLower(n)
+	}
+	cells := func(of []int) (out []string) {
+		for _, r := range rows {
+			out = append(out, joined(r, of))
+		}
+		return out
+	}
+	s.time = nil
+	switch {
+	case s.config.TimeColumn == NoTime && !slices.Contains(names, NoTime):
+	case s.config.TimeColumn != "":
+		i := slices.Index(names, s.config.TimeColumn)
+		if i < 0 {
+			return s.missing("time column", s.config.TimeColumn)
+		}
+		s.time = []int{i}
+	default:
+		s.time = findTime(lower, cells)
+	}
+	s.clock = clock{}
+	if s.time != nil {
+		if len(candidates(joined(rows[0], s.time))) > 1 {
+			// Days and months could be exchanged: more rows tell.
+			if err := read(100_000); err != nil {
+				return err
+			}
+		}
+		s.clock = choose(cells(s.time))
+	}
+	return s.choose(names)
+}
+
+// joined is the time of a row, which may be in two cells.
+func joined(row []string, of []int) string {
+	var parts []string
+	for _, i := range of {
+		if i < len(row) {
+			parts = append(parts, strings.TrimSpace(row[i]))
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// findTime chooses columns that have the time: nil where none has.
+func findTime(names []string, cells func([]int) []string) []int {
+	day, hour := slices.IndexFunc(names, func(n string) bool { return n == "date" || n == "datum" }), slices.IndexFunc(names, func(n string) bool { return n == "time" || n == "zeit" || n == "uhrzeit" })
+	if day >= 0 && hour >= 0 {
+		if both := []int{day, hour}; choose(cells(both)) != (clock{}) {
+			return both
+		}
+	}
+	for i, n := range names {
+		if slices.Contains(timeNames, n) {
+			return []int{i}
+		}
+	}
+	for i := range names {
+		if c := cells([]int{i}); choose(c) != (clock{}) {
+			return []int{i}
+		}
+	}
+	// A first column of numbers that rise is the time, too.
+	last, rises := int64(math.MinInt64), 0
+	for _, c := range cells([]int{0}) {
+		t, ok := clock{}.number(strings.TrimSpace(c))
+		if !ok || t < last {
+			return nil
+		}
+		if t > last && last != math.MinInt64 {
+			rises++
+		}
+		last = t
+	}
+	if names[0] == "" || len(names) < 2 || rises < 2 {
+		return nil
+	}
+	return []int{0}
+}
+
 func differences(times []int64) []int64 {
 	var d []int64
 	for i := 1; i < len(times); i++ {
@@ -117,75 +231,42 @@ func differences(times []int64) []int64 {
 
 // rewind opens the file anew and reads its first line.
 func (s *Source) rewind() error {
-	if s.file != nil {
-		s.file.Close()
-		s.file = nil
+	if s.table != nil {
+		s.table.file.Close()
+		s.table = nil
 	}
-	f, err := os.Open(s.config.Path)
+	t, err := openTable(s.config.Path)
 	if err != nil {
 		return err
 	}
-	s.file = f
-	b := bufio.NewReaderSize(f, 256<<10)
-	head, err := b.Peek(b.Size())
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	line, _, _ := strings.Cut(string(head), "\n")
-	s.csv = csv.NewReader(b)
-	s.csv.ReuseRecord = true
-	if strings.Contains(line, ";") {
-		s.csv.Comma = ';'
-	}
-	names, err := s.csv.Read()
-	if err != nil {
-		return fmt.Errorf("read its first line: %w", err)
-	}
-	s.at = 0
-	return s.choose(names)
+	s.table, s.at, s.found = t, 0, counts{}
+	return nil
+}
+
+func (s *Source) missing(what, name string) error {
+	return fmt.Errorf("it has no %s %q: it has %s", what, name, strings.Join(s.table.names, ", "))
 }
 
 // choose finds the columns to play.
 func (s *Source) choose(names []string) error {
-	index := map[string]int{}
-	for i, n := range names {
-		n = strings.TrimPrefix(strings.TrimSpace(n), "\ufeff")
-		names[i] = n
-		index[n] = i
-	}
-	column := func(what, name string) (int, error) {
-		i, ok := index[name]
-		if !ok {
-			return 0, fmt.Errorf("it has no %s %q: it has %s", what, name, strings.Join(names, ", "))
-		}
-		return i, nil
-	}
-	s.time = 0
-	if s.config.TimeColumn != "" {
-		i, err := column("time column", s.config.TimeColumn)
-		if err != nil {
-			return err
-		}
-		s.time = i
-	}
 	for _, n := range s.config.Exclude {
-		if _, err := column("excluded column", n); err != nil {
-			return err
+		if !slices.Contains(names, n) {
+			return s.missing("excluded column", n)
 		}
 	}
 	chosen := s.config.Channels
 	if len(chosen) == 0 {
 		for i, n := range names {
-			if i != s.time && !slices.Contains(s.config.Exclude, n) {
+			if n != "" && !slices.Contains(s.time, i) && !slices.Contains(s.config.Exclude, n) {
 				chosen = append(chosen, n)
 			}
 		}
 	}
 	s.channels, s.columns = nil, nil
 	for _, n := range chosen {
-		i, err := column("channel", n)
-		if err != nil {
-			return err
+		i := slices.Index(names, n)
+		if i < 0 || n == "" {
+			return s.missing("channel", n)
 		}
 		s.channels = append(s.channels, source.Channel{Name: n, Unit: s.config.Units[n]})
 		s.columns = append(s.columns, i)
@@ -197,7 +278,7 @@ func (s *Source) choose(names []string) error {
 func (s *Source) skip() error {
 	from := int64(math.MinInt64)
 	if s.config.StartTime != "" {
-		t, err := parseTime(s.config.StartTime)
+		t, err := s.clock.parse(s.config.StartTime)
 		if err != nil {
 			return fmt.Errorf("start_time: %w", err)
 		}
@@ -218,43 +299,53 @@ func (s *Source) skip() error {
 	}
 }
 
-// read parses the next row of the file.
+// counts are what was odd in the rows that were read.
+type counts struct {
+	rows, times, falls, repeats, short int
+	last                               int64 // recorded time of the newest row
+}
+
+// read parses the next row of the file. A row whose time cannot be read takes that of the row before it, so that a
+// broken line does not end a recording; the first row must have one.
 func (s *Source) read() (*record, error) {
-	cells, err := s.csv.Read()
+	cells, err := s.table.next()
 	if err != nil {
 		return nil, err
 	}
 	s.at++
-	at, err := parseTime(cells[s.time])
-	if err != nil {
-		return nil, fmt.Errorf("row %d: %w", s.at-1, err)
+	var at int64
+	if len(s.time) == 0 {
+		rate := s.config.SampleRateHz
+		if rate == 0 {
+			rate = 1
+		}
+		at = int64(float64(s.at-1) / rate * 1e9)
+	} else if at, err = s.clock.parse(joined(cells, s.time)); err != nil {
+		if s.at == 1 {
+			return nil, fmt.Errorf("row %d: %w", s.at-1, err)
+		}
+		at = s.found.last
+		s.found.times++
+	} else if s.at > 1 {
+		switch {
+		case at < s.found.last:
+			s.found.falls++
+		case at == s.found.last:
+			s.found.repeats++
+		}
+	}
+	s.found.rows, s.found.last = s.found.rows+1, at
+	if len(cells) < len(s.table.names) {
+		s.found.short++
 	}
 	r := &record{at: at + s.shift, values: make([]float32, len(s.columns))}
 	for i, c := range s.columns {
-		v, err := strconv.ParseFloat(strings.TrimSpace(cells[c]), 32)
-		if err != nil && !errors.Is(err, strconv.ErrRange) {
-			v = math.NaN()
+		r.values[i] = float32(math.NaN())
+		if c < len(cells) {
+			r.values[i], _ = s.table.number(cells[c])
 		}
-		r.values[i] = float32(v)
 	}
 	return r, nil
-}
-
-// Formats of a time cell, besides seconds since the epoch.
-var formats = []string{"2006-01-02 15:04:05", time.RFC3339, "2006-01-02T15:04:05", "2006/01/02 15:04:05", "2006-01-02"}
-
-func parseTime(s string) (int64, error) {
-	s = strings.TrimSpace(s)
-	for _, f := range formats {
-		if t, err := time.Parse(f, s); err == nil {
-			return t.UnixNano(), nil
-		}
-	}
-	if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < math.MaxInt64/1e9 {
-		whole, part := math.Modf(f)
-		return int64(whole)*1e9 + int64(math.Round(part*1e9)), nil
-	}
-	return 0, fmt.Errorf("time %q: want 2006-01-02 15:04:05, RFC 3339 or seconds since 1970", s)
 }
 
 // next returns the next row to play, looping if asked to.
@@ -288,7 +379,7 @@ func (s *Source) RateHz() float64 { return s.rateHz }
 // Next implements source.Source. Played at a pace, it returns the rows that are
 // due, at least one.
 func (s *Source) Next(ctx context.Context) (source.Rows, error) {
-	if s.file == nil {
+	if s.table == nil {
 		return source.Rows{}, fmt.Errorf("recording %s is not open", s.config.Path)
 	}
 	if s.ended {
@@ -365,10 +456,10 @@ func (s *Source) give(r *record, due time.Time) {
 
 // Close implements source.Source.
 func (s *Source) Close() error {
-	if s.file == nil {
+	if s.table == nil {
 		return nil
 	}
-	err := s.file.Close()
-	s.file = nil
+	err := s.table.file.Close()
+	s.table = nil
 	return err
 }

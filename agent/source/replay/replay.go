@@ -10,12 +10,20 @@ package replay
 
 // Config says what to play and how. Only Path is required.
 type Config struct {
-	// Path of the CSV file. Its first line names the columns; the separator is
-	// a semicolon if that line has one, else a comma.
+	// Path of the CSV file, which may be compressed with gzip. Its first line
+	// names the columns (without names they are "column 1" and so on); columns
+	// with an empty name are not played. The separator is a semicolon, a tab or
+	// a bar if that line has one, else a comma. Where it is no comma, numbers may
+	// have a decimal comma.
 	Path string `yaml:"path"`
-	// TimeColumn names the column with the time of each row: RFC 3339, or
-	// "2006-01-02 15:04:05" in UTC, or seconds since the epoch. Empty: the
-	// first column.
+	// TimeColumn names the column with the time of each row: a date and time in
+	// one of the usual forms, in UTC where it names no zone, or a number since
+	// 1970: seconds, or as its size tells milli-, micro- or nanoseconds. Where day
+	// and month could be exchanged, the order in which times jump least is taken.
+	// Empty: a column named like one, as time, timestamp, datetime or ts, or
+	// columns date and time together; else the first that holds dates; else the
+	// first of all if it holds numbers that rise. NoTime, and empty where there
+	// is none of these: rows are a period of SampleRateHz apart, or a second.
 	TimeColumn string `yaml:"time_column"`
 	// Channels are the columns to play, in this order. Empty: every column but
 	// the time and those in Exclude.
