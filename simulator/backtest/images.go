@@ -52,8 +52,9 @@ type ImageOptions struct {
 
 // ImageResult is what came out, over all splits.
 type ImageResult struct {
-	Images int           `json:"images"`
-	Splits []SplitResult `json:"splits"`
+	Images  int           `json:"images"`
+	LeftOut int           `json:"images_left_out"` // they cannot be read
+	Splits  []SplitResult `json:"splits"`
 	// Accuracy is the mean over the splits; nil where only good parts were to learn from.
 	Accuracy   *float64 `json:"accuracy,omitempty"`
 	CPUMinutes float64  `json:"cpu_minutes_per_split"` // processor time of training, the mean
@@ -110,7 +111,10 @@ func RunImages(ctx context.Context, o ImageOptions) (ImageResult, error) {
 		}
 		defer os.RemoveAll(o.WorkDir)
 	}
-	res := ImageResult{Images: len(a.pictures)}
+	for _, note := range a.notes {
+		say("%s", note)
+	}
+	res := ImageResult{Images: len(a.pictures), LeftOut: a.broken}
 	var lines []judged
 	for i, d := range a.divisions {
 		say("split %s (%d of %d): %d images to learn from, %d to judge", d.name, i+1, len(a.divisions), len(d.train), len(d.test))

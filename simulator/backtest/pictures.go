@@ -36,6 +36,11 @@ type division struct {
 type album struct {
 	pictures  []picture
 	divisions []division
+	notes     []string // what is left out or odd, for people
+	broken    int      // pictures that cannot be read
+	masks     int      // pictures that show where defects are, passed over
+	others    int      // files of other formats, passed over
+	other     string   // one of them
 }
 
 // Names of the ways to divide an album that nobody divided.
@@ -69,6 +74,15 @@ func openAlbum(o ImageOptions) (album, error) {
 			return album{}, err
 		}
 	}
+	if a.masks > 0 {
+		a.notes = append(a.notes, fmt.Sprintf("%d images in folders called ground_truth or masks are passed over", a.masks))
+	}
+	if a.others > 0 {
+		a.notes = append(a.notes, fmt.Sprintf("%d files that are neither JPEG nor PNG, as %s, are passed over: convert them to PNG if they belong here", a.others, a.other))
+	}
+	if len(a.pictures) == 0 && a.others > 0 {
+		return album{}, fmt.Errorf("no JPEG or PNG file in %s, but %d of other formats, as %s: convert them to PNG", strings.Join(o.Images, ", "), a.others, a.other)
+	}
 	if len(a.pictures) == 0 {
 		return album{}, fmt.Errorf("no JPEG or PNG file in %s: give a folder with images", strings.Join(o.Images, ", "))
 	}
@@ -95,10 +109,10 @@ func openAlbum(o ImageOptions) (album, error) {
 	if err := a.divide(o, find); err != nil {
 		return album{}, err
 	}
-	if err := a.check(); err != nil {
+	if err := a.readable(); err != nil {
 		return album{}, err
 	}
-	return a, a.readable()
+	return a, a.check()
 }
 
 // add walks one folder.
@@ -116,6 +130,9 @@ func (a *album) add(root, prefix string, class artifact.Class, byPath map[string
 		}
 		switch strings.ToLower(filepath.Ext(p)) {
 		case ".jpg", ".jpeg", ".png":
+		case ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm":
+			a.others, a.other = a.others+1, filepath.Base(p)
+			return nil
 		default:
 			return nil
 		}
@@ -130,6 +147,12 @@ func (a *album) add(root, prefix string, class artifact.Class, byPath map[string
 			return err
 		}
 		rel = filepath.ToSlash(rel)
+		if slices.ContainsFunc(strings.Split(path.Dir(rel), "/"), func(folder string) bool {
+			return slices.Contains([]string{"ground_truth", "masks"}, strings.ToLower(folder))
+		}) {
+			a.masks++
+			return nil
+		}
 		label := path.Base(path.Dir(rel))
 		if label == "." || half(label) != "" {
 			label = "" // it says nothing of what is on the image
@@ -140,13 +163,15 @@ func (a *album) add(root, prefix string, class artifact.Class, byPath map[string
 	})
 }
 
-// half says which half a word means: "train", "test" or "" for neither.
+// half says which part a word means: "train", "test", "val" or "" for none.
 func half(word string) string {
 	switch strings.ToLower(strings.TrimSpace(word)) {
 	case "train", "training":
 		return "train"
 	case "test", "testing":
 		return "test"
+	case "val", "valid", "validation":
+		return "val"
 	}
 	return ""
 }
@@ -161,11 +186,16 @@ func few(errs []error) error {
 }
 
 func (a *album) readLabels(table string, find func(table, name string) (int, error)) error {
-	rows, names, err := readTable(table)
+	rows, names, err := readTable(table, find)
 	if err != nil {
 		return err
 	}
-	column := slices.Index(names, "label")
+	column := slices.IndexFunc(names, func(n string) bool {
+		return slices.Contains([]string{"label", "labels", "class", "class_name", "classname", "category", "target"}, strings.ToLower(n))
+	})
+	if column < 0 && len(names) == 2 { // whatever it is called, there is no other
+		column = slices.IndexFunc(names, func(n string) bool { return n != "" })
+	}
 	if column < 0 {
 		return fmt.Errorf("%s has no column label: its first line must name the columns file and label", table)
 	}
@@ -187,7 +217,19 @@ func (a *album) readLabels(table string, find func(table, name string) (int, err
 		seen[i] = r.line
 		a.pictures[i].label = strings.TrimSpace(r.cells[column])
 	}
+	if n := a.unlabelled(); n > 0 {
+		a.notes = append(a.notes, fmt.Sprintf("%d images have no label in %s", n, table))
+	}
 	return few(errs)
+}
+
+func (a *album) unlabelled() (n int) {
+	for _, p := range a.pictures {
+		if p.label == "" {
+			n++
+		}
+	}
+	return n
 }
 
 // divide fills in the divisions.
@@ -198,7 +240,7 @@ func (a *album) divide(o ImageOptions, find func(table, name string) (int, error
 		}
 		return a.divideAlone(o.TrainShare)
 	}
-	rows, names, err := readTable(o.Splits)
+	rows, names, err := readTable(o.Splits, find)
 	if err != nil {
 		return err
 	}
@@ -227,6 +269,7 @@ func (a *album) divide(o ImageOptions, find func(table, name string) (int, error
 			continue
 		}
 		d := division{name: name}
+		var val, out []int
 		for i, p := range a.pictures {
 			if halves[i] == nil {
 				continue
@@ -236,11 +279,20 @@ func (a *album) divide(o ImageOptions, find func(table, name string) (int, error
 				d.train = append(d.train, i)
 			case "test":
 				d.test = append(d.test, i)
+			case "val":
+				val = append(val, i)
 			default:
+				if cell := strings.TrimSpace(halves[i][column]); cell == "" || cell == "-" {
+					out = append(out, i)
+					continue
+				}
 				errs = append(errs, fmt.Errorf("%s, line %d: %s is %q in %s: want train or test", o.Splits, lines[i], p.name, halves[i][column], name))
 			}
 		}
-		a.divisions = append(a.divisions, d)
+		if len(out) > 0 {
+			a.notes = append(a.notes, fmt.Sprintf("%d images are in neither part of split %s and left out of it", len(out), name))
+		}
+		a.divisions = append(a.divisions, a.validated(d, val))
 	}
 	if len(a.divisions) == 0 {
 		errs = append(errs, fmt.Errorf("%s has no column beside file: want one for each split, with train or test in it", o.Splits))
@@ -253,10 +305,26 @@ func (a *album) divide(o ImageOptions, find func(table, name string) (int, error
 	return few(errs)
 }
 
+// validated adds images for validation to a division: they are judged where no
+// others are, and else left out, as the night chooses its own to hold back.
+func (a *album) validated(d division, val []int) division {
+	if len(val) == 0 {
+		return d
+	}
+	if len(d.test) == 0 {
+		a.notes = append(a.notes, fmt.Sprintf("split %s has none to test: the %d images to validate are judged", d.name, len(val)))
+		d.test = val
+		return d
+	}
+	a.notes = append(a.notes, fmt.Sprintf("split %s: %d images to validate are left out, neither learned from nor judged", d.name, len(val)))
+	return d
+}
+
 // divideAlone divides by folders called train and test, or else takes a share
 // of each label to learn from.
 func (a *album) divideAlone(share float64) error {
 	d := division{name: byFolders}
+	var val []int
 	for i, p := range a.pictures {
 		which := ""
 		for _, folder := range strings.Split(path.Dir(p.name), "/") {
@@ -267,13 +335,15 @@ func (a *album) divideAlone(share float64) error {
 			d.train = append(d.train, i)
 		case "test":
 			d.test = append(d.test, i)
+		case "val":
+			val = append(val, i)
 		}
 	}
-	if n := len(d.train) + len(d.test); n == len(a.pictures) {
-		a.divisions = []division{d}
+	if n := len(d.train) + len(d.test) + len(val); n == len(a.pictures) {
+		a.divisions = []division{a.validated(d, val)}
 		return nil
 	} else if n > 0 {
-		return fmt.Errorf("%d of %d images are in folders called train or test: give --splits for the others", n, len(a.pictures))
+		return fmt.Errorf("%d of %d images are in folders called train, val or test: give --splits for the others", n, len(a.pictures))
 	}
 	if !(share > 0 && share < 1) {
 		return fmt.Errorf("--train-share is %g: want a share of the images, above 0 and below 1", share)
@@ -354,7 +424,7 @@ func (a *album) check() error {
 			}
 			for _, label := range sortedKeys(test) {
 				if len(train) > 1 && train[label] == 0 {
-					errs = append(errs, fmt.Errorf("split %s: %s has %d images labelled %q to judge and none to learn from", d.name, class, test[label], label))
+					a.notes = append(a.notes, fmt.Sprintf("split %s: %s has %d images labelled %q to judge and none to learn from: they count as named wrong", d.name, class, test[label], label))
 				}
 			}
 		}
@@ -362,19 +432,35 @@ func (a *album) check() error {
 	return few(errs)
 }
 
-// readable decodes every picture once.
+// readable decodes every picture once, and takes those that cannot be read out
+// of the divisions.
 func (a *album) readable() error {
 	var errs []error
-	for _, p := range a.pictures {
+	broken := map[int]bool{}
+	for i, p := range a.pictures {
 		b, err := os.ReadFile(p.path)
 		if err == nil {
 			_, err = frame.Decode(b, frame.Limits{})
 		}
 		if err != nil {
+			broken[i] = true
 			errs = append(errs, fmt.Errorf("%s cannot be read: %w", p.name, err))
 		}
 	}
-	return few(errs)
+	if len(errs) == len(a.pictures) {
+		return few(errs)
+	}
+	a.broken = len(errs)
+	if len(errs) > 0 {
+		a.notes = append(a.notes, strings.Split(few(errs).Error(), "\n")...)
+		a.notes = append(a.notes, fmt.Sprintf("%d of %d images cannot be read and are left out", len(errs), len(a.pictures)))
+	}
+	for n := range a.divisions {
+		d := &a.divisions[n]
+		gone := func(i int) bool { return broken[i] }
+		d.train, d.test = slices.DeleteFunc(d.train, gone), slices.DeleteFunc(d.test, gone)
+	}
+	return nil
 }
 
 // tableRow is one line of a table of files.
@@ -385,8 +471,10 @@ type tableRow struct {
 }
 
 // readTable reads a CSV file whose first line names its columns, one of them
-// "file". names has the others' names, and an empty one in the place of file.
-func readTable(table string) (rows []tableRow, names []string, err error) {
+// "file" or a usual word for it. names has the others' names, and an empty one in
+// the place of file. Where the first line names an image it is a row, and the
+// first column the files.
+func readTable(table string, find func(table, name string) (int, error)) (rows []tableRow, names []string, err error) {
 	b, err := os.ReadFile(table)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read the table: %w", err)
@@ -403,10 +491,18 @@ func readTable(table string) (rows []tableRow, names []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: read its first line: %w", table, err)
 	}
+	var rest [][]string
 	file := -1
+	if _, err := find(table, strings.TrimSpace(names[0])); err == nil {
+		rest = [][]string{slices.Clone(names)}
+		names[0] = "file"
+		for i := 1; i < len(names); i++ {
+			names[i] = fmt.Sprintf("column %d", i+1)
+		}
+	}
 	for i, n := range names {
 		names[i] = strings.TrimSpace(n)
-		if strings.EqualFold(names[i], "file") {
+		if file < 0 && slices.Contains(fileNames, strings.ToLower(names[i])) {
 			file, names[i] = i, ""
 		} else if names[i] == "" {
 			return nil, nil, fmt.Errorf("%s: column %d has no name", table, i+1)
@@ -414,6 +510,9 @@ func readTable(table string) (rows []tableRow, names []string, err error) {
 	}
 	if file < 0 {
 		return nil, nil, fmt.Errorf("%s has no column file: its first line must name its columns", table)
+	}
+	for _, cells := range rest {
+		rows = append(rows, tableRow{1, strings.TrimSpace(cells[file]), cells})
 	}
 	for {
 		cells, err := r.Read()
@@ -427,6 +526,9 @@ func readTable(table string) (rows []tableRow, names []string, err error) {
 		rows = append(rows, tableRow{line, strings.TrimSpace(cells[file]), cells})
 	}
 }
+
+// fileNames are what a column with the names of files is called.
+var fileNames = []string{"file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name", "img", "name"}
 
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))

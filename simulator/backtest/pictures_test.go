@@ -166,22 +166,19 @@ func TestAnAlbumThatMeansNothingIsRefused(t *testing.T) {
 		"no image":                          {map[string]string{"images/readme.txt": "x", "labels.csv": "file,label\n", "splits.csv": "file,s\n"}, nil, "no JPEG or PNG file"},
 		"a file that is missing":            {two("labels.csv", labels+"images/a/7.png,x\n"), nil, "images/a/7.png, which is no image in"},
 		"a split of a file that is missing": {two("splits.csv", splits+"images/a/7.png,test\n"), nil, "line 6: "},
-		"a file that cannot be read":        {two("images/b/1.png", "\x89PNG\r\n\x1a\nnothing"), nil, "b/1.png cannot be read"},
-		"an empty file":                     {two("images/b/1.png", ""), nil, "b/1.png cannot be read"},
+		"no file that can be read":          {map[string]string{"images/a/0.png": "\x89PNG\r\n\x1a\nnothing", "labels.csv": "file,label\na/0.png,x\n", "splits.csv": "file,s\na/0.png,train\n"}, nil, "a/0.png cannot be read"},
+		"pictures of other formats":         {map[string]string{"images/a.bmp": "BM", "labels.csv": "file,label\n", "splits.csv": "file,s\n"}, nil, "1 of other formats, as a.bmp: convert them to PNG"},
 		"a label twice":                     {two("labels.csv", labels+"a/0.png,y\n"), nil, "labels a/0.png twice, in lines 2 and 6"},
 		"a file twice in the splits":        {two("splits.csv", splits+"a/0.png,test\n"), nil, "has a/0.png twice, in lines 2 and 6"},
 		"a file in no split":                {two("splits.csv", strings.Replace(splits, "images/b/1.png,test\n", "", 1)), nil, "b/1.png is in no split"},
 		"neither train nor test":            {two("splits.csv", strings.Replace(splits, "b/1.png,test", "b/1.png,maybe", 1)), nil, `is "maybe" in s: want train or test`},
-		"a class without images to learn from": {
-			two("splits.csv", strings.Replace(splits, "b/0.png,train", "b/0.png,test", 1), "images/c/0.png", string(stripes(true, 5)), "labels.csv", labels+"c/0.png,z\n",
-				"splits.csv", strings.Replace(splits, "b/0.png,train", "b/0.png,test", 1)+"c/0.png,train\n"), nil, `2 images labelled "y" to judge and none to learn from`},
-		"nothing to judge":                {two("splits.csv", strings.ReplaceAll(splits, "test", "train")), nil, "no image of images is to judge"},
-		"no column label":                 {two("labels.csv", "file,class\na/0.png,x\n"), nil, "has no column label"},
-		"no column file":                  {two("splits.csv", "name,s\na/0.png,train\n"), nil, "has no column file"},
-		"no column of splits":             {two("splits.csv", "file\na/0.png\n"), nil, "has no column beside file"},
-		"a split that is not there":       {two(), []string{"t"}, `--split "t"`},
-		"a row with too many cells":       {two("splits.csv", splits+"a/0.png,test,test\n"), nil, "wrong number of fields"},
-		"the same class from two folders": {two(), []string{"again"}, "would both be device class images"},
+		"nothing to judge":                  {two("splits.csv", strings.ReplaceAll(splits, "test", "train")), nil, "no image of images is to judge"},
+		"no column label":                   {two("labels.csv", "file,who,when\na/0.png,x,y\n"), nil, "has no column label"},
+		"no column file":                    {two("splits.csv", "what,s\na/0.png,train\n"), nil, "has no column file"},
+		"no column of splits":               {two("splits.csv", "file\na/0.png\n"), nil, "has no column beside file"},
+		"a split that is not there":         {two(), []string{"t"}, `--split "t"`},
+		"a row with too many cells":         {two("splits.csv", splits+"a/0.png,test,test\n"), nil, "wrong number of fields"},
+		"the same class from two folders":   {two(), []string{"again"}, "would both be device class images"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := put(t, tc.files)
@@ -192,6 +189,64 @@ func TestAnAlbumThatMeansNothingIsRefused(t *testing.T) {
 			_, err := openAlbum(o)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v\nwant %s", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestWhatIsLeftOutOfAnAlbumIsTold(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files          map[string]string
+		labels, splits string
+		broken         int
+		train, test    string
+		notes          string // all of these, with bars between
+	}{
+		"pictures that cannot be read": {
+			with(some(4, "images/a"), "images/a/1.png", "", "images/a/2.png", "\x89PNG\r\n\x1a\nnothing"), "", "", 2, "a/0.png=a", "a/3.png=a",
+			"a/1.png cannot be read|2 of 4 images cannot be read and are left out",
+		},
+		"masks and other formats beside good parts": {
+			with(some(1, "images/train/good", "images/test/good", "images/test/crack", "images/ground_truth/crack"), "images/test/crack/0.tif", "II*"), "", "", 0,
+			"train/good/0.png=good", "test/crack/0.png=crack test/good/0.png=good", "1 images in folders called ground_truth or masks|1 files that are neither JPEG nor PNG, as 0.tif",
+		},
+		"folders to validate": {
+			some(1, "images/train/a", "images/train/b", "images/valid/a", "images/test/a"), "", "", 0, "train/a/0.png=a train/b/0.png=b", "test/a/0.png=a", "1 images to validate are left out",
+		},
+		"folders to validate, and none to test": {
+			some(1, "images/train/a", "images/val/a"), "", "", 0, "train/a/0.png=a", "val/a/0.png=a", "has none to test: the 1 images to validate are judged",
+		},
+		"labels never seen in training": {
+			some(1, "images/train/a", "images/train/b", "images/test/a", "images/test/c"), "", "", 0, "train/a/0.png=a train/b/0.png=b", "test/a/0.png=a test/c/0.png=c",
+			`1 images labelled "c" to judge and none to learn from: they count as named wrong`,
+		},
+		"tables with other names, a part to validate and one that says nothing": {
+			with(some(5, "images/x"), "labels.csv", "Filename;Class\nx/0.png;p\nx/1.png;q\nx/2.png;p\nx/3.png;q\n", "splits.csv", "image,fold\nx/0.png,train\nx/1.png,train\nx/2.png,test\nx/3.png,val\nx/4.png,\n"),
+			"labels.csv", "splits.csv", 0, "x/0.png=p x/1.png=q", "x/2.png=p", "1 images have no label|1 images are in neither part of split fold|1 images to validate are left out",
+		},
+		"tables without names": {
+			with(some(2, "images/x"), "labels.csv", "x/0.png,p\nx/1.png,p\n", "splits.csv", "x/0.png,train\nx/1.png,test\n"), "labels.csv", "splits.csv", 0, "x/0.png=p", "x/1.png=p", "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := put(t, tc.files)
+			o := ImageOptions{Images: []string{filepath.Join(dir, "images")}, TrainShare: 0.5}
+			if tc.labels != "" {
+				o.Labels, o.Splits = filepath.Join(dir, tc.labels), filepath.Join(dir, tc.splits)
+			}
+			a, err := openAlbum(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := a.divisions[0]
+			if train, test := names(a, d.train), names(a, d.test); train != tc.train || test != tc.test || a.broken != tc.broken {
+				t.Errorf("to learn from: %s\nto judge: %s\n%d broken", train, test, a.broken)
+			}
+			said := strings.Join(a.notes, "\n")
+			for _, want := range strings.Split(tc.notes, "|") {
+				if !strings.Contains(said, want) || tc.notes == "" && said != "" {
+					t.Errorf("%q is not in\n%s", want, said)
+				}
 			}
 		})
 	}

@@ -54,8 +54,10 @@ and habits drift, add --univariate.
 --labels, a table with the columns file and label, or else by the folder it is
 in. Which are learned from and which are judged says --splits, a table with the
 column file and one column for each split, with train or test in it; or else
-folders called train and test; or else --train-share. Files in tables are named
-by their path from the table or from the folder. With one label, or none, to
+folders called train and test; or else --train-share. Images to validate are
+judged where none are to test, and else left out. Files in tables are named by
+their path from the table or from the folder. Images that cannot be read are
+left out and counted. With one label, or none, to
 learn from, what is learned are good parts, and the rest is judged for not
 being like them. results.csv then holds file, split, label, predicted,
 probability, score, anomaly.
