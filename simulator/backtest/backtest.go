@@ -71,7 +71,9 @@ type Result struct {
 	Labels *Labelled `json:"labels,omitempty"`
 }
 
-// Labelled says row by row how verdicts and labels agree.
+// Labelled says how verdicts and labels agree, row by row and by events: rows
+// on end that are labelled as anomalies. Where each event is told once, as by
+// the detectors of single streams, only events mean something.
 type Labelled struct {
 	Files       int     `json:"files"`        // that have labels
 	Rows        int     `json:"rows"`         // of them, with a verdict
@@ -79,20 +81,37 @@ type Labelled struct {
 	F1          float64 `json:"f1"`           // 0 without anomalies
 	FalseAlarms float64 `json:"false_alarms"` // share of the other rows that were flagged
 	Missed      float64 `json:"missed"`       // share of the anomalies that were not
+	Events      int     `json:"events"`
+	EventsFound int     `json:"events_found"` // with a row that was flagged
 
 	found, alarms int
+	inEvent, seen bool // the last row counted belongs to an event, which was found
 }
 
+// next begins the verdicts of another file.
+func (l *Labelled) next() {
+	l.Files++
+	l.inEvent, l.seen = false, false
+}
+
+// count takes the verdicts on a file's rows in order.
 func (l *Labelled) count(flagged, anomalous bool) {
 	l.Rows++
-	switch {
-	case anomalous && flagged:
-		l.Anomalies, l.found = l.Anomalies+1, l.found+1
-	case anomalous:
+	if anomalous {
 		l.Anomalies++
-	case flagged:
+		if !l.inEvent {
+			l.Events, l.seen = l.Events+1, false
+		}
+		if flagged {
+			l.found++
+			if !l.seen {
+				l.EventsFound, l.seen = l.EventsFound+1, true
+			}
+		}
+	} else if flagged {
 		l.alarms++
 	}
+	l.inEvent = anomalous
 }
 
 func (l *Labelled) finish() {
@@ -196,6 +215,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	say("the hub has them; training")
 	night, err := h.Night(ctx, "backtest", func(step string) { say("  %s", step) })
 	if err != nil {
+		if fewest < 50 {
+			err = fmt.Errorf("%w; a file has only %d rows to learn from: give more with --train-rows or --train-share, or leave it out with --files", err, fewest)
+		}
 		return Result{}, err
 	}
 	res.Release = night.Release
@@ -219,7 +241,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	if l := res.Labels; l != nil {
 		l.finish()
-		say("by the labels in %d files: %d of %d rows are anomalies, %.1f %% of them missed; %.2f %% of the others flagged; F1 %.3f", l.Files, l.Anomalies, l.Rows, 100*l.Missed, 100*l.FalseAlarms, l.F1)
+		say("by the labels in %d files: %d of %d events found; %.2f %% of the %d other rows flagged; row by row %.1f %% of %d missed, F1 %.3f",
+			l.Files, l.EventsFound, l.Events, 100*l.FalseAlarms, l.Rows-l.Anomalies, 100*l.Missed, l.Anomalies, l.F1)
 	}
 	res.Seconds = time.Since(began).Seconds()
 	return res, nil
@@ -410,7 +433,7 @@ func (b *run) write(ctx context.Context, res *Result) error {
 		}
 		slices.Sort(rows)
 		if r.labels != nil {
-			l.Files++
+			l.next()
 		}
 		for _, row := range rows {
 			if row < r.train {

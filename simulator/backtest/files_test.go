@@ -118,7 +118,21 @@ func TestVerdictsAreComparedWithLabelsInTheFiles(t *testing.T) {
 	if r.Files != 1 || r.LeftOut != 1 || l == nil || l.Rows != 500 || l.Anomalies != 100 || l.Missed > 0.05 || l.FalseAlarms > 0.15 || l.F1 < 0.75 {
 		t.Errorf("%+v, labels %+v", r, l)
 	}
-	if !strings.Contains(said.String(), "100 of 500 rows are anomalies") {
+	if !strings.Contains(said.String(), "1 of 1 events found") {
 		t.Errorf("it said\n%s", said.String())
+	}
+}
+
+func TestEventsAreFoundByOneOfTheirRows(t *testing.T) {
+	var l Labelled
+	for _, file := range []string{"..AfA..AA.F", "AA", "Af.f"} { // small: flagged without a label
+		l.next()
+		for _, c := range file {
+			l.count(c == 'f' || c == 'F', c == 'A' || c == 'F')
+		}
+	}
+	l.finish()
+	if l.Files != 3 || l.Rows != 17 || l.Anomalies != 8 || l.Events != 6 || l.EventsFound != 1 || l.Missed != 7.0/8 || l.FalseAlarms != 3.0/9 || l.F1 != 2.0/12 {
+		t.Errorf("%+v", l)
 	}
 }
