@@ -101,7 +101,7 @@ func TestAHubThatCollectsSaysWhatItWouldRemove(t *testing.T) {
 	r := start(t, cfg, "")
 	for _, dry := range []bool{true, false} {
 		got, err := r.api.CollectModelsWithResponse(t.Context(), &apimodel.CollectModelsParams{DryRun: &dry})
-		if err != nil || got.JSON200 == nil || got.JSON200.DryRun != dry || len(got.JSON200.Items) != 7 {
+		if err != nil || got.JSON200 == nil || got.JSON200.DryRun != dry || len(got.JSON200.Items) != 8 {
 			t.Errorf("dry %v: %s, %v", dry, got.Body, err)
 		}
 	}
