@@ -193,16 +193,17 @@ func TestLimitsOfDriftRefuseWhatMovedAndWhatCannotBeTold(t *testing.T) {
 		since    time.Time
 		says     string // empty: it passes
 	}{
-		"as before":                           {Gates{MaxPSI: 0.25, MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 70, 1, night)}, old, ""},
-		"moved, by stability":                 {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 1000, 73, 1, night)}, old, "population stability index"},
-		"moved, without a limit":              {Gates{}, nil, []table{machine(3, 1000, 73, 1, night)}, old, ""},
-		"a profile that is no number":         {Gates{MaxPSI: 0.25}, &broken, []table{machine(3, 1000, 70, 1, night)}, old, "population stability index"},
-		"moved, by two samples":               {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 73, 1, night)}, old, "is distributed otherwise"},
-		"another spread":                      {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 70, 3, night)}, old, "the spread of channel flow is distributed otherwise"},
-		"too few rows to tell":                {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 100, 70, 1, night)}, old, "too few blocks of rows"},
-		"too few rows, no limit":              {Gates{}, nil, []table{machine(3, 100, 70, 1, night)}, old, ""},
-		"only what is new counts":             {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 1500, 70, 1, night.Add(-1500*time.Second)), machine(4, 600, 74, 1, night)}, night, "its new rows"},
-		"too little is new: all of it counts": {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 3000, 70, 1, night.Add(-3000*time.Second)), machine(4, 100, 74, 1, night)}, night, ""},
+		"as before":                            {Gates{MaxPSI: 0.25, MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 70, 1, night)}, old, ""},
+		"moved, by stability":                  {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 1000, 73, 1, night)}, old, "population stability index"},
+		"moved, without a limit":               {Gates{}, nil, []table{machine(3, 1000, 73, 1, night)}, old, ""},
+		"a profile that is no number":          {Gates{MaxPSI: 0.25}, &broken, []table{machine(3, 1000, 70, 1, night)}, old, "population stability index"},
+		"moved, by two samples":                {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 73, 1, night)}, old, "is distributed otherwise"},
+		"another spread":                       {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 1000, 70, 3, night)}, old, "the spread of channel flow is distributed otherwise"},
+		"over the limit by what may be chance": {Gates{MaxTwoSample: 0.01}, nil, []table{machine(3, 1000, 70, 1, night)}, old, ""},
+		"too few rows to tell":                 {Gates{MaxTwoSample: 0.3}, nil, []table{machine(3, 100, 70, 1, night)}, old, "too few blocks of rows"},
+		"too few rows, no limit":               {Gates{}, nil, []table{machine(3, 100, 70, 1, night)}, old, ""},
+		"only what is new counts":              {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 1500, 70, 1, night.Add(-1500*time.Second)), machine(4, 600, 74, 1, night)}, night, "its new rows"},
+		"too little is new: all of it counts":  {Gates{MaxPSI: 0.25}, nil, []table{machine(3, 3000, 70, 1, night.Add(-3000*time.Second)), machine(4, 100, 74, 1, night)}, night, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.champion == nil {
