@@ -128,6 +128,9 @@ func RunImages(ctx context.Context, o ImageOptions) (ImageResult, error) {
 			s := b.result(class, found)
 			res.Splits = append(res.Splits, s)
 			s.print(o.Progress)
+			if advice := s.advice(o.Fit.Upright); advice != "" {
+				fmt.Fprintf(o.Progress, "  %s\n", advice)
+			}
 		}
 		if err := os.RemoveAll(b.folder); err != nil {
 			return ImageResult{}, err
@@ -597,6 +600,18 @@ func (s SplitResult) print(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// advice is what to try where a split's figures are poor for a reason that is
+// common; empty: nothing.
+func (s SplitResult) advice(upright bool) string {
+	switch {
+	case s.Accuracy != nil && *s.Accuracy < 0.9 && !upright:
+		return "images are turned and mirrored while training: where their sides mean something (arrows, digits, the direction of stripes), add --upright"
+	case s.AUROC != nil && *s.AUROC > 0.9 && s.Found != nil && *s.Found < 0.5:
+		return fmt.Sprintf("the scores tell the parts apart, but the threshold lies high, as %d good parts show little of what good parts can look like: bring more, or try --hold-out 0.5 or --kinds", s.Train)
+	}
+	return ""
 }
 
 // writeJudged writes the table of results.

@@ -104,3 +104,23 @@ func TestGoodPartsAloneTeachWhatIsUnlikeThem(t *testing.T) {
 		t.Errorf("%d lines, the first %v: want neither a class nor a probability", len(out)-1, out[1])
 	}
 }
+
+func TestPoorFiguresOfAKnownCauseComeWithAdvice(t *testing.T) {
+	share := func(v float64) *float64 { return &v }
+	for name, tc := range map[string]struct {
+		split   SplitResult
+		upright bool
+		want    string
+	}{
+		"many named wrong":                   {SplitResult{Accuracy: share(0.6)}, false, "add --upright"},
+		"many named wrong, upright":          {SplitResult{Accuracy: share(0.6)}, true, ""},
+		"named right":                        {SplitResult{Accuracy: share(0.95)}, false, ""},
+		"told apart by a threshold too high": {SplitResult{Train: 40, AUROC: share(0.99), Found: share(0)}, false, "40 good parts show little"},
+		"found":                              {SplitResult{AUROC: share(0.99), Found: share(0.9)}, false, ""},
+		"not told apart":                     {SplitResult{AUROC: share(0.6), Found: share(0)}, false, ""},
+	} {
+		if got := tc.split.advice(tc.upright); !strings.Contains(got, tc.want) || tc.want == "" && got != "" {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
