@@ -73,7 +73,7 @@ $(NFPM):
 
 .PHONY: console-test
 console-test: build testsetup ## Unit tests of the console, then every page in a real browser
-	@cd cloud/console && npm test --silent && npm run --silent lint
+	@cd cloud/console && npm test --silent && npm run --silent lint && npm run --silent story
 	@$(BIN)/swell-sim demo --browse cloud/console/e2e
 
 .PHONY: race

@@ -76,6 +76,9 @@ func (s *Server) model(ctx context.Context, family string, runs map[artifact.Dig
 		if i == 0 {
 			ref := versionRef(v)
 			out.Status.Latest, out.Metadata.UpdatedAt = &ref, at(v.Created)
+			if v.Import != nil {
+				out.Spec.Kind, out.Spec.Description = "garden", some(v.Import.Reason)
+			}
 		}
 		out.Metadata.CreatedAt = at(v.Created)
 		if v.Stage == registry.Promoted && out.Status.Promoted == nil {
@@ -227,6 +230,8 @@ func (s *Server) modelVersion(ctx context.Context, v registry.Version, runs map[
 
 func versionState(stage registry.Stage, active bool) apimodel.ModelVersionState {
 	switch stage {
+	case registry.Candidate:
+		return apimodel.ModelVersionStateCandidate
 	case registry.Refused, registry.RolledBack:
 		return apimodel.ModelVersionStateRejected
 	case registry.Promoted:

@@ -139,7 +139,7 @@ type Training interface {
 	Cancel(ctx context.Context, name string) (apimodel.TrainingRun, error)
 	// Backfill queues the nights of a policy's schedule within from..to and
 	// returns their runs.
-	Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error)
+	Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string, dry bool) ([]string, error)
 	// Rerun repeats an ended run from the named step on, as a new one.
 	Rerun(ctx context.Context, name, step string) (apimodel.TrainingRun, error)
 	// Logs returns what a run's steps said; step "" means all.

@@ -146,13 +146,21 @@ func (s *Server) BackfillRetrainPolicy(ctx context.Context, r apigen.BackfillRet
 		return nil, err
 	}
 	reason := value(r.Params.Reason)
-	detail := map[string]string{"from": r.Body.From.UTC().Format(time.RFC3339), "to": r.Body.To.UTC().Format(time.RFC3339)}
-	if err := s.audit(ctx, "training.backfill", "RetrainPolicy/"+r.Name, reason, detail); err != nil {
-		return nil, err
+	backfill := func(dry bool) ([]string, error) {
+		return s.cfg.Training.Backfill(ctx, r.Name, r.Body.From, r.Body.To, callerOf(ctx).Actor(), reason, dry)
 	}
-	runs, err := s.cfg.Training.Backfill(ctx, r.Name, r.Body.From, r.Body.To, callerOf(ctx).Actor(), reason)
+	runs, err := backfill(true)
 	if err != nil {
 		return nil, err
+	}
+	if !value(r.Params.DryRun) {
+		detail := map[string]string{"from": r.Body.From.UTC().Format(time.RFC3339), "to": r.Body.To.UTC().Format(time.RFC3339)}
+		if err := s.audit(ctx, "training.backfill", "RetrainPolicy/"+r.Name, reason, detail); err != nil {
+			return nil, err
+		}
+		if runs, err = backfill(false); err != nil {
+			return nil, err
+		}
 	}
 	if runs == nil {
 		runs = []string{}

@@ -398,10 +398,14 @@ func (e *env) retrainBackfill() *cobra.Command {
 			for _, r := range answer.Runs {
 				fmt.Fprintln(e.out, r)
 			}
-			fmt.Fprintf(e.err, "%d nights of %s are queued.\n", len(answer.Runs), a[0])
+			how := "are"
+			if e.dryRun {
+				how = "would be"
+			}
+			fmt.Fprintf(e.err, "%d nights of %s %s queued.\n", len(answer.Runs), a[0], how)
 			return nil
 		},
-	}, false)
+	}, true)
 	c.Flags().StringVar(&from, "from", "", "first moment, as in 2026-11-01 or 2026-11-01T02:00:00Z")
 	c.Flags().StringVar(&to, "to", "", "end, not part of it (default now)")
 	return c

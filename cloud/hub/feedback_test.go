@@ -89,6 +89,14 @@ func TestAConfigurationBringsModelsAndTheirNewerVersions(t *testing.T) {
 		if m := list.JSON200.Items[0]; m.Name != "theirs" || *m.By != "configuration" || m.Digest != apimodel.Digest(artifact.Of(b)) || *m.Input != "float [batch any 3]" {
 			t.Errorf("%s: %+v", network, m)
 		}
+		family, err := r.api.GetModelWithResponse(t.Context(), "theirs")
+		if err != nil || family.JSON200 == nil || family.JSON200.Spec.Kind != "garden" || *family.JSON200.Spec.Description != "of the vendor" {
+			t.Errorf("the family is %s, %v", family.Body, err)
+		}
+		version, err := r.api.GetModelVersionWithResponse(t.Context(), "theirs", family.JSON200.Status.Versions)
+		if err != nil || version.JSON200 == nil || version.JSON200.Status.State != apimodel.ModelVersionStateCandidate {
+			t.Errorf("the version is %s, %v", version.Body, err)
+		}
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -184,8 +184,8 @@ func (t training) Rerun(ctx context.Context, name, step string) (apimodel.Traini
 	return t.Run(ctx, id)
 }
 
-func (t training) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error) {
-	ids, err := t.nights.Backfill(ctx, policy, from, to, by, reason)
+func (t training) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string, dry bool) ([]string, error) {
+	ids, err := t.nights.Backfill(ctx, policy, from, to, by, reason, dry)
 	if errors.Is(err, retrain.ErrBackfill) {
 		err = fmt.Errorf("%w: %w", api.ErrInvalid, err)
 	}

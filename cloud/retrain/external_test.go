@@ -191,15 +191,18 @@ func TestALateNightLeavesTheChampionAndSaysWhy(t *testing.T) {
 
 func TestBackfillRunsTheNightsThatWereMissed(t *testing.T) {
 	r := start(t, newPlant(1, 400))
-	if _, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -3), night, "ada", "outage"); !errors.Is(err, ErrBackfill) {
+	if _, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -3), night, "ada", "outage", false); !errors.Is(err, ErrBackfill) {
 		t.Errorf("without a schedule: %v", err)
 	}
 	p := Policy{Name: "pumps", Seed: 7, Kinds: []string{"pca"}, Schedule: engine.Schedule{Cron: "0 1 * * *"}}
 	if err := r.Apply(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // asking again runs nothing again
-		ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night, "ada", "outage")
+	for i := range 2 { // asking again runs nothing again
+		if dry, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night, "ada", "", true); err != nil || len(dry) != 2-2*i {
+			t.Errorf("it would run %v, %v", dry, err)
+		}
+		ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night, "ada", "outage", false)
 		if err != nil || len(ids) != 2 {
 			t.Fatalf("%v, %v", ids, err)
 		}
@@ -213,7 +216,7 @@ func TestBackfillRunsTheNightsThatWereMissed(t *testing.T) {
 	if err != nil || len(runs) != 2 {
 		t.Errorf("%d runs, %v", len(runs), err)
 	}
-	if _, err := r.Backfill(t.Context(), "pumps", night, night.AddDate(1, 0, 0), "ada", ""); !errors.Is(err, ErrBackfill) {
+	if _, err := r.Backfill(t.Context(), "pumps", night, night.AddDate(1, 0, 0), "ada", "", false); !errors.Is(err, ErrBackfill) {
 		t.Errorf("the future: %v", err)
 	}
 }
@@ -227,7 +230,7 @@ func TestAScheduledNightWithLittleNewIsSkippedAndOldRunsGo(t *testing.T) {
 	if first := r.night(t); first.Outcome.Released == nil {
 		t.Fatalf("refused: %v", first.Outcome.Refusals())
 	}
-	ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -1), night, "ada", "")
+	ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -1), night, "ada", "", false)
 	if err != nil || len(ids) != 1 {
 		t.Fatal(ids, err)
 	}

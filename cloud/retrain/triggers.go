@@ -21,8 +21,9 @@ const maxBackfill = 366
 
 // Backfill starts the nights that a policy's schedule had in [from, to), each
 // on the data up to its time, and returns their ids, oldest first. A night that
-// was run already is left as it is. The policy needs a schedule.
-func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string) ([]string, error) {
+// was run already is left as it is. The policy needs a schedule. A dry one
+// starts nothing and returns the nights that have not run.
+func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string, dry bool) ([]string, error) {
 	p, err := s.cfg.Policies.RetrainPolicy(ctx, policy)
 	if err != nil {
 		return nil, err
@@ -39,6 +40,18 @@ func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Tim
 	}
 	if len(times) > maxBackfill {
 		return nil, fmt.Errorf("%w: %s had more than %d nights then: ask for a shorter interval", ErrBackfill, policy, maxBackfill)
+	}
+	if dry {
+		var ids []string
+		for _, at := range times {
+			id := runID(policy, at)
+			if _, err := s.Run(id); errors.Is(err, engine.ErrNoRun) {
+				ids = append(ids, id)
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		return ids, nil
 	}
 	ids := make([]string, len(times))
 	for i, at := range times {

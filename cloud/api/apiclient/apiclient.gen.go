@@ -338,13 +338,13 @@ type ClientInterface interface {
 	// BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 	BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 	// Takes a body of the `application/json` content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 	BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRolloutPolicies performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
@@ -1327,7 +1327,7 @@ func (c *Client) ApplyRetrainPolicy(ctx context.Context, name Name, params *Appl
 // BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 // with any type of body and a specified content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 func (c *Client) BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewBackfillRetrainPolicyRequestWithBody(c.Server, name, params, contentType, body)
 	if err != nil {
@@ -1343,7 +1343,7 @@ func (c *Client) BackfillRetrainPolicyWithBody(ctx context.Context, name Name, p
 // BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 // Takes a body of the `application/json` content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 func (c *Client) BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewBackfillRetrainPolicyRequest(c.Server, name, params, body)
 	if err != nil {
@@ -4865,6 +4865,18 @@ func NewBackfillRetrainPolicyRequestWithBody(server string, name Name, params *B
 
 		}
 
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -7358,7 +7370,7 @@ type ClientWithResponsesInterface interface {
 	// BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
@@ -7366,7 +7378,7 @@ type ClientWithResponsesInterface interface {
 	// BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 	BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
 
 	// ListRolloutPoliciesWithResponse performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
@@ -12010,7 +12022,7 @@ func (c *ClientWithResponses) ApplyRetrainPolicyWithResponse(ctx context.Context
 // BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 // with any type of body and a specified content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
@@ -12024,7 +12036,7 @@ func (c *ClientWithResponses) BackfillRetrainPolicyWithBodyWithResponse(ctx cont
 // BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
 func (c *ClientWithResponses) BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
 	rsp, err := c.BackfillRetrainPolicy(ctx, name, params, body, reqEditors...)
 	if err != nil {

@@ -187,6 +187,7 @@ func (e GateName) Valid() bool {
 // Defines values for ModelVersionState.
 const (
 	ModelVersionStateBlessed    ModelVersionState = "blessed"
+	ModelVersionStateCandidate  ModelVersionState = "candidate"
 	ModelVersionStatePromoted   ModelVersionState = "promoted"
 	ModelVersionStateRejected   ModelVersionState = "rejected"
 	ModelVersionStateRevoked    ModelVersionState = "revoked"
@@ -198,6 +199,8 @@ const (
 func (e ModelVersionState) Valid() bool {
 	switch e {
 	case ModelVersionStateBlessed:
+		return true
+	case ModelVersionStateCandidate:
 		return true
 	case ModelVersionStatePromoted:
 		return true
@@ -1607,7 +1610,7 @@ type ModelSpec struct {
 	Classes     *[]string `json:"classes,omitempty"`
 	Description *string   `json:"description,omitempty"`
 
-	// Kind e.g. "anomaly"
+	// Kind "anomaly", or "garden" for models from outside
 	Kind string `json:"kind"`
 }
 
@@ -1661,7 +1664,7 @@ type ModelVersionSpec struct {
 	Threshold       *float64   `json:"threshold,omitempty"`
 }
 
-// ModelVersionState blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
+// ModelVersionState candidate = brought from outside, no device gets it; blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
 type ModelVersionState string
 
 // ModelVersionStatus defines model for ModelVersionStatus.
@@ -1676,7 +1679,7 @@ type ModelVersionStatus struct {
 	RunsOn     *RunsOn     `json:"runsOn,omitempty"`
 	Signatures []Signature `json:"signatures"`
 
-	// State blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
+	// State candidate = brought from outside, no device gets it; blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
 	State ModelVersionState `json:"state"`
 }
 
@@ -3179,6 +3182,9 @@ type ApplyRetrainPolicyParams struct {
 type BackfillRetrainPolicyParams struct {
 	// Reason Why, for the audit log
 	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// DryRun Check and answer, store nothing
+	DryRun *DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
 // ListRolloutPoliciesParams defines parameters for ListRolloutPolicies.

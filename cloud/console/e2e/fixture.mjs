@@ -429,6 +429,22 @@ const decisions = (name) =>
       ];
 
 // ------------------------------------------------------------------- models
+/** A network that somebody brought. @type {S["ModelVersion"]} */
+const theirs = {
+  apiVersion: "swell/v1",
+  kind: "ModelVersion",
+  metadata: { name: "their-lstm-1", createdAt: iso(-3 * HOUR) },
+  spec: {
+    release: { kind: "model", id: "their-lstm-1", name: "their-lstm", counter: 1, digest: "" },
+    detector: "network",
+    card: "# their-lstm, version 1\n\nImported from a file by user:demo.\nOrigin and licence, in their words: of the pump's maker, licence 4711\n\n- kind: network\n- reads: float [batch any 8]\n- its output is taken as a reconstruction of the window\n\nIt was run once and not evaluated: only a night's gates judge what is made from it.",
+    classes: [],
+    files: [],
+    lineage: {},
+  },
+  status: { state: "candidate", metrics: [], signatures: [], conditions: [] },
+};
+
 /** @param {number} c @returns {S["ModelVersion"]} */
 function version(c) {
   /** @type {S["ModelVersionState"]} */
@@ -878,7 +894,9 @@ const routes = [
     emit({ kind: "AuditEvent", name: "" });
     return r7();
   }],
-  ["GET", /^\/models$/, () => /** @type {S["ModelList"]} */ ({ items: [{ apiVersion: "swell/v1", kind: "Model", metadata: { name: "pump-anomaly" }, spec: { kind: "anomaly", description: "Anomalies of circulation pumps", classes: ["pump"] }, status: { versions: 7, latest: release(7), promoted: release(6), conditions: [] } }] })],
+  ["GET", /^\/models$/, () => /** @type {S["ModelList"]} */ ({ items: [{ apiVersion: "swell/v1", kind: "Model", metadata: { name: "pump-anomaly" }, spec: { kind: "anomaly", description: "Anomalies of circulation pumps", classes: ["pump"] }, status: { versions: 7, latest: release(7), promoted: release(6), conditions: [] } }, { apiVersion: "swell/v1", kind: "Model", metadata: { name: "their-lstm", updatedAt: iso(-3 * HOUR) }, spec: { kind: "garden", description: "of the pump's maker, licence 4711" }, status: { versions: 1, latest: theirs.spec.release, conditions: [] } }] })],
+  ["GET", /^\/models\/their-lstm\/versions$/, (_, q) => page([theirs], q)],
+  ["GET", /^\/models\/their-lstm\/versions\/1$/, () => theirs],
   ["GET", /^\/models\/([^/]+)\/versions$/, (_, q) => page([7, 6, 5, 4].map(version), q)],
   ["GET", /^\/models\/([^/]+)\/versions\/(\d+)$/, ([, c]) => (Number(c) >= 4 && Number(c) <= 7 ? version(Number(c)) : missing(`version ${c}`))],
   ["POST", /^\/models\/([^/]+)\/versions\/(\d+)\/actions\/verify$/, ([, c]) =>
@@ -913,6 +931,17 @@ const routes = [
     return { items };
   }],
   ["GET", /^\/frames\/queue$/, () => ({ items: pictures.filter((f) => !said.some((l) => l.frame === f.digest)), choices: ["good", "scratches", "inclusion", "patches", "pitted surface", "crazing"] })],
+  ["POST", /^\/retrain-policies\/([^/]+)\/actions\/backfill$/, (_, q, body) => {
+    const { from, to } = /** @type {S["BackfillRequest"]} */ (body);
+    const nights = Math.round((Date.parse(to) - Date.parse(from)) / 86_400_000);
+    if (nights > 366) throw new Problem(422, "cannot backfill: nightly had more than 366 nights then: ask for a shorter interval");
+    if (!q.get("dryRun") && !q.get("reason")) return missing("reason");
+    return /** @type {S["BackfillAnswer"]} */ ({ runs: Array.from({ length: nights }, (_, i) => `nightly-${new Date(Date.parse(from) + i * 86_400_000).toISOString().slice(0, 10)}`) });
+  }],
+  ["POST", /^\/garden\/import$/, (_, q) => {
+    if (q.get("name") === "broken") throw new Problem(422, 'the model cannot be taken in: the network is made for a batch of 1: export it with a free first dimension');
+    return /** @type {S["GardenModel"]} */ ({ name: q.get("name"), at: iso(0), bytes: 11216, digest: `sha256:${"7c".repeat(32)}`, stage: "candidate", by: "user:demo", input: "float [batch any 3]", outputs: ["y [2 32 3]"], notes: ["kind: network", "its output is taken as a reconstruction of the window", "a policy names it as garden:NAME, or as garden:NAME:raw when it wants engineering units instead of values by their mean and deviation; the night sets its threshold and judges it like any other"] });
+  }],
   ["POST", /^\/training-runs$/, () => {
     throw new Problem(409, "night-7 of the policy pumps-nightly is still going: wait for it or cancel it");
   }],
@@ -948,7 +977,7 @@ const server = createServer((req, res) => {
       res.end(body === undefined ? undefined : JSON.stringify(body));
     };
     try {
-      const body = chunks.length ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
+      const body = chunks.length && req.headers["content-type"] !== "application/octet-stream" ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
       const cookie = /swell_session=(\w+)/.exec(req.headers.cookie ?? "")?.[1] ?? "";
       if (path === "/session" && req.method === "POST") {
         if (body.user !== USER || body.password !== PASSWORD) throw new Problem(401, "user or password is wrong");
@@ -978,7 +1007,7 @@ const server = createServer((req, res) => {
       }
       for (const [method, pattern, f] of routes) {
         const m = method === req.method ? pattern.exec(decodeURIComponent(path)) : null;
-        if (m) return answer(method === "DELETE" ? 204 : method === "POST" && /^\/(training-runs|freezes|quarantine|labels)$/.test(path) ? 201 : 200, f(m.slice(1), url.searchParams, body));
+        if (m) return answer(method === "DELETE" ? 204 : method === "POST" && /^\/(training-runs|freezes|quarantine|labels|garden\/import|retrain-policies\/.*\/backfill)$/.test(path) ? 201 : 200, f(m.slice(1), url.searchParams, body));
       }
       missing(`path ${path}`);
     } catch (e) {

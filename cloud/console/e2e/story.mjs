@@ -78,16 +78,46 @@ try {
     await page.getByText("line 4 is serviced").first().waitFor();
     await second.getByText("line 4 is serviced").first().waitFor();
   });
-  await step("what the hub refuses is said in the dialog", async () => {
+  await step("a rollout goes on; no second run begins beside one that is going", async () => {
     await page.getByRole("button", { name: "Resume" }).click();
     await page.getByLabel(/Reason/).fill("service is over");
     await page.getByRole("button", { name: "Resume rollout" }).click();
     await page.getByRole("button", { name: "Pause" }).waitFor();
     await page.goto(`${base}/training`);
-    await page.getByRole("button", { name: "Retrain now" }).click();
-    await page.getByLabel(/Reason/).fill("just because");
-    await page.locator("[role=dialog]").getByRole("button", { name: "Retrain now" }).click();
-    await page.getByText(/is still going: wait for it/).waitFor();
+    if ((await page.getByRole("button", { name: "Retrain now" }).getAttribute("aria-disabled")) !== "true") throw new Error("a second run could be started beside the first");
+  });
+  await step("past nights are looked at before they run", async () => {
+    await page.getByRole("button", { name: "Past nights" }).click();
+    await page.getByText(/^[78] nights, one after the other/).waitFor();
+    await page.getByLabel("From the day").fill("2020-01-01");
+    await page.getByText("had more than 366 nights then").waitFor();
+    await page.getByLabel("to the day").fill("2020-01-03");
+    await page.getByText(/^3 nights, one after the other/).waitFor();
+    if (process.env.SHOTS) await page.screenshot({ path: join(process.env.SHOTS, "backfill.png") });
+    await page.getByLabel(/Reason/).fill("the sensor was mended");
+    await page.getByRole("button", { name: "Run 3 nights" }).click();
+    await page.getByText("What would run").waitFor({ state: "detached" });
+  });
+  await step("a model from outside is checked by the hub, and what it found is told", async () => {
+    await page.goto(`${base}/models`);
+    await page.getByRole("button", { name: "Bring a model" }).click();
+    const keep = page.getByRole("button", { name: "Check and keep it" });
+    await page.getByLabel(/File, at most/).setInputFiles({ name: "Their LSTM.onnx", mimeType: "application/octet-stream", buffer: Buffer.from("onnx") });
+    await page.getByLabel(/licence/).fill("of the vendor");
+    if ((await page.getByLabel("Name that policies call it by").inputValue()) !== "their-lstm") throw new Error("the file gave no name");
+    await page.evaluate(axe.source);
+    const result = await page.evaluate(() => /** @type {any} */ (window).axe.run(document, { resultTypes: ["violations"] }));
+    if (result.violations.length > 0) throw new Error(`the dialog breaks ${result.violations.map((/** @type {any} */ v) => v.id).join(", ")}`);
+    await page.getByLabel("Name that policies call it by").fill("broken");
+    await keep.click();
+    await page.getByText("export it with a free first dimension").waitFor();
+    if (process.env.SHOTS) await page.screenshot({ path: join(process.env.SHOTS, "import.png") });
+    await page.getByLabel("Name that policies call it by").fill("their-lstm");
+    await keep.click();
+    await page.getByText("is in the garden").waitFor();
+    await page.getByText("float [batch any 3]").waitFor();
+    if (process.env.SHOTS) await page.screenshot({ path: join(process.env.SHOTS, "imported.png") });
+    await page.getByRole("button", { name: "Done" }).click();
   });
   await step("the pause is in the audit log, and its proof is computed here", async () => {
     await page.goto(`${base}/audit?action=rollout.pause`);

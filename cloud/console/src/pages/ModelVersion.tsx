@@ -25,28 +25,36 @@ export function ModelVersionPage() {
       {(v) => (
         <>
           <Head title={v.spec.release.id} trail={<><Link to="/models">Models</Link> / </>} sentence={sentence(v)} alarm={versionMarks[v.status.state]?.alarm ?? 0}>
-            <Link to="/models/$name/compare" params={{ name }} search={v.spec.lineage.parent ? { a: v.spec.release.counter, b: v.spec.lineage.parent.counter } : { a: v.spec.release.counter }}>
-              Compare
-            </Link>
-            <Link to="/rollouts/new" search={{ release: v.spec.release.id }}>
-              Roll out
-            </Link>
+            {!outside(v) && (
+              <>
+                <Link to="/models/$name/compare" params={{ name }} search={v.spec.lineage.parent ? { a: v.spec.release.counter, b: v.spec.lineage.parent.counter } : { a: v.spec.release.counter }}>
+                  Compare
+                </Link>
+                <Link to="/rollouts/new" search={{ release: v.spec.release.id }}>
+                  Roll out
+                </Link>
+              </>
+            )}
           </Head>
           <div className={css.columns} data-split="2-1">
             <div className={css.stack}>
-              <Panel title="Lineage" aside="where it came from and where it went">
-                <LineageGraph version={v} />
-              </Panel>
-              <Panel title="Metrics" aside="against the release it replaces, on the same data" flush>
-                <Metrics metrics={v.status.metrics} />
-              </Panel>
+              {!outside(v) && (
+                <>
+                  <Panel title="Lineage" aside="where it came from and where it went">
+                    <LineageGraph version={v} />
+                  </Panel>
+                  <Panel title="Metrics" aside="against the release it replaces, on the same data" flush>
+                    <Metrics metrics={v.status.metrics} />
+                  </Panel>
+                </>
+              )}
               <Panel title="Model card">{v.spec.card ? <Card text={v.spec.card} /> : <Nothing>None was written.</Nothing>}</Panel>
-              <Files version={v} />
+              {!outside(v) && <Files version={v} />}
             </div>
             <div className={css.stack}>
               <Panel title="Version" aside={<StateMark state={v.status.state} marks={versionMarks} />}>
                 <Facts
-                  facts={[
+                  facts={outside(v) ? [["Kind", v.spec.detector], ["Brought", <When at={v.metadata.createdAt} />]] : [
                     ["Digest", <Digest of={v.spec.release.digest} />],
                     ["Detector", v.spec.detector],
                     ["Classes", v.spec.classes.join(", ")],
@@ -57,17 +65,21 @@ export function ModelVersionPage() {
                   ]}
                 />
               </Panel>
-              <Panel title="Where it runs" aside={<Link to="/fleet" search={{ selector: `release=${v.spec.release.id}` }}>show devices</Link>}>
-                <Facts
-                  facts={[
-                    ["As champion", count(v.status.runsOn?.champion)],
-                    ["On trial", count(v.status.runsOn?.challenger)],
-                    ["Kept as last good", count(v.status.runsOn?.lastGood)],
-                  ]}
-                />
-              </Panel>
-              <Quarantine release={v.spec.release} />
-              <Signatures version={v} />
+              {!outside(v) && (
+                <>
+                  <Panel title="Where it runs" aside={<Link to="/fleet" search={{ selector: `release=${v.spec.release.id}` }}>show devices</Link>}>
+                    <Facts
+                      facts={[
+                        ["As champion", count(v.status.runsOn?.champion)],
+                        ["On trial", count(v.status.runsOn?.challenger)],
+                        ["Kept as last good", count(v.status.runsOn?.lastGood)],
+                      ]}
+                    />
+                  </Panel>
+                  <Quarantine release={v.spec.release} />
+                  <Signatures version={v} />
+                </>
+              )}
             </div>
           </div>
         </>
@@ -76,7 +88,11 @@ export function ModelVersionPage() {
   );
 }
 
+/** Whether a person brought it: a part for nights to build on, and no release. */
+const outside = (v: Version) => v.status.state === "candidate";
+
 function sentence(v: Version): string {
+  if (outside(v)) return "Brought from outside: no device gets it before a night has adapted and judged it.";
   const on = v.status.runsOn?.champion ?? 0;
   const f1 = v.status.metrics.find((m) => m.name === "f1" && !m.slice);
   const better = f1?.champion !== undefined ? `, F1 ${num(f1.value)} against ${num(f1.champion)} before` : "";

@@ -1,13 +1,17 @@
 import { useQueries, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
+import { useState } from "react";
 import type { Schemas } from "../api/client";
+import { forbidden, useSession } from "../app/session";
 import { modelVersions, models } from "../api/queries";
 import { count, many, num } from "../lib/format";
 import { Across } from "../parts/Across";
+import { ImportDialog } from "../parts/ImportModel";
 import { versionMarks } from "../parts/marks";
 import { Digest, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
 import { StateMark } from "../parts/StateMark";
+import { Button } from "../ui/controls";
 import css from "./pages.module.css";
 
 type Version = Schemas["ModelVersion"];
@@ -19,14 +23,16 @@ export function ModelsPage() {
     <Loaded query={query}>
       {(families) => (
         <>
-          <Head title="Models" sentence={sentence(families)} />
+          <Head title="Models" sentence={sentence(families)}>
+            <Bring />
+          </Head>
           <div className={css.stack}>
-            {families.length === 0 && (
+            {families.every((m) => m.spec.kind === "garden") && (
               <Panel>
                 <Nothing>No model has been released yet. The first night trains one.</Nothing>
               </Panel>
             )}
-            {families.map((m, i) => (
+            {families.map((m, i) => m.spec.kind !== "garden" && (
               <Panel key={m.metadata.name} title={m.metadata.name} flush aside={
                   <>
                     <span>{[m.spec.description, m.spec.classes?.length ? `for ${m.spec.classes.join(", ")}` : undefined].filter(Boolean).join(" · ")}</span>
@@ -49,6 +55,7 @@ export function ModelsPage() {
                 )}
               </Panel>
             ))}
+            <Garden models={families.filter((m) => m.spec.kind === "garden")} versions={versions.flatMap((v) => v.data?.[0] ?? [])} />
           </div>
         </>
       )}
@@ -56,7 +63,67 @@ export function ModelsPage() {
   );
 }
 
-function sentence(families: Schemas["Model"][]): string {
+/** What people brought from outside, the newest version of each. */
+function Garden({ models: list, versions }: { models: Schemas["Model"][]; versions: Version[] }) {
+  if (list.length === 0) return null;
+  return (
+    <Panel title="From outside" aside="parts for nights to build on; no device gets them as they are" flush>
+      <Scroll label="Models from outside">
+        <table className={table.table}>
+          <thead>
+            <tr>
+              <th scope="col">Model</th>
+              <th scope="col">Kind</th>
+              <th scope="col">Where it is from</th>
+              <th scope="col" data-num>
+                Versions
+              </th>
+              <th scope="col">Brought</th>
+            </tr>
+          </thead>
+          <tbody>
+            {list.map((m) => {
+              const newest = versions.find((v) => v.spec.release.name === m.metadata.name);
+              return (
+                <tr key={m.metadata.name}>
+                  <th scope="row">
+                    <Link to="/models/$name/$counter" params={{ name: m.metadata.name, counter: String(m.status.latest?.counter ?? 1) }}>
+                      {m.status.latest?.id ?? m.metadata.name}
+                    </Link>
+                  </th>
+                  <td>{newest?.spec.detector ?? "–"}</td>
+                  <td className={table.prose}>{m.spec.description ?? "nobody said"}</td>
+                  <td data-num>{count(m.status.versions)}</td>
+                  <td>
+                    <When at={m.metadata.updatedAt} />
+                  </td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </Scroll>
+    </Panel>
+  );
+}
+
+/** The way to bring a model from outside. */
+function Bring() {
+  const { role } = useSession();
+  const why = forbidden(role, "admin");
+  const [open, setOpen] = useState(false);
+  return (
+    <>
+      <Button disabled={why !== undefined} why={why} onClick={() => why === undefined && setOpen(true)}>
+        Bring a model
+      </Button>
+      <ImportDialog open={open} onClose={() => setOpen(false)} />
+    </>
+  );
+}
+
+function sentence(all: Schemas["Model"][]): string {
+  const families = all.filter((m) => m.spec.kind !== "garden");
   const promoted = families.flatMap((m) => (m.status.promoted ? [m.status.promoted.id] : []));
   if (families.length === 0) return "No model has been released yet.";
   if (promoted.length === 0) return `${many(families.length, "model family", "model families")}; none is promoted yet.`;

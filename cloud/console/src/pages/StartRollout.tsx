@@ -18,7 +18,7 @@ export function StartRolloutPage() {
   const families = useQuery(models());
   const versions = useQueries({ queries: (families.data ?? []).map((m) => modelVersions(m.metadata.name)) });
   const policies = useQuery(rolloutPolicies());
-  const releases = versions.flatMap((v) => v.data ?? []).map((v) => v.spec.release.id);
+  const releases = versions.flatMap((v) => v.data ?? []).filter((v) => v.status.state !== "candidate").map((v) => v.spec.release.id);
   const names = (policies.data ?? []).map((p) => p.metadata.name);
   const choices = (all: string[], now: string, none: string) => [{ value: "", label: none }, ...[...new Set(now ? [now, ...all] : all)].map((x) => ({ value: x, label: x }))];
   const preview = useQuery(rolloutPreview(release, policy));

@@ -5,6 +5,7 @@ import { forbidden, useSession } from "../app/session";
 import { ask, client, type Schemas } from "../api/client";
 import { retrainPolicies, trainingRun, trainingRuns } from "../api/queries";
 import { between, count, many, seconds } from "../lib/format";
+import { BackfillDialog } from "../parts/Backfill";
 import { runMarks } from "../parts/marks";
 import { Facts, Head, Loaded, Nothing, Panel, Scroll, When } from "../parts/page";
 import table from "../parts/parts.module.css";
@@ -186,7 +187,9 @@ function Policy({ policy: p, running }: { policy: Schemas["RetrainPolicy"]; runn
   const queries = useQueryClient();
   const navigate = useNavigate();
   const [action, setAction] = useState<Action>();
+  const [filling, setFilling] = useState(false);
   const name = p.metadata.name;
+  const denied = forbidden(role, "operator") ?? (p.spec.schedule.cron ? undefined : "It has no schedule that could have missed anything.");
   const why = forbidden(role, "operator") ?? (running ? "A run of this policy is going." : undefined);
   const start: Action = {
     title: `Retrain ${p.spec.model} now`,
@@ -202,9 +205,14 @@ function Policy({ policy: p, running }: { policy: Schemas["RetrainPolicy"]; runn
     <Panel
       title={name}
       aside={
-        <Button tone="main" disabled={why !== undefined} why={why} onClick={() => why === undefined && setAction(start)}>
-          Retrain now
-        </Button>
+        <span className={css.actions}>
+          <Button disabled={denied !== undefined} why={denied} onClick={() => denied === undefined && setFilling(true)}>
+            Past nights
+          </Button>
+          <Button tone="main" disabled={why !== undefined} why={why} onClick={() => why === undefined && setAction(start)}>
+            Retrain now
+          </Button>
+        </span>
       }
     >
       <Facts
@@ -220,6 +228,7 @@ function Policy({ policy: p, running }: { policy: Schemas["RetrainPolicy"]; runn
         ]}
       />
       <ReasonDialog action={action} onClose={() => setAction(undefined)} />
+      <BackfillDialog policy={name} open={filling} onClose={() => setFilling(false)} />
     </Panel>
   );
 }

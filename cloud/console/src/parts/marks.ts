@@ -114,6 +114,7 @@ export const severityMarks: Record<Schemas["Severity"], Mark> = {
 };
 
 export const versionMarks: Record<Schemas["ModelVersionState"], Mark> = {
+  candidate: mark("from outside", "brought by a person; no device gets it before a night has adapted and judged it", 0, { d: circle, stroke: "n2", dash: true }),
   blessed: mark("released", "signed, not rolled out yet", 0, { d: circle, stroke: "n3" }),
   "rolling-out": mark("rolling out", "a rollout of it is under way", 0, ...rolloutMarks.running.strokes),
   promoted: rolloutMarks.promoted,

@@ -55,7 +55,7 @@ function Tip(p: { text: ReactNode; children: ReactNode }) {
   );
 }
 
-export function TextField(p: { type?: "datetime-local"; label: string; value: string; onChange: (v: string) => void; placeholder?: string; autoComplete?: string; autoFocus?: boolean; error?: string; hideLabel?: boolean; width?: number }) {
+export function TextField(p: { type?: "datetime-local" | "date"; label: string; value: string; onChange: (v: string) => void; placeholder?: string; autoComplete?: string; autoFocus?: boolean; error?: string; hideLabel?: boolean; width?: number }) {
   return (
     <TextInput
       size="xs"

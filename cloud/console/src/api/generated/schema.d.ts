@@ -603,7 +603,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** @description Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. */
+        /** @description Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be. */
         post: operations["backfillRetrainPolicy"];
         delete?: never;
         options?: never;
@@ -1730,7 +1730,7 @@ export interface components {
             role: string;
         };
         ModelSpec: {
-            /** @description e.g. "anomaly" */
+            /** @description "anomaly", or "garden" for models from outside */
             kind: string;
             description?: string;
             classes?: string[];
@@ -1756,10 +1756,10 @@ export interface components {
             nextCursor?: string;
         };
         /**
-         * @description blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
+         * @description candidate = brought from outside, no device gets it; blessed = released, no rollout yet; promoted = a rollout finished; revoked = must not run
          * @enum {string}
          */
-        ModelVersionState: "blessed" | "rolling-out" | "promoted" | "superseded" | "rejected" | "revoked";
+        ModelVersionState: "candidate" | "blessed" | "rolling-out" | "promoted" | "superseded" | "rejected" | "revoked";
         ModelVersionSpec: {
             release: components["schemas"]["ReleaseRef"];
             /** @description e.g. "pca", "autoencoder" */
@@ -4407,6 +4407,8 @@ export interface operations {
             query?: {
                 /** @description Why, for the audit log */
                 reason?: components["parameters"]["Reason"];
+                /** @description Check and answer, store nothing */
+                dryRun?: components["parameters"]["DryRun"];
             };
             header?: never;
             path: {
