@@ -2,7 +2,6 @@ package evaluate
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
@@ -146,5 +145,3 @@ func (p Profile) Drift(d zoo.Dataset) ([]Shift, error) {
 	})
 	return out, nil
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
