@@ -90,16 +90,17 @@ func spread(ctx context.Context, rows [][]float32, n int, rng *rand.Rand) (chose
 			return nil, 0, err
 		}
 		chosen = append(chosen, next)
-		of := rows[next]
+		of, furthest := rows[next], 0 // of nearest as it is behind this row
 		for i, row := range rows {
 			d := 0.0
 			for k, v := range row {
 				d += float64(v-of[k]) * float64(v-of[k])
 			}
-			if nearest[i] = min(nearest[i], d); nearest[i] > nearest[next] {
-				next = i
+			if nearest[i] = min(nearest[i], d); nearest[i] > nearest[furthest] {
+				furthest = i
 			}
 		}
+		next = furthest
 		if nearest[next] == 0 {
 			break // there are no more different rows
 		}
