@@ -94,9 +94,6 @@ const (
 	taskName  = "task"
 )
 
-// maxOpens is how often the record is opened before its error is believed.
-const maxOpens = 4
-
 // Open connects to the record of runs and takes up what this executor left
 // unfinished.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
@@ -137,13 +134,11 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		}
 		e.db, dc.SQLiteSystemDB = db, db
 	}
-	// Processes that are started together make the schema together, and all but
-	// one of them fail at that.
-	c, err := dbos.NewContext(ctx, dc)
-	for try := 1; try < maxOpens && cfg.PostgresURL != "" && err != nil && ctx.Err() == nil; try++ {
-		cfg.Logger.Info("open the workflow record again", "error", err)
+	var c dbos.Context
+	err := e.lease.alone(ctx, func() (err error) {
 		c, err = dbos.NewContext(ctx, dc)
-	}
+		return err
+	})
 	if err != nil {
 		e.closeDB()
 		return nil, fmt.Errorf("open workflow record: %w", err)

@@ -62,6 +62,46 @@ func newLease(ctx context.Context, url, id string) (*lease, error) {
 	}
 }
 
+// schemaLock is held by the process that makes the schema, or looks whether it
+// is made: processes that are started together get in each other's way at that.
+// It is asked for again and again, as a session that waits for a lock is itself
+// what the making of an index waits for.
+const (
+	schemaLock   = "SELECT pg_try_advisory_lock(7441, 0)"
+	schemaUnlock = "SELECT pg_advisory_unlock(7441, 0)"
+	schemaWait   = 2 * time.Minute
+)
+
+// alone calls do while no other process that shares the database is in its
+// alone. Without a lease nobody shares it.
+func (l *lease) alone(ctx context.Context, do func() error) (err error) {
+	if l == nil {
+		return do()
+	}
+	wait, cancel := context.WithTimeout(ctx, schemaWait)
+	defer cancel()
+	conn, err := l.db.Conn(wait)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	for ok := false; ; {
+		if err := conn.QueryRowContext(wait, schemaLock).Scan(&ok); err != nil {
+			return fmt.Errorf("wait for the process that makes the schema: %w", err)
+		}
+		if ok {
+			break
+		}
+		select {
+		case <-wait.Done():
+			return fmt.Errorf("wait for the process that makes the schema: %w", wait.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	defer func() { _, _ = conn.ExecContext(context.WithoutCancel(ctx), schemaUnlock) }() // ends with the session at the latest
+	return do()
+}
+
 // hold makes sure that the lock is held; a lost session is replaced.
 func (l *lease) hold(ctx context.Context) (bool, error) {
 	if l.conn != nil {

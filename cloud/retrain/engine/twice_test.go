@@ -150,3 +150,28 @@ func TestTwoHubsThatStartTheSameNightRunItOnce(t *testing.T) {
 		t.Errorf("%d runs, %v", len(runs), err)
 	}
 }
+
+func TestProcessesThatStartTogetherOnAnEmptyDatabaseAllStart(t *testing.T) {
+	url := storetest.Postgres(t)(t)
+	opened, failed := make(chan *Engine), make(chan error)
+	const many = 5
+	for i := range many {
+		cfg := withTasks(fanOut(1), counted)
+		cfg.PostgresURL, cfg.ExecutorID = url, fmt.Sprintf("hub-%d", i)
+		go func() {
+			if e, err := Open(t.Context(), cfg); err != nil {
+				failed <- err
+			} else {
+				opened <- e
+			}
+		}()
+	}
+	for range many {
+		select {
+		case e := <-opened:
+			t.Cleanup(e.Close)
+		case err := <-failed:
+			t.Error(err)
+		}
+	}
+}
