@@ -3,6 +3,7 @@ package retrain
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -162,10 +163,13 @@ func best(passing []Score) Score {
 		passing = slices.DeleteFunc(passing, func(s Score) bool { return value(s) < top-same })
 	}
 	passing = slices.Clone(passing)
+	same := sameDetected
 	if !slices.ContainsFunc(passing, func(s Score) bool { return s.Images == nil }) {
 		most(func(s Score) float64 { return s.Images.Accuracy }, 0)
+		// Few drawn defects say little of small differences.
+		same = max(same, 1/math.Sqrt(float64(max(passing[0].Faults, 1))))
 	}
-	most(func(s Score) float64 { return s.Detected }, sameDetected)
+	most(func(s Score) float64 { return s.Detected }, same)
 	most(func(s Score) float64 { return -s.FlagShare }, sameFlagShare)
 	return passing[0]
 }
@@ -178,7 +182,7 @@ func (s Score) describe() string {
 	case len(s.Images.Classes) > 0:
 		return fmt.Sprintf("names %.1f %% of %d images right", 100*s.Images.Accuracy, s.Images.Images)
 	}
-	return fmt.Sprintf("flags %.2f %% of %d good parts", 100*s.FlagShare, s.Images.Images)
+	return fmt.Sprintf("finds %.0f %% of drawn defects and flags %.2f %% of %d good parts", 100*s.Detected, 100*s.FlagShare, s.Images.Images)
 }
 
 // figures are the same of another model, without the words.
@@ -189,7 +193,7 @@ func (s Score) figures() string {
 	case len(s.Images.Classes) > 0:
 		return fmt.Sprintf("%.1f %%", 100*s.Images.Accuracy)
 	}
-	return fmt.Sprintf("%.2f %%", 100*s.FlagShare)
+	return fmt.Sprintf("%.0f %% and %.2f %%", 100*s.Detected, 100*s.FlagShare)
 }
 
 func refusal(c JudgedClass, gates []GateResult) string {

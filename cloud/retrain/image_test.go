@@ -349,3 +349,41 @@ func lines(seed, width int) []byte {
 	}
 	return encoded(m)
 }
+
+// Where only good parts are known, damage is drawn onto them to tell detectors
+// apart; few of them say little of small differences.
+func TestDrawnDefectsChooseAmongDetectorsOfTheUnusual(t *testing.T) {
+	model := func(kind string, found float64) Score {
+		return Score{Candidate: Candidate{Kind: kind}, Windows: 40, Faults: 120, Detected: found, Images: &ImageScore{Images: 40, Counts: map[string]int{}}}
+	}
+	for name, tc := range map[string]struct {
+		first, second float64
+		champion      *Score
+		wins          string // empty: nobody
+	}{
+		"much better": {0.1, 0.6, nil, "image-neighbour"},
+		"as good":     {0.55, 0.6, nil, "mahalanobis"},
+		"the champion finds more": {0.2, 0.3, func() *Score {
+			s := model("image-neighbour", 0.9)
+			return &s
+		}(), ""},
+		"the champion flags everything": {0.2, 0.3, func() *Score {
+			s := model("image-neighbour", 1)
+			s.FlagShare = 1
+			return &s
+		}(), "image-neighbour"},
+	} {
+		p := Policy{Name: "eyes"}.withDefaults()
+		b := Bless(p.Gates, Judged{Classes: []JudgedClass{{Class: "eye", Windows: 40, Champion: tc.champion, Candidates: []Score{model("mahalanobis", tc.first), model("image-neighbour", tc.second)}}}})
+		switch {
+		case tc.wins == "":
+			if len(b.Winners) > 0 || !strings.Contains(strings.Join(b.Refusals, " "), "drawn defects found, against the champion") {
+				t.Errorf("%s: winners %+v, refusals %v", name, b.Winners, b.Refusals)
+			}
+		case len(b.Winners) != 1 || b.Winners[0].Score.Candidate.Kind != tc.wins:
+			t.Errorf("%s: winners %+v, refusals %v", name, b.Winners, b.Refusals)
+		case !strings.Contains(b.Winners[0].Why, "% of drawn defects"):
+			t.Errorf("%s: why %q", name, b.Winners[0].Why)
+		}
+	}
+}

@@ -2,9 +2,13 @@ package retrain
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 
+	"github.com/swellfleet/swell/models/evaluate"
 	"github.com/swellfleet/swell/models/runtime"
 )
 
@@ -18,6 +22,10 @@ type ImageScore struct {
 	Recall map[string]float64 `json:"recall,omitempty"`
 	Counts map[string]int     `json:"counts,omitempty"` // images of each label
 }
+
+// mostDrawn bounds the good parts onto which defects are drawn, where nobody has
+// labelled any.
+const mostDrawn = 200
 
 // judgeImages scores one model on the images that judge. What is wrong with
 // the model is in the score.
@@ -45,8 +53,10 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 		return score, 0, err
 	}
 	right, normal, flagged := 0, 0, 0
+	drawn := map[evaluate.Defect]int{} // onto good parts, and found
+	found := map[evaluate.Defect]int{}
 	var r runtime.Result
-	for _, f := range frames {
+	for i, f := range frames {
 		if err := ctx.Err(); err != nil {
 			return score, 0, err
 		}
@@ -76,6 +86,19 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 				score.Detected++
 			}
 		}
+		if len(size.Classes) == 0 && i%(1+len(frames)/mostDrawn) == 0 {
+			for k, d := range evaluate.Defects() {
+				// The image says where: every model is shown the same damage.
+				seed := sha256.Sum256(m)
+				if err := session.ScoreImage(d.Draw(m, size.Height, size.Width, rand.New(rand.NewPCG(binary.LittleEndian.Uint64(seed[:]), uint64(k)))), &r); err != nil {
+					score.Err = err.Error()
+					return score, 0, nil
+				}
+				if drawn[d]++; r.Anomaly {
+					found[d]++
+				}
+			}
+		}
 		if label == "" || len(reads.Classes) == 0 {
 			continue
 		}
@@ -92,6 +115,17 @@ func (s *Service) judgeImages(ctx context.Context, c ClassData, cand Candidate) 
 	score.Images.Accuracy = share(right, len(frames))
 	score.FlagShare = share(flagged, normal)
 	if score.Faults > 0 {
+		score.Detected /= float64(score.Faults)
+	}
+	for _, d := range evaluate.Defects() {
+		if n := drawn[d]; n > 0 {
+			score.Faults += n
+			score.Detected += float64(found[d])
+			score.ByFault[string(d)] = share(found[d], n)
+			score.Slices = append(score.Slices, SliceScore{Name: "fault=" + string(d), Faults: n, Detected: share(found[d], n)})
+		}
+	}
+	if len(drawn) > 0 {
 		score.Detected /= float64(score.Faults)
 	}
 	return score, len(frames), nil
@@ -130,6 +164,10 @@ func imageGates(g Gates, c JudgedClass, s Score, at func(gate string, value, lim
 	}
 	if c.Champion.Err != "" {
 		return append(out, GateResult{Gate: "not-worse", Class: c.Class, Kind: s.Candidate.Kind, Verdict: Inconclusive, Message: "the champion cannot be judged: " + c.Champion.Err})
+	}
+	// A champion that flags everything finds everything.
+	if len(m.Classes) == 0 && s.Faults > 0 && c.Champion.Faults > 0 && c.Champion.FlagShare <= g.MaxFlagShare {
+		out = append(out, at("not-worse", s.Detected-c.Champion.Detected, -g.Margin, false, s.Faults, "drawn defects found, against the champion"))
 	}
 	old := c.Champion.Images
 	for _, label := range old.Classes {
