@@ -14,7 +14,12 @@ trap 'rm -rf "$work"' EXIT
 # Every labelled group that is there; anomaly-free has no labels.
 groups=$(cd "$data/data" && ls -d valve1 valve2 other 2>/dev/null | paste -sd, || true)
 "$sim" backtest --data "$data/data" --files "${groups//,//*,}/*" --time-column datetime --exclude anomaly,changepoint \
-  --train-rows 400 --out "$work/verdicts.csv" | tail -n 1 | tr '{' ' ' | tr '}' ' '
+  --train-rows 400 --out "$work/verdicts.csv" | tail -n 1 > "$work/run.json"
+python3 -c '
+import json, sys
+r = json.load(open(sys.argv[1]))
+print("%d files with %d rows: %d verdicts, %d of them anomalies; %d of %d labelled events found; %.0f s" % (
+    r["files"], r["rows"], r["verdicts"], r["flagged"], r["labels"]["events_found"], r["labels"]["events"], r["seconds"]))' "$work/run.json"
 awk -F, 'NR==1{print "file,row,pred"} NR>1{print $1","$2","$4}' "$work/verdicts.csv" > "$work/pred.csv"
 python3 "$data/skab_score.py" --data "$data/data" --pred "$work/pred.csv" --scope "$groups" |
   python3 -c '
