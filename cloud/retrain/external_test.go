@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swellfleet/swell/cloud/retrain/engine"
 	"github.com/swellfleet/swell/cloud/retrain/runner"
@@ -202,9 +203,13 @@ func TestBackfillRunsTheNightsThatWereMissed(t *testing.T) {
 		if dry, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night, "ada", "", true); err != nil || len(dry) != 2-2*i {
 			t.Errorf("it would run %v, %v", dry, err)
 		}
-		ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night, "ada", "outage", false)
-		if err != nil || len(ids) != 2 {
+		// Who asks has a clock that is a little ahead.
+		ids, err := r.Backfill(t.Context(), "pumps", night.AddDate(0, 0, -2), night.Add(time.Hour), "ada", "outage", false)
+		if err != nil || len(ids) != 2-2*i {
 			t.Fatalf("%v, %v", ids, err)
+		}
+		if i > 0 {
+			break
 		}
 		run := r.wait(t, ids[1])
 		if run.Order.Trigger != ByBackfill || run.Order.By != "ada" || run.Order.At.Hour() != 1 || run.Outcome.Extracted.To.After(night) {

@@ -19,10 +19,14 @@ var ErrBackfill = errors.New("cannot backfill")
 // maxBackfill bounds how many nights one request may start.
 const maxBackfill = 366
 
+// aheadAllowed is how far a caller's clock may be ahead of the hub's: what lies
+// after the hub's now is left out.
+const aheadAllowed = 24 * time.Hour
+
 // Backfill starts the nights that a policy's schedule had in [from, to), each
-// on the data up to its time, and returns their ids, oldest first. A night that
-// was run already is left as it is. The policy needs a schedule. A dry one
-// starts nothing and returns the nights that have not run.
+// on the data up to its time, and returns the ids of those that it started,
+// oldest first. A night that was run already is left as it is. The policy needs
+// a schedule. A dry one starts nothing and returns what it would start.
 func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Time, by, reason string, dry bool) ([]string, error) {
 	p, err := s.cfg.Policies.RetrainPolicy(ctx, policy)
 	if err != nil {
@@ -30,6 +34,9 @@ func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Tim
 	}
 	if p.Schedule.Cron == "" {
 		return nil, fmt.Errorf("%w: policy %s has no schedule that could have missed anything: start it by hand", ErrBackfill, policy)
+	}
+	if now := s.cfg.Now(); to.After(now) && to.Before(now.Add(aheadAllowed)) {
+		to = now
 	}
 	if !from.Before(to) || to.After(s.cfg.Now()) {
 		return nil, fmt.Errorf("%w: %s from %s to %s: want an interval of the past", ErrBackfill, policy, from.Format(time.RFC3339), to.Format(time.RFC3339))
@@ -41,24 +48,20 @@ func (s *Service) Backfill(ctx context.Context, policy string, from, to time.Tim
 	if len(times) > maxBackfill {
 		return nil, fmt.Errorf("%w: %s had more than %d nights then: ask for a shorter interval", ErrBackfill, policy, maxBackfill)
 	}
-	if dry {
-		var ids []string
-		for _, at := range times {
-			id := runID(policy, at)
-			if _, err := s.Run(id); errors.Is(err, engine.ErrNoRun) {
-				ids = append(ids, id)
-			} else if err != nil {
-				return nil, err
+	var ids []string
+	for _, at := range times {
+		id := runID(policy, at)
+		if _, err := s.Run(id); err == nil {
+			continue
+		} else if !errors.Is(err, engine.ErrNoRun) {
+			return ids, err
+		}
+		if !dry {
+			if err := s.start(id, Order{Policy: p, Trigger: ByBackfill, By: by, Reason: reason, At: at.UTC()}); err != nil {
+				return ids, err
 			}
 		}
-		return ids, nil
-	}
-	ids := make([]string, len(times))
-	for i, at := range times {
-		ids[i] = runID(policy, at)
-		if err := s.start(ids[i], Order{Policy: p, Trigger: ByBackfill, By: by, Reason: reason, At: at.UTC()}); err != nil {
-			return ids[:i], err
-		}
+		ids = append(ids, id)
 	}
 	return ids, nil
 }

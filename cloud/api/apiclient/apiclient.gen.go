@@ -233,8 +233,9 @@ type ClientInterface interface {
 	// ImportGardenModelWithBody performs a POST /garden/import (the `ImportGardenModel` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
-	// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+	// Takes an ONNX model in that policies can name: a network for pictures or for windows of sensor
+	// values, or a model that carries the contract. It is checked with the limits that devices set, and
+	// run once; nights adapt and judge it. Either `url` (https, from a public address) or
 	// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
 	ImportGardenModelWithBody(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -338,13 +339,13 @@ type ClientInterface interface {
 	// BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 	BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 	// Takes a body of the `application/json` content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 	BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRolloutPolicies performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
@@ -1002,8 +1003,9 @@ func (c *Client) ListGarden(ctx context.Context, reqEditors ...RequestEditorFn) 
 // ImportGardenModelWithBody performs a POST /garden/import (the `ImportGardenModel` operationId) request,
 // with any type of body and a specified content type.
 //
-// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
-// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+// Takes an ONNX model in that policies can name: a network for pictures or for windows of sensor
+// values, or a model that carries the contract. It is checked with the limits that devices set, and
+// run once; nights adapt and judge it. Either `url` (https, from a public address) or
 // the file as the body is given. A file that cannot be used is answered 422 with the reasons.
 func (c *Client) ImportGardenModelWithBody(ctx context.Context, params *ImportGardenModelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewImportGardenModelRequestWithBody(c.Server, params, contentType, body)
@@ -1327,7 +1329,7 @@ func (c *Client) ApplyRetrainPolicy(ctx context.Context, name Name, params *Appl
 // BackfillRetrainPolicyWithBody performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 // with any type of body and a specified content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 func (c *Client) BackfillRetrainPolicyWithBody(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewBackfillRetrainPolicyRequestWithBody(c.Server, name, params, contentType, body)
 	if err != nil {
@@ -1343,7 +1345,7 @@ func (c *Client) BackfillRetrainPolicyWithBody(ctx context.Context, name Name, p
 // BackfillRetrainPolicy performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 // Takes a body of the `application/json` content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 func (c *Client) BackfillRetrainPolicy(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewBackfillRetrainPolicyRequest(c.Server, name, params, body)
 	if err != nil {
@@ -7227,8 +7229,9 @@ type ClientWithResponsesInterface interface {
 	// ImportGardenModelWithBodyWithResponse performs a POST /garden/import (the `ImportGardenModel` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
-	// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+	// Takes an ONNX model in that policies can name: a network for pictures or for windows of sensor
+	// values, or a model that carries the contract. It is checked with the limits that devices set, and
+	// run once; nights adapt and judge it. Either `url` (https, from a public address) or
 	// the file as the body is given. A file that cannot be used is answered 422 with the reasons.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -7370,7 +7373,7 @@ type ClientWithResponsesInterface interface {
 	// BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 	// with any type of body and a specified content type.
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
@@ -7378,7 +7381,7 @@ type ClientWithResponsesInterface interface {
 	// BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+	// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 	BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error)
 
 	// ListRolloutPoliciesWithResponse performs a GET /rollout-policies (the `ListRolloutPolicies` operationId) request.
@@ -11747,8 +11750,9 @@ func (c *ClientWithResponses) ListGardenWithResponse(ctx context.Context, reqEdi
 // ImportGardenModelWithBodyWithResponse performs a POST /garden/import (the `ImportGardenModel` operationId) request,
 // with any type of body and a specified content type.
 //
-// Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
-// devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+// Takes an ONNX model in that policies can name: a network for pictures or for windows of sensor
+// values, or a model that carries the contract. It is checked with the limits that devices set, and
+// run once; nights adapt and judge it. Either `url` (https, from a public address) or
 // the file as the body is given. A file that cannot be used is answered 422 with the reasons.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -12022,7 +12026,7 @@ func (c *ClientWithResponses) ApplyRetrainPolicyWithResponse(ctx context.Context
 // BackfillRetrainPolicyWithBodyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request,
 // with any type of body and a specified content type.
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 //
 // Returns a wrapper object for the known response body format(s).
 func (c *ClientWithResponses) BackfillRetrainPolicyWithBodyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
@@ -12036,7 +12040,7 @@ func (c *ClientWithResponses) BackfillRetrainPolicyWithBodyWithResponse(ctx cont
 // BackfillRetrainPolicyWithResponse performs a POST /retrain-policies/{name}/actions/backfill (the `BackfillRetrainPolicy` operationId) request.
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
-// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be.
+// Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue.
 func (c *ClientWithResponses) BackfillRetrainPolicyWithResponse(ctx context.Context, name Name, params *BackfillRetrainPolicyParams, body BackfillRetrainPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*BackfillRetrainPolicyResponse, error) {
 	rsp, err := c.BackfillRetrainPolicy(ctx, name, params, body, reqEditors...)
 	if err != nil {

@@ -452,8 +452,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * @description Takes an ONNX model in as a backbone that policies can name. It is checked with the limits that
-         *     devices set, and adapted to the model contract. Either `url` (https, from a public address) or
+         * @description Takes an ONNX model in that policies can name: a network for pictures or for windows of sensor
+         *     values, or a model that carries the contract. It is checked with the limits that devices set, and
+         *     run once; nights adapt and judge it. Either `url` (https, from a public address) or
          *     the file as the body is given. A file that cannot be used is answered 422 with the reasons.
          */
         post: operations["importGardenModel"];
@@ -603,7 +604,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** @description Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. With dryRun nothing is queued; the answer names those that would be. */
+        /** @description Queues the nights of the policy's schedule that fall into [from, to). A night that ran already is not run twice. The answer names the nights it queued; with dryRun those it would queue. */
         post: operations["backfillRetrainPolicy"];
         delete?: never;
         options?: never;
