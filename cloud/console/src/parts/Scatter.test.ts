@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { niceAbove, points } from "./Scatter";
+import { besides, niceAbove, points } from "./Scatter";
 
 const candidate = (detector: string, found: number, alarms: number, more: object = {}) => ({
   detector,
@@ -31,3 +31,16 @@ test.each([
   [0.023, 0.025],
   [7, 10],
 ])("an axis up to %s ends at %s", (v, end) => expect(niceAbove(v)).toBeCloseTo(end));
+
+test("names of points that lie close are set apart, in the order of their points", () => {
+  const four = [
+    { x: 58, y: 96 },
+    { x: 58, y: 90 },
+    { x: 58, y: 98 },
+    { x: 58, y: 110 },
+  ];
+  const got = besides(four, 160);
+  expect(got).toEqual([92, 79, 105, 118]);
+  expect(besides([{ x: 58, y: 90 }, { x: 300, y: 91 }], 160), "far apart to the side").toEqual([90, 91]);
+  expect(besides([{ x: 58, y: 158 }, { x: 58, y: 159 }], 160), "at the axis").toEqual([147, 160]);
+});

@@ -59,17 +59,8 @@ function OfClass({ name, candidates }: { name: string; candidates: Candidate[] }
   const winner = candidates.find((c) => c.chosen);
   const broken = candidates.filter((c) => c.message && !c.chosen);
   const said = all.map((p) => `${p.name} found ${percent(p.found)} with ${percent(p.alarms)} false alarms`).join("; ");
-  // Names of points that lie close are set one below the other.
-  const placed: { x: number; y: number }[] = [];
-  const labelled = [...all]
-    .sort((a, b) => Number(b.kind === "winner") - Number(a.kind === "winner"))
-    .map((p) => {
-      const own = y(p.found) + 4;
-      const free = (v: number) => !placed.some((q) => Math.abs(q.y - v) < 12 && Math.abs(q.x - x(p.alarms)) < 78);
-      const ly = [0, 12, -12, 24, -24, 36].map((d) => own + d).find(free) ?? own;
-      placed.push({ x: x(p.alarms), y: ly });
-      return { ...p, ly };
-    });
+  const heights = besides(all.map((p) => ({ x: x(p.alarms), y: y(p.found) })), H - BOTTOM - 2);
+  const labelled = all.map((p, i) => ({ ...p, ly: heights[i]! }));
   return (
     <figure className={css.plot}>
       <figcaption>
@@ -104,7 +95,8 @@ function OfClass({ name, candidates }: { name: string; candidates: Candidate[] }
               ) : (
                 <circle cx={x(p.alarms)} cy={y(p.found)} r={p.kind === "winner" ? 6 : 5} fill={p.kind === "winner" ? "var(--n4)" : "var(--panel)"} stroke="var(--n4)" strokeWidth="1.6" />
               )}
-              <text x={x(p.alarms) + 10} y={p.ly} fontWeight={p.kind === "winner" ? 600 : 400} data-name>
+              {Math.abs(p.ly - y(p.found)) > 5 && <path d={`M${x(p.alarms) + 7} ${y(p.found)}L${x(p.alarms) + 15} ${p.ly}`} stroke="var(--ink-3)" />}
+              <text x={x(p.alarms) + 18} y={p.ly + 4} style={p.kind === "winner" ? { fontWeight: 600 } : undefined} data-name>
                 {p.name}
               </text>
             </g>
@@ -119,6 +111,32 @@ function OfClass({ name, candidates }: { name: string; candidates: Candidate[] }
       ))}
     </figure>
   );
+}
+
+const APART = 13;
+
+/**
+ * The heights of names beside points, in the points' own order from top to
+ * bottom: names that would touch are set one below the other, all as near to
+ * their points as that leaves, and none below floor.
+ */
+export function besides(at: { x: number; y: number }[], floor: number): number[] {
+  const out = at.map((p) => p.y);
+  const order = at.map((_, i) => i).sort((a, b) => at[a]!.y - at[b]!.y);
+  const groups: number[][] = [];
+  const near = (a: number, b: number) => Math.abs(at[a]!.x - at[b]!.x) < 130 && Math.abs(out[a]! - out[b]!) < APART;
+  for (const i of order) {
+    let group = [i];
+    // What is set apart takes more room, and may then touch the group above.
+    for (let last = groups.at(-1); last && group.some((g) => last!.some((l) => near(g, l))); last = groups.at(-1)) {
+      group = [...groups.pop()!, ...group];
+      const middle = group.reduce((sum, g) => sum + at[g]!.y, 0) / group.length;
+      const top = Math.min(middle - ((group.length - 1) * APART) / 2, floor - (group.length - 1) * APART);
+      group.forEach((g, k) => (out[g] = top + k * APART));
+    }
+    groups.push(group);
+  }
+  return out;
 }
 
 /** A round number not below v, for the end of an axis. */
