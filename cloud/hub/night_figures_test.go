@@ -76,7 +76,7 @@ func TestNightFigures(t *testing.T) {
 		fmt.Println("no PostgreSQL server here (Debian package postgresql): two workers are not measured")
 	} else {
 		newURL := storetest.Postgres(t)
-		const rounds = 3 // in turn: the machine's other work meets both
+		const rounds = 5 // in turn: the machine's other work meets both
 		var ratios []float64
 		for range rounds {
 			alone := sharedNight(t, newURL(t), 1, shared, rows)
