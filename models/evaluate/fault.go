@@ -33,8 +33,8 @@ func DefaultFaults() []Fault {
 	return []Fault{{Spike, 10}, {Drift, 5}, {Stuck, 0}, {Scale, 3}, {Noise, 3}}
 }
 
-// apply writes the fault into values, which are the samples of one channel while it lasts.
-func (f Fault) apply(values []float32, mean, deviation float64, rng *rand.Rand) error {
+// Apply writes the fault into values, which are the samples of one channel while it lasts.
+func (f Fault) Apply(values []float32, mean, deviation float64, rng *rand.Rand) error {
 	for i, v := range values {
 		x := float64(v)
 		switch f.Kind {
@@ -115,7 +115,7 @@ func inject(s Session, places []place, cfg Config, rng *rand.Rand) ([]FaultRepor
 				for k, values := range p.series.Values {
 					rows := slices.Clone(values[first : p.from+lasts])
 					if k == ch {
-						if err := f.apply(rows[c.Window-1:], p.mean[k], p.dev[k], rng); err != nil {
+						if err := f.Apply(rows[c.Window-1:], p.mean[k], p.dev[k], rng); err != nil {
 							return nil, err
 						}
 					}
