@@ -43,6 +43,8 @@ type Options struct {
 	Candidates []Candidate
 	// Margins that are tried with each; nil means Margins.
 	Margins []float64
+	// MaxFalseAlarms is the largest share of normal rows that may be flagged; 0 means any.
+	MaxFalseAlarms float64
 	// MaxGap is the largest step within a window, in nominal steps; 0 means 3, negative means any.
 	MaxGap float64
 	// Seed of fits and faults.
@@ -308,13 +310,19 @@ func try(ctx context.Context, d zoo.Dataset, ps []piece, c Candidate, o Options)
 		}
 		all.add(n)
 	}
-	var best Trial
+	best, ok := Trial{}, false
 	for i, margin := range o.Margins {
 		t := Trial{Kind: c.Kind, Fit: c.Fit, FalseAlarms: share(all.alarmed[i], all.normal), Missed: share(all.missed[i], all.faulty)}
 		t.Fit.Margin, t.Fit.Seed, t.Fit.MaxGap = margin, o.Seed, o.MaxGap
-		if i == 0 || t.Youden() > best.Youden() {
-			best = t
+		if o.MaxFalseAlarms > 0 && t.FalseAlarms > o.MaxFalseAlarms {
+			continue
 		}
+		if !ok || t.Youden() > best.Youden() {
+			best, ok = t, true
+		}
+	}
+	if !ok {
+		return Trial{}, fmt.Errorf("more than %g %% of normal rows flagged at every margin", 100*o.MaxFalseAlarms)
 	}
 	return best, nil
 }
