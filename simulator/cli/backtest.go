@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,14 +27,34 @@ func asUnivariate(given func(flag string) bool, o *backtest.Options) {
 
 // Flags that belong to one kind of data only.
 var (
-	ofStreams = []string{"network", "files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap", "sample-rate"}
+	ofStreams = []string{"network", "files", "time-column", "channels", "exclude", "train-rows", "rate", "univariate", "model-per", "max-gap", "sample-rate", "fit"}
 	ofImages  = []string{"backbone", "labels", "splits", "split", "normal", "hold-out", "epochs", "size", "seed", "upright"}
 )
+
+// settings reads JSON into fit, over what is there.
+func settings(text string, fit *zoo.Config) error {
+	if text == "" {
+		return nil
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(fit); err != nil {
+		return fmt.Errorf("--fit: %w; want JSON as {\"pattern\": 10, \"margin\": 2}", err)
+	}
+	if d.More() {
+		return errors.New("--fit: want one JSON object and nothing behind it")
+	}
+	if err := fit.Validate(); err != nil {
+		return fmt.Errorf("--fit: %w", err)
+	}
+	return nil
+}
 
 func (c *command) backtest() *cobra.Command {
 	var o backtest.Options
 	var io backtest.ImageOptions
 	var univariate bool
+	var fit string
 	cmd := &cobra.Command{
 		Use: "backtest (--data DIR --train-rows N | --images DIR)", Short: "Play a folder of your recordings or images through the whole product", Args: cobra.NoArgs,
 		Long: `backtest plays a folder of yours through the whole product: agents send one
@@ -102,6 +123,9 @@ others.`,
 			if univariate {
 				asUnivariate(given, &o)
 			}
+			if err := settings(fit, &o.Fit); err != nil {
+				return err
+			}
 			r, err := backtest.Run(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -124,6 +148,7 @@ others.`,
 	f.StringSliceVar(&o.Kinds, "kinds", nil, "detectors that compete (default "+strings.Join(zoo.Competitors(), ", ")+"; there are "+strings.Join(zoo.Kinds(), ", ")+"; for images "+strings.Join(zoo.ImageKinds(), ", ")+")")
 	f.StringSliceVar(&o.Networks, "network", nil, "ONNX file of a network of yours that competes, too; FILE:raw when it wants engineering units (see docs/registry.md)")
 	f.StringVar(&io.Backbone, "backbone", "", "ONNX file of a network that models of images look with")
+	f.StringVar(&fit, "fit", "", `settings of the detectors, as fit in a retrain policy, in JSON: '{"pattern": 10, "margin": 2}'`)
 	f.Float64Var(&o.Fit.MaxGap, "max-gap", -1, "largest step within a window, in nominal steps; below 0 windows may span any gap")
 	f.StringSliceVar(&io.Images, "images", nil, "folder with images; several for several device classes")
 	f.StringVar(&io.Labels, "labels", "", "CSV file with the columns file and label (default the name of the folder an image is in)")
