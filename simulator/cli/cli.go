@@ -43,7 +43,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer, version str
 	root.SetErr(errOut)
 	c := &command{out: out, err: errOut, version: version}
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "log what hub and devices do")
-	root.AddCommand(c.demo(), c.backtest(), c.fleet(), c.run(), c.whatIf(), c.explore(), c.replay(), c.gates(), c.million())
+	root.AddCommand(c.demo(), c.backtest(), c.tune(), c.fleet(), c.run(), c.whatIf(), c.explore(), c.replay(), c.gates(), c.million())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(errOut, "swell-sim: %v\n", err)
 		return 1
