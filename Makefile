@@ -13,6 +13,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 ORT     := $(CACHE)/onnxruntime/1.24.1/libonnxruntime.so.1
 COSIGN  := $(CACHE)/bin/cosign
 NFPM    := $(CACHE)/bin/nfpm
+# go test, which says at the end what was skipped and why.
+TEST    := go tool -modfile=.ci/tools.mod gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
 LINT    := go tool -modfile=.ci/lint.mod golangci-lint
 PROGRAMS := swell-hub swellctl swell-agent swell-sim
 CONSOLE := cloud/console/dist/index.html
@@ -56,7 +58,7 @@ console: $(CONSOLE) ## Build the web console
 
 .PHONY: test
 test: testsetup ## Set up what the tests need and run everything
-	@go test -timeout 25m ./...
+	@$(TEST) -timeout 25m ./...
 	@$(MAKE) --no-print-directory console-test
 
 .PHONY: testsetup
@@ -78,7 +80,7 @@ console-test: build testsetup ## Unit tests of the console, then every page in a
 
 .PHONY: race
 race: testsetup ## The concurrent packages under the race detector
-	@go test -race -timeout 25m ./protocol/... ./agent/... ./firmware/... ./cloud/broker/... ./cloud/dispatch/... ./cloud/fleet/... ./cloud/ingest/... ./cloud/auth/... ./cloud/api/...
+	@$(TEST) -race -timeout 25m ./protocol/... ./agent/... ./firmware/... ./cloud/broker/... ./cloud/dispatch/... ./cloud/fleet/... ./cloud/ingest/... ./cloud/auth/... ./cloud/api/...
 
 .PHONY: lint
 lint: ## golangci-lint
@@ -121,7 +123,11 @@ bench-detectors: $(ORT) ## Each kind of detector by itself on the public SKAB re
 
 .PHONY: bench-skab
 bench-skab: build ## F1, FAR and MAR of the devices' verdicts on the public SKAB recordings
-	@simulator/backtest/skab.sh $(BIN)/swell-sim | .ci/figures
+	@simulator/backtest/skab.sh $(BIN)/swell-sim defaults | .ci/figures
+
+.PHONY: bench-tune
+bench-tune: build ## The same with settings that swell-sim tune chooses: without labels, and by those of other recordings
+	@simulator/backtest/skab.sh $(BIN)/swell-sim tune | .ci/figures
 
 .PHONY: bench-rollout
 bench-rollout: ## Cost of a rollout's decision over 1 000 to 1 000 000 devices, whole and after one report

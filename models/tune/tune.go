@@ -1,10 +1,12 @@
-// Package tune chooses one kind of detector and one configuration for machines of a type from recordings of
-// their normal operation. It needs no labels.
+// Package tune chooses one kind of detector and one configuration for machines of a type from recordings.
 //
-// Recordings are cut into pieces. Every candidate is fitted to the first rows of a piece and judges the rest of
+// ChooseByLabels takes recordings in which people labelled what was wrong, and says what to expect of the choice on a
+// recording that it has not seen. Choose needs normal operation and no labels.
+//
+// For Choose recordings are cut into pieces. Every candidate is fitted to the first rows of a piece and judges the rest of
 // it: as it is, which shows how often normal operation that wanders is flagged, and with faults put into one
-// channel at a time. The candidate with the largest Youden index wins: found share of faulty rows less flagged
-// share of normal ones (W. J. Youden, Index for rating diagnostic tests, Cancer 3, 1950). Faults that every
+// channel at a time. The candidate with the largest Youden index wins, unless people aim at F1: found share of faulty
+// rows less flagged share of normal ones (W. J. Youden, Index for rating diagnostic tests, Cancer 3, 1950). Faults that every
 // candidate finds, and those that none can find, do not move the choice.
 //
 // People who bring recordings call it through `swell-sim tune`; the hub's night, which has one interval of data
@@ -33,6 +35,16 @@ type Candidate struct {
 	Fit  zoo.Config `json:"fit"`
 }
 
+// Aim is what is made as large as can be.
+type Aim string
+
+const (
+	// Index is Youden's. It does not depend on how many rows are faulty.
+	Index Aim = "index"
+	// F1 is the harmonic mean of precision and recall over rows, and does.
+	F1 Aim = "f1"
+)
+
 // Options say how to choose. TrainRows is required.
 type Options struct {
 	// TrainRows is how many rows of a piece are learned from.
@@ -45,6 +57,8 @@ type Options struct {
 	Margins []float64
 	// MaxFalseAlarms is the largest share of normal rows that may be flagged; 0 means any.
 	MaxFalseAlarms float64
+	// Aim is Index where it is empty.
+	Aim Aim
 	// MaxGap is the largest step within a window, in nominal steps; 0 means 3, negative means any.
 	MaxGap float64
 	// Seed of fits and faults.
@@ -64,10 +78,17 @@ type Trial struct {
 	FalseAlarms float64 `json:"false_alarms"`
 	// Missed is the share of faulty rows that were not.
 	Missed float64 `json:"missed"`
+	// F1 over rows.
+	F1 float64 `json:"f1"`
+
+	candidate, margin int // which of Options it is
 }
 
 // Youden is the trial's index: 1 for a perfect detector, 0 for one that guesses.
 func (t Trial) Youden() float64 { return 1 - t.FalseAlarms - t.Missed }
+
+// Same says that u is the same configuration, whatever it came to.
+func (t Trial) Same(u Trial) bool { return t.candidate == u.candidate && t.margin == u.margin }
 
 // Result is the choice.
 type Result struct {
@@ -142,6 +163,29 @@ func Choose(ctx context.Context, d zoo.Dataset, o Options) (Result, error) {
 	if o.PieceRows < o.TrainRows+4*every {
 		return Result{}, fmt.Errorf("pieces of %d rows leave too little behind the %d to learn from: want %d or more", o.PieceRows, o.TrainRows, o.TrainRows+4*every)
 	}
+	o = o.withDefaults()
+	ps := pieces(d, o)
+	if len(ps) == 0 {
+		return Result{}, fmt.Errorf("no recording has %d rows: give longer ones, or fewer rows to learn from", o.PieceRows)
+	}
+	outs, err := compete(ctx, o, len(ps), func(ctx context.Context, i int, c Candidate) (counts, error) { return judge(ctx, d, ps[i], c, o) })
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Pieces: len(ps)}
+	r.Best, r.Failed, err = o.best(outs, -1)
+	return r, err
+}
+
+// worth is what o aims at.
+func (o Options) worth(t Trial) float64 {
+	if o.Aim == F1 {
+		return t.F1
+	}
+	return t.Youden()
+}
+
+func (o Options) withDefaults() Options {
 	if o.Candidates == nil {
 		o.Candidates = Grid()
 	}
@@ -151,11 +195,7 @@ func Choose(ctx context.Context, d zoo.Dataset, o Options) (Result, error) {
 	if o.MaxGap == 0 {
 		o.MaxGap = 3
 	}
-	ps := pieces(d, o)
-	if len(ps) == 0 {
-		return Result{}, fmt.Errorf("no recording has %d rows: give longer ones, or fewer rows to learn from", o.PieceRows)
-	}
-	return choose(ctx, d, ps, o)
+	return o
 }
 
 // piece is a part of a recording, with copies of it that have a fault each.
@@ -234,33 +274,34 @@ func (c *counts) add(more counts) {
 	}
 }
 
-func choose(ctx context.Context, d zoo.Dataset, ps []piece, o Options) (Result, error) {
+// outcome is what the fits of one candidate said, piece by piece.
+type outcome struct {
+	counts []counts
+	err    error // the candidate could not be fitted
+}
+
+// compete has every candidate judge n pieces.
+func compete(ctx context.Context, o Options, n int, judge func(ctx context.Context, piece int, c Candidate) (counts, error)) ([]outcome, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
-		wait  sync.WaitGroup
-		mu    sync.Mutex
-		fatal error
-		done  int
-		res   = Result{Pieces: len(ps), Failed: map[string]string{}}
-		found = make([]*Trial, len(o.Candidates))
-		next  = make(chan int)
+		wait sync.WaitGroup
+		mu   sync.Mutex
+		done int
+		out  = make([]outcome, len(o.Candidates))
+		next = make(chan int)
 	)
 	for range min(runtime.GOMAXPROCS(0), len(o.Candidates)) {
 		wait.Go(func() {
 			for i := range next {
-				t, err := try(ctx, d, ps, o.Candidates[i], o)
+				for piece := 0; piece < n && out[i].err == nil; piece++ {
+					var c counts
+					c, out[i].err = judge(ctx, piece, o.Candidates[i])
+					out[i].counts = append(out[i].counts, c)
+				}
 				mu.Lock()
 				done++
-				switch kind := o.Candidates[i].Kind; {
-				case ctx.Err() != nil:
-					fatal = ctx.Err()
-				case err == nil:
-					found[i] = &t
-				case res.Failed[kind] == "":
-					res.Failed[kind] = err.Error()
-				}
-				if o.Tried != nil && err == nil {
+				if t, err := o.trial(i, out[i], -1); o.Tried != nil && err == nil {
 					o.Tried(t, done, len(o.Candidates))
 				}
 				mu.Unlock()
@@ -277,47 +318,58 @@ func choose(ctx context.Context, d zoo.Dataset, ps []piece, o Options) (Result, 
 	}
 	close(next)
 	wait.Wait()
-	if err := errors.Join(ctx.Err(), fatal); err != nil {
-		return Result{}, err
-	}
-	for _, t := range found {
-		if t == nil {
+	return out, ctx.Err()
+}
+
+// best are the best trials of each kind, the best of all first, without those
+// of one piece (none of them when without is negative), and why the first
+// candidate of a kind did not count.
+func (o Options) best(outs []outcome, without int) (best []Trial, failed map[string]string, err error) {
+	failed = map[string]string{}
+	for i, c := range o.Candidates {
+		t, err := o.trial(i, outs[i], without)
+		if err != nil {
+			if failed[c.Kind] == "" {
+				failed[c.Kind] = err.Error()
+			}
 			continue
 		}
 		// The first of equals, so that the choice does not depend on who was done first.
-		if i := slices.IndexFunc(res.Best, func(b Trial) bool { return b.Kind == t.Kind }); i < 0 {
-			res.Best = append(res.Best, *t)
-		} else if t.Youden() > res.Best[i].Youden() {
-			res.Best[i] = *t
+		if j := slices.IndexFunc(best, func(b Trial) bool { return b.Kind == t.Kind }); j < 0 {
+			best = append(best, t)
+		} else if o.worth(t) > o.worth(best[j]) {
+			best[j] = t
 		}
 	}
-	slices.SortStableFunc(res.Best, func(a, b Trial) int { return cmp.Compare(b.Youden(), a.Youden()) })
-	if len(res.Best) == 0 {
-		for kind, why := range res.Failed {
-			return Result{}, fmt.Errorf("%s: %s", kind, why)
-		}
+	slices.SortStableFunc(best, func(a, b Trial) int { return cmp.Compare(o.worth(b), o.worth(a)) })
+	if len(best) == 0 {
+		c := o.Candidates[0]
+		return nil, nil, fmt.Errorf("%s: %s", c.Kind, failed[c.Kind])
 	}
-	return res, nil
+	return best, failed, nil
 }
 
-// try fits c to every piece and returns its trial at the best margin.
-func try(ctx context.Context, d zoo.Dataset, ps []piece, c Candidate, o Options) (Trial, error) {
-	all := counts{alarmed: make([]int, len(o.Margins)), missed: make([]int, len(o.Margins))}
-	for _, p := range ps {
-		n, err := judge(ctx, d, p, c, o)
-		if err != nil {
-			return Trial{}, err
-		}
-		all.add(n)
+// trial is how a candidate did at its best margin, over all pieces but one.
+func (o Options) trial(candidate int, out outcome, without int) (Trial, error) {
+	if out.err != nil {
+		return Trial{}, out.err
 	}
+	all := counts{alarmed: make([]int, len(o.Margins)), missed: make([]int, len(o.Margins))}
+	for i, n := range out.counts {
+		if i != without {
+			all.add(n)
+		}
+	}
+	c := o.Candidates[candidate]
 	best, ok := Trial{}, false
-	for i, margin := range o.Margins {
-		t := Trial{Kind: c.Kind, Fit: c.Fit, FalseAlarms: share(all.alarmed[i], all.normal), Missed: share(all.missed[i], all.faulty)}
+	for m, margin := range o.Margins {
+		j := all.at(m)
+		t := Trial{Kind: c.Kind, Fit: c.Fit, FalseAlarms: j.FalseAlarms(), Missed: j.MissedShare(), F1: j.F1(), candidate: candidate, margin: m}
 		t.Fit.Margin, t.Fit.Seed, t.Fit.MaxGap = margin, o.Seed, o.MaxGap
 		if o.MaxFalseAlarms > 0 && t.FalseAlarms > o.MaxFalseAlarms {
 			continue
 		}
-		if !ok || t.Youden() > best.Youden() {
+		if !ok || o.worth(t) > o.worth(best) {
 			best, ok = t, true
 		}
 	}
@@ -327,55 +379,80 @@ func try(ctx context.Context, d zoo.Dataset, ps []piece, c Candidate, o Options)
 	return best, nil
 }
 
+// at is what was counted at the margin with index m.
+func (c counts) at(m int) Judged {
+	return Judged{Normal: c.normal, Faulty: c.faulty, Alarmed: c.alarmed[m], Missed: c.missed[m]}
+}
+
 func share(n, of int) float64 { return float64(n) / float64(max(of, 1)) }
 
 // judge fits c to one piece and counts what it says of the rest, at every margin.
 func judge(ctx context.Context, d zoo.Dataset, p piece, c Candidate, o Options) (n counts, err error) {
-	n = counts{alarmed: make([]int, len(o.Margins)), missed: make([]int, len(o.Margins))}
-	fit := c.Fit
-	// With a margin of 1 scores are multiples of the reference, to hold against any margin.
-	fit.Margin, fit.Stride, fit.Seed, fit.MaxGap, fit.Library = 1, every, o.Seed, o.MaxGap, o.Library
-	f, err := zoo.Fit(ctx, c.Kind, zoo.Dataset{Channels: d.Channels, SampleRateHz: d.SampleRateHz, Series: []zoo.Series{part(p.clean, 0, o.TrainRows)}}, fit)
+	j, err := newJury(ctx, d, part(p.clean, 0, o.TrainRows), c, every, o)
 	if err != nil {
 		return n, err
 	}
-	s, err := rt.Load(f.ONNX, rt.Options{Library: o.Library})
-	if err != nil {
-		return n, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	count := func(series zoo.Series, from, to int, weight int) error {
-		verdicts, err := evaluate.Score(ctx, s, part(series, 0, to), from, o.MaxGap)
-		if err != nil {
-			return err
-		}
-		for _, v := range verdicts {
-			faulty := v.Row >= p.from && v.Row < p.to
-			if faulty {
-				n.faulty += weight
-			} else {
-				n.normal += weight
-			}
-			for i, margin := range o.Margins {
-				// What is not a number alarms.
-				switch flag := !(float64(v.Score) <= margin); {
-				case faulty && !flag:
-					n.missed[i] += weight
-				case !faulty && flag:
-					n.alarmed[i] += weight
-				}
-			}
-		}
-		return nil
-	}
+	defer func() { err = errors.Join(err, j.close()) }()
+	faulty := func(row int) bool { return row >= p.from && row < p.to }
 	// What comes before the fault is the same in all copies.
-	if err := count(p.clean, o.TrainRows, p.from, len(p.faulty)); err != nil {
+	if err := j.count(ctx, part(p.clean, 0, p.from), o.TrainRows, faulty, len(p.faulty)); err != nil {
 		return n, err
 	}
 	for _, series := range p.faulty {
-		if err := count(series, p.from, series.Rows(), 1); err != nil {
+		if err := j.count(ctx, series, p.from, faulty, 1); err != nil {
 			return n, err
 		}
 	}
-	return n, nil
+	return j.counts, nil
+}
+
+// jury is a fitted candidate that judges rows at every margin.
+type jury struct {
+	counts
+	scorer *rt.Session
+	o      Options
+}
+
+// newJury fits c to train. It judges one row in stride.
+func newJury(ctx context.Context, d zoo.Dataset, train zoo.Series, c Candidate, stride int, o Options) (*jury, error) {
+	fit := c.Fit
+	// With a margin of 1 scores are multiples of the reference, to hold against any margin.
+	fit.Margin, fit.Stride, fit.Seed, fit.MaxGap, fit.Library = 1, stride, o.Seed, o.MaxGap, o.Library
+	f, err := zoo.Fit(ctx, c.Kind, zoo.Dataset{Channels: d.Channels, SampleRateHz: d.SampleRateHz, Series: []zoo.Series{train}}, fit)
+	if err != nil {
+		return nil, err
+	}
+	s, err := rt.Load(f.ONNX, rt.Options{Library: o.Library})
+	if err != nil {
+		return nil, err
+	}
+	return &jury{counts: counts{alarmed: make([]int, len(o.Margins)), missed: make([]int, len(o.Margins))}, scorer: s, o: o}, nil
+}
+
+func (j *jury) close() error { return j.scorer.Close() }
+
+// count judges the rows of series from one on, each as often as weight says.
+func (j *jury) count(ctx context.Context, series zoo.Series, from int, faulty func(row int) bool, weight int) error {
+	verdicts, err := evaluate.Score(ctx, j.scorer, series, from, j.o.MaxGap)
+	if err != nil {
+		return err
+	}
+	for _, v := range verdicts {
+		bad := faulty(v.Row)
+		if bad {
+			j.faulty += weight
+		} else {
+			j.normal += weight
+		}
+		for i, margin := range j.o.Margins {
+			// What is not a number alarms.
+			switch flag := !(float64(v.Score) <= margin); {
+			case bad && !flag:
+				j.missed[i] += weight
+			case !bad && flag:
+				j.alarmed[i] += weight
+			}
+		}
+	}
+	return nil
 }

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Back-tests the public SKAB recordings through the whole product and scores
-# the devices' verdicts with the scorer that comes with the data: with the
-# detectors' defaults, with six kinds that compete for each recording, and with
-# one kind and settings that `swell-sim tune` chooses without labels, by the rule
-# in docs/decisions/0013-chosen-without-labels.md.
-# Usage: skab.sh SWELL-SIM   ($SWELL_DATA names the folder with skab-dev/)
+# the devices' verdicts with the scorer that comes with the data.
+# Usage: skab.sh SWELL-SIM defaults   with the detectors' defaults, and with six
+#                                     kinds that compete for each recording
+#        skab.sh SWELL-SIM tune       with what `swell-sim tune` chooses without
+#                                     labels, and by those of other recordings:
+#                                     docs/decisions/0013-chosen-without-labels.md
+# $SWELL_DATA names the folder with skab-dev/.
 set -euo pipefail
 sim=$1
 data=${SWELL_DATA:-../shared/data}/skab-dev
@@ -16,41 +18,66 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Every labelled group that is there; anomaly-free has no labels.
 groups=$(cd "$data/data" && ls -d valve1 valve2 other 2>/dev/null | paste -sd, || true)
-from=(--data "$data/data" --files "${groups//,//*,}/*" --time-column datetime --exclude anomaly,changepoint)
-# play NAME OPTIONS… back-tests, and writes NAME.json and the score in NAME.score.
+all="${groups//,//*,}/*"
+from=(--data "$data/data" --time-column datetime --exclude anomaly,changepoint --train-rows 400)
+# play NAME FILES OPTIONS… back-tests, and adds its verdicts to NAME.pred.
 play() {
-  local name=$1
-  shift
-  "$sim" backtest "${from[@]}" --train-rows 400 --out "$work/$name.csv" "$@" | tail -n 1 > "$work/$name.json"
-  awk -F, 'NR==1{print "file,row,pred"} NR>1{print $1","$2","$4}' "$work/$name.csv" > "$work/$name.pred"
-  python3 "$data/skab_score.py" --data "$data/data" --pred "$work/$name.pred" --scope "$groups" > "$work/$name.score"
+  local name=$1 files=$2
+  shift 2
+  "$sim" backtest "${from[@]}" --files "$files" --out "$work/$name.csv" "$@" | tail -n 1 > "$work/$name.json"
+  [ -e "$work/$name.pred" ] || echo file,row,pred > "$work/$name.pred"
+  awk -F, 'NR>1{print $1","$2","$4}' "$work/$name.csv" >> "$work/$name.pred"
 }
-play defaults
-play six --kinds pca,dense-ae,conv-ae,forecast,random-neighbour,forest
-"$sim" tune "${from[@]}" --rows 400 --train-rows 200 --piece-rows 400 --max-false-alarms 0.22 | tee "$work/tune.out" | sed '$d'
-tail -n 1 "$work/tune.out" > "$work/choice.json"
-# of FIELD prints it, from the choice.
-of() { python3 -c 'import json, sys; v = json.load(open(sys.argv[1]))[sys.argv[2]]; print(",".join(v) if isinstance(v, list) else json.dumps(v))' "$work/choice.json" "$1"; }
-play chosen --kinds "$(of kinds)" --fit "$(of fit)"
-python3 - "$work" <<'PY'
+score() { python3 "$data/skab_score.py" --data "$data/data" --pred "$work/$1.pred" --scope "$groups" > "$work/$1.score"; }
+# tell TITLE=NAME… prints the scores beside published ones; the last line are all as JSON.
+tell() { python3 - "$work" "$@" <<'PY'
 import json, sys
-def load(name): return json.load(open(f"{sys.argv[1]}/{name}"))
-def figures(name):
-    o = load(name + ".score")["outlier"]
-    return {"f1": round(o["F1"], 3), "far": round(o["FAR"], 1), "mar": round(o["MAR"], 1)}
-r, choice = load("defaults.json"), load("choice.json")
-print("%d files with %d rows: %d verdicts; %d of %d labelled events found with the defaults" % (
-    r["files"], r["rows"], r["verdicts"], r["labels"]["events_found"], r["labels"]["events"]))
-rows = [
-    ("defaults, chosen on these recordings with their labels in sight", figures("defaults")),
-    ("six kinds compete for each recording, by simulated faults", figures("six")),
-    ("%s %s for all, chosen without labels" % (choice["kinds"][0], json.dumps({k: v for k, v in choice["fit"].items() if k != "maxGap"})), figures("chosen")),
-    ("published on the same rows: Conv-AE", {"f1": 0.811, "far": 12.7, "mar": 24.3}),
-    ("published on the same rows: LSTM-AE", {"f1": 0.779, "far": 34.5, "mar": 17.3}),
-    ("published on the same rows: T2+Q", {"f1": 0.757, "far": 29.3, "mar": 23.8}),
-    ("always anomalous", {"f1": 0.698, "far": 100, "mar": 0}),
-]
-for what, f in rows:
-    print("F1 %.3f  FAR %5.1f %%  MAR %4.1f %%  %s" % (f["f1"], f["far"], f["mar"], what))
-print(json.dumps({**figures("defaults"), "chosen": "with labels in sight", "six_compete": figures("six"), "chosen_without_labels": figures("chosen")}))
+out = {}
+def line(f1, far, mar, what): print("F1 %.3f  FAR %5.1f %%  MAR %4.1f %%  %s" % (f1, far, mar, what))
+for arg in sys.argv[2:]:
+    title, name = arg.rsplit("=", 1)
+    o = json.load(open(f"{sys.argv[1]}/{name}.score"))["outlier"]
+    f = {"f1": round(o["F1"], 3), "far": round(o["FAR"], 1), "mar": round(o["MAR"], 1)}
+    line(*f.values(), title)
+    out.update({**f, "chosen": "with labels in sight"} if name == "defaults" else {name: f})
+for f in [(.811, 12.7, 24.3, "Conv-AE"), (.779, 34.5, 17.3, "LSTM-AE"), (.757, 29.3, 23.8, "T2+Q")]:
+    line(*f[:3], "published on the same rows: " + f[3])
+line(.698, 100, 0, "always anomalous")
+print(json.dumps(out))
 PY
+}
+# choices FILE prints, from the JSON of a tune, a line for each: files, kinds and settings.
+choices() { python3 - "$1" "$all" <<'PY'
+import json, sys
+c = json.loads(open(sys.argv[1]).read().splitlines()[-1])
+for h in c.get("held_out", {}).get("choices") or [{**c, "recordings": [sys.argv[2]]}]:
+    print(",".join(h["recordings"]), ",".join(h["kinds"]), json.dumps(h["fit"], separators=(",", ":")))
+PY
+}
+# tuned NAME OPTIONS… chooses, and plays each choice on the recordings that had no say in it.
+tuned() {
+  local name=$1 files kinds fit
+  shift
+  "$sim" tune "${from[@]}" --files "$all" --max-false-alarms 0.22 "$@" > "$work/$name.out"
+  sed '$d' "$work/$name.out"
+  while read -r files kinds fit; do play "$name" "$files" --kinds "$kinds" --fit "$fit"; done < <(choices "$work/$name.out")
+  score "$name"
+}
+case ${2:-defaults} in
+defaults)
+  play defaults "$all"
+  play six_compete "$all" --kinds pca,dense-ae,conv-ae,forecast,random-neighbour,forest
+  score defaults
+  score six_compete
+  tell "defaults, chosen on these recordings with their labels in sight=defaults" "six kinds compete for each recording, by simulated faults=six_compete"
+  ;;
+tune)
+  tuned without_labels --rows 400 --train-rows 200 --piece-rows 400
+  tuned labels_of_others --by-labels --aim f1
+  tell "chosen without labels=without_labels" "chosen for each recording by the labels of the others=labels_of_others"
+  ;;
+*)
+  echo "$0: say defaults or tune" >&2
+  exit 2
+  ;;
+esac

@@ -27,6 +27,8 @@ type TuneOptions struct {
 	Rows           int // first rows of each file that show normal operation; 0: all
 	PieceRows      int // 0: three times TrainRows
 	MaxFalseAlarms float64
+	Aim            string // index or f1; empty: index
+	ByLabels       bool   // choose by the label columns of the files, not by simulated faults
 	Seed           uint64
 }
 
@@ -38,6 +40,23 @@ type Choice struct {
 	Missed      float64        `json:"missed"`
 	Pieces      int            `json:"pieces"`
 	Seconds     float64        `json:"seconds"`
+	// HeldOut says what to expect on a recording that had no say in the choice; nil without labels.
+	HeldOut *HeldOut `json:"held_out,omitempty"`
+}
+
+// HeldOut is how choices by the labels of all other recordings did on each.
+type HeldOut struct {
+	F1          float64 `json:"f1"`
+	FalseAlarms float64 `json:"false_alarms"`
+	Missed      float64 `json:"missed"`
+	Choices     []Held  `json:"choices"` // those that differ
+}
+
+// Held is a choice and the recordings that had no say in it.
+type Held struct {
+	Recordings []string       `json:"recordings"`
+	Kinds      []string       `json:"kinds"`
+	Fit        map[string]any `json:"fit"`
 }
 
 // Tune chooses a kind of detector and its settings by recordings of normal
@@ -49,6 +68,9 @@ func Tune(ctx context.Context, o TuneOptions, out io.Writer) (Choice, error) {
 	}
 	if !(o.MaxFalseAlarms >= 0 && o.MaxFalseAlarms < 1) {
 		return Choice{}, fmt.Errorf("--max-false-alarms is %g: want a share of normal rows, below 1", o.MaxFalseAlarms)
+	}
+	if a := tune.Aim(o.Aim); a != "" && a != tune.Index && a != tune.F1 {
+		return Choice{}, fmt.Errorf("--aim %q: want index or f1", o.Aim)
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -62,14 +84,22 @@ func Tune(ctx context.Context, o TuneOptions, out io.Writer) (Choice, error) {
 		return Choice{}, err
 	}
 	for i := range recs {
-		if recs[i].train = recs[i].rows; o.Rows > 0 {
-			recs[i].train = min(recs[i].rows, o.Rows)
+		if o.Rows > 0 {
+			recs[i].rows = min(recs[i].rows, o.Rows)
+		}
+		recs[i].train = recs[i].rows
+		if !o.ByLabels {
+			continue
+		}
+		recs[i].train = o.TrainRows
+		if recs[i].labels == nil {
+			return Choice{}, fmt.Errorf("--by-labels: %s has no column of labels: call it anomaly or label, with 0 or normal in rows of normal operation, or leave the file out with --files", recs[i].name)
 		}
 	}
 	for _, line := range told(recs, left, o.Options) {
 		fmt.Fprintln(o.Progress, line)
 	}
-	d, err := o.read(ctx, recs)
+	d, labels, err := o.read(ctx, recs)
 	if err != nil {
 		return Choice{}, err
 	}
@@ -78,24 +108,84 @@ func Tune(ctx context.Context, o TuneOptions, out io.Writer) (Choice, error) {
 		return Choice{}, err
 	}
 	told, best := time.Now(), 0.0
-	res, err := tune.Choose(ctx, d, tune.Options{
-		TrainRows: o.TrainRows, PieceRows: o.PieceRows, Candidates: candidates, MaxFalseAlarms: o.MaxFalseAlarms, MaxGap: o.Fit.MaxGap, Seed: o.Seed,
+	opts := tune.Options{
+		TrainRows: o.TrainRows, PieceRows: o.PieceRows, Candidates: candidates, MaxFalseAlarms: o.MaxFalseAlarms, Aim: tune.Aim(o.Aim), MaxGap: o.Fit.MaxGap, Seed: o.Seed,
 		Tried: func(t tune.Trial, done, of int) {
 			if best = max(best, t.Youden()); done == of || time.Since(told) > 10*time.Second {
 				told = time.Now()
 				fmt.Fprintf(o.Progress, "%6.1fs  %d of %d tried, best index %.3f\n", time.Since(began).Seconds(), done, of, best)
 			}
 		},
-	})
+	}
+	var c Choice
+	if o.ByLabels {
+		c, err = byLabels(ctx, d, labels, opts, out)
+	} else {
+		c, err = byFaults(ctx, d, opts, out)
+	}
+	c.Seconds = time.Since(began).Seconds()
+	return c, err
+}
+
+func byFaults(ctx context.Context, d zoo.Dataset, o tune.Options, out io.Writer) (Choice, error) {
+	res, err := tune.Choose(ctx, d, o)
 	if err != nil {
 		return Choice{}, err
 	}
-	if err := printTrials(out, res); err != nil {
+	if err := printTrials(out, fmt.Sprintf("best of each kind over %d pieces, on simulated faults", res.Pieces), res.Best, res.Failed); err != nil {
 		return Choice{}, err
 	}
 	t := res.Best[0]
 	fit, err := given(t.Fit)
-	return Choice{Kinds: []string{t.Kind}, Fit: fit, FalseAlarms: t.FalseAlarms, Missed: t.Missed, Pieces: res.Pieces, Seconds: time.Since(began).Seconds()}, err
+	return Choice{Kinds: []string{t.Kind}, Fit: fit, FalseAlarms: t.FalseAlarms, Missed: t.Missed, Pieces: res.Pieces}, err
+}
+
+func byLabels(ctx context.Context, d zoo.Dataset, labels [][]bool, o tune.Options, out io.Writer) (Choice, error) {
+	res, err := tune.ChooseByLabels(ctx, d, labels, o)
+	if err != nil {
+		return Choice{}, err
+	}
+	if err := printTrials(out, fmt.Sprintf("best of each kind by the labels of all %d recordings", len(res.Folds)), res.Best, res.Failed); err != nil {
+		return Choice{}, err
+	}
+	if err := printThresholds(out, res); err != nil {
+		return Choice{}, err
+	}
+	j := res.HeldOut()
+	c := Choice{Kinds: []string{res.Best[0].Kind}, FalseAlarms: res.Best[0].FalseAlarms, Missed: res.Best[0].Missed, Pieces: len(res.Folds),
+		HeldOut: &HeldOut{F1: j.F1(), FalseAlarms: j.FalseAlarms(), Missed: j.MissedShare()}}
+	if c.Fit, err = given(res.Best[0].Fit); err != nil {
+		return Choice{}, err
+	}
+	var chosen []tune.Trial
+	for _, f := range res.Folds {
+		i := slices.IndexFunc(chosen, f.Chosen.Same)
+		if i < 0 {
+			fit, err := given(f.Chosen.Fit)
+			if err != nil {
+				return Choice{}, err
+			}
+			i, chosen = len(chosen), append(chosen, f.Chosen)
+			c.HeldOut.Choices = append(c.HeldOut.Choices, Held{Kinds: []string{f.Chosen.Kind}, Fit: fit})
+		}
+		h := &c.HeldOut.Choices[i]
+		h.Recordings = append(h.Recordings, f.Recording)
+	}
+	fmt.Fprintln(out, "choices by the labels of all recordings but one")
+	for _, h := range c.HeldOut.Choices {
+		text, err := json.Marshal(h.Fit)
+		if err != nil {
+			return Choice{}, err
+		}
+		without := "without " + strings.Join(h.Recordings, ", or ")
+		if n := len(h.Recordings); n > 3 {
+			without = fmt.Sprintf("without one of %d, as %s", n, h.Recordings[0])
+		}
+		fmt.Fprintf(out, "%s %s %s\n", h.Kinds[0], text, without)
+	}
+	_, err = fmt.Fprintf(out, "expect of such a choice, on a recording it has not seen: F1 %.3f, %.1f %% of normal rows flagged, %.1f %% of faulty rows missed\n",
+		c.HeldOut.F1, 100*c.HeldOut.FalseAlarms, 100*c.HeldOut.Missed)
+	return c, err
 }
 
 // ofKinds are the candidates of these kinds, or all.
@@ -125,11 +215,11 @@ func ofKinds(kinds []string) ([]tune.Candidate, error) {
 // Print writes the choice as a line of JSON.
 func (c Choice) Print(w io.Writer) error { return json.NewEncoder(w).Encode(c) }
 
-func printTrials(out io.Writer, res tune.Result) error {
-	fmt.Fprintf(out, "best of each kind over %d pieces, on simulated faults\n", res.Pieces)
+func printTrials(out io.Writer, title string, best []tune.Trial, failed map[string]string) error {
+	fmt.Fprintln(out, title)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "KIND\tINDEX\tNORMAL ROWS FLAGGED\tFAULTY ROWS MISSED\tSETTINGS")
-	for _, t := range res.Best {
+	fmt.Fprintln(w, "KIND\tINDEX\tF1\tNORMAL ROWS FLAGGED\tFAULTY ROWS MISSED\tSETTINGS")
+	for _, t := range best {
 		fit, err := given(t.Fit)
 		if err != nil {
 			return err
@@ -138,12 +228,23 @@ func printTrials(out io.Writer, res tune.Result) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%.3f\t%.1f %%\t%.1f %%\t%s\n", t.Kind, t.Youden(), 100*t.FalseAlarms, 100*t.Missed, text)
+		fmt.Fprintf(w, "%s\t%.3f\t%.3f\t%.1f %%\t%.1f %%\t%s\n", t.Kind, t.Youden(), t.F1, 100*t.FalseAlarms, 100*t.Missed, text)
 	}
-	for kind, why := range res.Failed {
-		if !slices.ContainsFunc(res.Best, func(t tune.Trial) bool { return t.Kind == kind }) {
-			fmt.Fprintf(w, "%s\t-\t-\t-\t%s\n", kind, why)
+	for kind, why := range failed {
+		if !slices.ContainsFunc(best, func(t tune.Trial) bool { return t.Kind == kind }) {
+			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t%s\n", kind, why)
 		}
+	}
+	return w.Flush()
+}
+
+// printThresholds shows what of the best could be had for what.
+func printThresholds(out io.Writer, res tune.Labelled) error {
+	fmt.Fprintf(out, "%s at other thresholds\n", res.Best[0].Kind)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MARGIN\tF1\tNORMAL ROWS FLAGGED\tFAULTY ROWS MISSED")
+	for _, t := range res.Thresholds {
+		fmt.Fprintf(w, "%g\t%.3f\t%.1f %%\t%.1f %%\n", t.Margin, t.F1(), 100*t.FalseAlarms(), 100*t.MissedShare())
 	}
 	return w.Flush()
 }
@@ -166,18 +267,17 @@ func given(c zoo.Config) (map[string]any, error) {
 	return fit, nil
 }
 
-// read takes the first train rows of every recording. Rows in which a channel
-// has no number are left out and told.
-func (o TuneOptions) read(ctx context.Context, recs []recording) (zoo.Dataset, error) {
-	var d zoo.Dataset
+// read takes the rows of every recording, with their labels. Rows
+// in which a channel has no number are left out and told.
+func (o TuneOptions) read(ctx context.Context, recs []recording) (d zoo.Dataset, labels [][]bool, err error) {
 	for _, r := range recs {
 		src := replay.New(replay.Config{Path: r.path, TimeColumn: o.TimeColumn, SampleRateHz: o.SampleRateHz, Channels: r.channels, Rate: -1, KeepTimes: true})
-		s, gone, err := rowsOf(ctx, src, r)
+		s, kept, gone, err := rowsOf(ctx, src, r)
 		if err != nil {
-			return d, fmt.Errorf("%s: %w", r.name, err)
+			return d, nil, fmt.Errorf("%s: %w", r.name, err)
 		}
 		if gone > 0 {
-			fmt.Fprintf(o.Progress, "%d rows of %s are left out: a channel has no number there\n", gone, r.name)
+			fmt.Fprintf(o.Progress, "rows of %s in which a channel has no number are left out: %d\n", r.name, gone)
 		}
 		if d.Channels == nil {
 			d.SampleRateHz = src.RateHz()
@@ -186,27 +286,29 @@ func (o TuneOptions) read(ctx context.Context, recs []recording) (zoo.Dataset, e
 			}
 		}
 		if !slices.EqualFunc(d.Channels, src.Channels(), func(a contract.Channel, b source.Channel) bool { return a.Name == b.Name }) {
-			return d, fmt.Errorf("%s has other columns than %s: name those of one type of machine in --files or --channels", r.name, recs[0].name)
+			return d, nil, fmt.Errorf("%s has other columns than %s: name those of one type of machine in --files or --channels", r.name, recs[0].name)
 		}
-		d.Series = append(d.Series, s)
+		d.Series, labels = append(d.Series, s), append(labels, kept)
 	}
-	return d, nil
+	return d, labels, nil
 }
 
-func rowsOf(ctx context.Context, src *replay.Source, r recording) (s zoo.Series, gone int, err error) {
+// rowsOf reads the rows of r and the labels of those that it
+// keeps, and counts the others.
+func rowsOf(ctx context.Context, src *replay.Source, r recording) (s zoo.Series, labels []bool, gone int, err error) {
 	if err := src.Open(ctx); err != nil {
-		return s, 0, err
+		return s, nil, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	s = zoo.Series{Device: r.name, Values: make([][]float32, len(src.Channels()))}
-	for n := 0; n < r.train; {
+	for n := 0; n < r.rows; {
 		rows, err := src.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return s, gone, err
+			return s, nil, gone, err
 		}
-		for i := range min(rows.Len(), r.train-n) {
+		for i := range min(rows.Len(), r.rows-n) {
 			if slices.ContainsFunc(rows.Values, func(v []float32) bool { return math.IsNaN(float64(v[i])) || math.IsInf(float64(v[i]), 0) }) {
 				gone++
 				continue
@@ -215,8 +317,9 @@ func rowsOf(ctx context.Context, src *replay.Source, r recording) (s zoo.Series,
 			for ch, v := range rows.Values {
 				s.Values[ch] = append(s.Values[ch], v[i])
 			}
+			labels = append(labels, n+i < len(r.labels) && r.labels[n+i])
 		}
 		n += rows.Len()
 	}
-	return s, gone, nil
+	return s, labels, gone, nil
 }

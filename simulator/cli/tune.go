@@ -11,7 +11,7 @@ import (
 func (c *command) tune() *cobra.Command {
 	var o backtest.TuneOptions
 	cmd := &cobra.Command{
-		Use: "tune --data DIR --train-rows N", Short: "Choose a detector and its settings by recordings of normal operation, without labels", Args: cobra.NoArgs,
+		Use: "tune --data DIR --train-rows N", Short: "Choose a detector and its settings by recordings of normal operation or by labels", Args: cobra.NoArgs,
 		Long: `tune chooses one kind of detector and its settings for machines of a type.
 
 --data is a folder of CSV files with normal operation, read as backtest reads
@@ -20,13 +20,20 @@ them. They are cut into pieces; every candidate learns from the first
 faults. The one with the largest share of faulty rows found less share of normal
 rows flagged wins.
 
+With --by-labels the files have a column that is called like labels (anomaly,
+label, …): candidates learn from the first --train-rows rows of each file and are
+compared by the labels of the rest. Every file is held out once, and judged by
+what the others choose: that is what to expect of the choice on a recording that
+it has not seen.
+
 Standard output gets the best of each kind and, last, the choice as a line of
 JSON: kinds belong into "detectors" of a retrain policy and fit into its "fit",
-or into --kinds and --fit of backtest. The shares are those of simulated faults
-in these recordings: real faults differ, so try the choice with backtest, and let
-it compete in a night.`,
+or into --kinds and --fit of backtest. Without labels the shares are those of
+simulated faults in these recordings: real faults differ, so try the choice with
+backtest, and let it compete in a night.`,
 		Example: `  swell-sim tune --data recordings --train-rows 400
-  swell-sim tune --data recordings --rows 400 --train-rows 200 --piece-rows 400 --max-false-alarms 0.2`,
+  swell-sim tune --data recordings --rows 400 --train-rows 200 --piece-rows 400 --max-false-alarms 0.2
+  swell-sim tune --data labelled --train-rows 400 --by-labels`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(o.Data) == 0 {
 				return errors.New("--data: name a folder with CSV files of normal operation")
@@ -51,6 +58,8 @@ it compete in a night.`,
 	f.IntVar(&o.PieceRows, "piece-rows", 0, "rows of a piece (default three times --train-rows)")
 	f.Float64Var(&o.MaxFalseAlarms, "max-false-alarms", 0, "largest share of normal rows that may be flagged (default any)")
 	f.Float64Var(&o.Fit.MaxGap, "max-gap", -1, "largest step within a window, in nominal steps; below 0 windows may span any gap")
+	f.StringVar(&o.Aim, "aim", "index", "what to make as large as can be: index (found share of faulty rows less flagged share of normal ones) or f1")
+	f.BoolVar(&o.ByLabels, "by-labels", false, "compare by the label column of the files, not by simulated faults")
 	f.StringSliceVar(&o.Kinds, "kinds", nil, "detectors that compete (default all that judge machines of many channels)")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of every random choice")
 	return cmd
