@@ -37,6 +37,7 @@ type program struct {
 	// before are the counters when it began to work without a break; only the
 	// updater's loop uses it.
 	before pipeline.Counters
+	ending bool // another program is to run; only the updater's loop uses it
 }
 
 func (a *Agent) newProgram() (*program, error) {
@@ -182,7 +183,8 @@ func (p *program) follow(s update.Status) {
 		p.log.Warn("the firmware slots could not be saved", "error", err)
 		return
 	}
-	if restart {
+	if restart && !p.ending {
+		p.ending = true
 		p.log.Info("another program is to run: this one ends")
 		p.end(ErrRestart)
 	}

@@ -113,7 +113,7 @@ func (m *MQTT) value(ctx context.Context, anew bool, wait time.Duration) ([]byte
 	lost := make(chan error, 1)
 	o := mqtt.NewClientOptions().AddBroker(m.Broker).SetClientID("swell-interlock-" + rand.Text()[:8]).
 		SetProtocolVersion(4).SetCleanSession(true).SetAutoReconnect(false).SetConnectRetry(false).
-		SetConnectTimeout(wait).SetTLSConfig(t).SetUsername(m.User).SetPassword(password).
+		SetConnectTimeout(wait).SetWriteTimeout(wait).SetTLSConfig(t).SetUsername(m.User).SetPassword(password).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
 	client := mqtt.NewClient(o)
 	defer client.Disconnect(0)

@@ -6,7 +6,8 @@
 // memory across connections, because the spool keeps everything and the hub
 // sends the desired document again. It promises to try for ever, ever more
 // slowly and never in step with other devices; to call every done exactly once;
-// and that the broker publishes the will when the connection dies.
+// that the broker publishes the will when the connection dies; and that Run ends
+// soon after its context, whatever the network does.
 package link
 
 import (
@@ -52,6 +53,9 @@ var ErrOffline = errors.New("not connected to the hub")
 // block is sent again; the hub drops the double.
 const publishTimeout = time.Minute
 
+// writeTimeout bounds what one call of the client library takes.
+const writeTimeout = 30 * time.Second
+
 // Link is a connection that comes back. Run it once.
 type Link struct {
 	config Config
@@ -64,8 +68,31 @@ type Link struct {
 
 type session struct {
 	client mqtt.Client
-	lost   chan error    // has the reason when the connection was lost
-	closed chan struct{} // closed when the session is over
+	out    chan publication // to send, in their order
+	lost   chan error       // has the reason when the connection was lost
+	closed chan struct{}    // closed when the session is over
+}
+
+// publication is a message on its way to the client library.
+type publication struct {
+	topic   string
+	qos     byte
+	payload []byte
+	token   chan mqtt.Token // has room for the one
+}
+
+// send hands publications to the client library, which takes none while the
+// network stalls and holds its caller for up to writeTimeout if the session ends
+// meanwhile. Only this goroutine waits that out.
+func (s *session) send() {
+	for {
+		select {
+		case p := <-s.out:
+			p.token <- s.client.Publish(p.topic, p.qos, false, p.payload)
+		case <-s.closed:
+			return
+		}
+	}
 }
 
 // New makes a link that is not connected.
@@ -125,7 +152,7 @@ func backoff(least, most time.Duration, failures int, draw float64) time.Duratio
 
 // connect holds one connection until it is lost or ctx ends.
 func (l *Link) connect(ctx context.Context, h Handler) error {
-	s := &session{lost: make(chan error, 1), closed: make(chan struct{})}
+	s := &session{out: make(chan publication), lost: make(chan error, 1), closed: make(chan struct{})}
 	o := mqtt.NewClientOptions().
 		AddBroker(l.config.URL).
 		SetClientID(l.config.ID.String()).
@@ -136,7 +163,7 @@ func (l *Link) connect(ctx context.Context, h Handler) error {
 		SetConnectTimeout(15 * time.Second).
 		SetKeepAlive(l.config.KeepAlive).
 		SetPingTimeout(10 * time.Second).
-		SetWriteTimeout(30 * time.Second).
+		SetWriteTimeout(writeTimeout).
 		SetOrderMatters(true).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lost <- err })
 	if l.config.TLS != nil {
@@ -153,9 +180,21 @@ func (l *Link) connect(ctx context.Context, h Handler) error {
 	}
 	defer s.client.Disconnect(250)
 	desired := func(_ mqtt.Client, m mqtt.Message) { h.Desired(m.Payload()) }
-	if err := wait(ctx, s.client.Subscribe(topic.Of(l.config.ID, topic.Desired), 1, desired), s.lost); err != nil {
+	subscribed := make(chan error, 1)
+	go func() { // the call may hang, as that of send
+		subscribed <- wait(ctx, s.client.Subscribe(topic.Of(l.config.ID, topic.Desired), 1, desired), s.closed)
+	}()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-s.lost:
 		return fmt.Errorf("subscribe to the desired document: %w", err)
+	case err := <-subscribed:
+		if err != nil {
+			return fmt.Errorf("subscribe to the desired document: %w", err)
+		}
 	}
+	go s.send()
 	l.client.Store(s)
 	defer l.client.Store(nil)
 	h.Up()
@@ -167,12 +206,13 @@ func (l *Link) connect(ctx context.Context, h Handler) error {
 	}
 }
 
-func wait(ctx context.Context, t mqtt.Token, lost <-chan error) error {
+// wait returns what became of t. It is ErrOffline if closed is closed before.
+func wait(ctx context.Context, t mqtt.Token, closed <-chan struct{}) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case err := <-lost:
-		return err
+	case <-closed:
+		return ErrOffline
 	case <-t.Done():
 		if s, ok := t.(*mqtt.SubscribeToken); ok && t.Error() == nil {
 			for filter, code := range s.Result() {
@@ -186,7 +226,9 @@ func wait(ctx context.Context, t mqtt.Token, lost <-chan error) error {
 }
 
 // Publish sends with QoS 1, or with QoS 0 for a Sparkplug topic, and calls done
-// once: with nil when the broker has acknowledged.
+// once: with nil when the broker has acknowledged. Messages go out in the order
+// of the calls. It blocks while the network takes nothing, until the connection
+// is given up.
 func (l *Link) Publish(t topic.Topic, payload []byte, done func(error)) {
 	l.mu.RLock()
 	s := l.client.Load()
@@ -197,28 +239,42 @@ func (l *Link) Publish(t topic.Topic, payload []byte, done func(error)) {
 	}
 	l.done.Add(1)
 	l.mu.RUnlock()
-	qos := byte(1)
+	p := publication{topic: t.String(), qos: 1, payload: payload, token: make(chan mqtt.Token, 1)}
 	if t.Message != "" {
-		qos = 0
+		p.qos = 0
 	}
-	token := s.client.Publish(t.String(), qos, false, payload)
+	select {
+	case s.out <- p:
+	case <-s.closed:
+		done(ErrOffline)
+		l.done.Done()
+		return
+	}
 	go func() {
 		defer l.done.Done()
 		timeout := time.NewTimer(publishTimeout)
 		defer timeout.Stop()
-		select {
-		case <-token.Done():
-			done(token.Error())
-		case <-s.closed:
-			// The acknowledgement may have come in the same moment.
+		var token mqtt.Token
+		var acknowledged <-chan struct{}
+		for {
 			select {
-			case <-token.Done():
+			case token = <-p.token:
+				acknowledged = token.Done()
+				continue
+			case <-acknowledged:
 				done(token.Error())
-			default:
-				done(ErrOffline)
+			case <-s.closed:
+				// The acknowledgement may have come in the same moment.
+				select {
+				case <-acknowledged:
+					done(token.Error())
+				default:
+					done(ErrOffline)
+				}
+			case <-timeout.C:
+				done(fmt.Errorf("no acknowledgement in %s", publishTimeout))
 			}
-		case <-timeout.C:
-			done(fmt.Errorf("no acknowledgement in %s", publishTimeout))
+			return
 		}
 	}()
 }

@@ -37,10 +37,11 @@ func build(t *testing.T, version string) []byte {
 // started again, soon.
 func (p *plant) supervise() {
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	log := p.t.Output() // of the whole test: a program may outlive a part of it
 	start := func() *exec.Cmd {
 		cmd := exec.Command(p.binary, "--config", p.config, "boot")
 		if testing.Verbose() {
-			cmd.Stderr = p.t.Output()
+			cmd.Stderr = log
 		}
 		if err := cmd.Start(); err != nil {
 			p.t.Error(err)
