@@ -224,10 +224,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.rec.Restarted = a.facts.LastRow
 		a.mu.Unlock()
 		return cause
-	} else if cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+	} else if !asked(cause) {
 		return cause
 	}
 	return nil
+}
+
+// asked says whether a run that ended for this cause was asked to, and did not
+// fail.
+func asked(cause error) bool {
+	return cause == nil || errors.Is(cause, ErrRestart) || errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded)
 }
 
 // Run is New and Agent.Run in one.

@@ -148,6 +148,40 @@ func TestInterlockThatCannotBeReadForbids(t *testing.T) {
 	}
 }
 
+// A vehicle that is switched off every evening keeps what it waits with.
+func TestTrialOutlivesStopsOnPurpose(t *testing.T) {
+	lock := filepath.Join(t.TempDir(), "parked")
+	if err := os.WriteFile(lock, []byte("no"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &disk.Mem{}
+	dev, hub, press := running(t, d, nil)
+	next := press.Release(agenttest.Order{Counter: 2})
+	hub.Stock(next)
+	for n := range 6 {
+		if err := dev.stop(); err != nil {
+			t.Fatal(err)
+		}
+		c := configure(hub, press, d)
+		c.Update.Interlock = lock
+		dev = boot(t, c)
+		if n == 0 {
+			hub.Offer(next, true, func(a *twin.Assignment) { a.Deadline = time.Now().Add(time.Hour) })
+		}
+		hub.Until(t, "the release waits", func() bool {
+			r := dev.Reported()
+			return r.Trial != nil && r.Trial.Manifest == next.Manifest && r.Trial.Phase == twin.PhaseReady
+		})
+	}
+	if n := dev.Reported().Trial.Attempts; n != 1 {
+		t.Errorf("5 stops on purpose count as %d attempts", n)
+	}
+	if err := os.WriteFile(lock, []byte("ok"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hub.Phase(t, next, twin.PhaseConfirmed)
+}
+
 // The plant is asked in several ways; the release acts when all permit.
 func TestReleaseWaitsForThePlantAndThenActs(t *testing.T) {
 	lock := filepath.Join(t.TempDir(), "line")

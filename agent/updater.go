@@ -95,6 +95,10 @@ func (u *updater) run(ctx context.Context) {
 		u.alive()
 		select {
 		case <-ctx.Done():
+			if asked(context.Cause(ctx)) {
+				step(update.Stopping{})
+				u.advance(ctx)
+			}
 			u.applier.Wait()
 			return
 		case e := <-u.events:

@@ -87,6 +87,9 @@ func (m *Machine) Step(at Moment, e Event) {
 		}
 	case Observed:
 		m.observed(&e)
+	case Stopping:
+		m.stopping()
+		return
 	case Tick:
 	}
 	m.rest()

@@ -51,6 +51,22 @@ func newDevice(t *rapid.T) *device {
 	return d
 }
 
+// stop asks the agent to end and starts it again, which wears no trial out.
+func (d *device) stop() {
+	d.step(Stopping{})
+	if d.disk != nil && d.disk.State.Stopped {
+		next, err := New(d.cfg, d.disk)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		next.Step(Moment{Wall: d.wall}, Booted{})
+		if was, is := d.disk.State, next.j.State; is.Attempts > was.Attempts || is.Boots > was.Boots || is.Stopped {
+			d.t.Fatalf("a start after a stop: %+v became %+v", was, is)
+		}
+	}
+	d.power()
+}
+
 // draw returns a number from 0 to n.
 func (d *device) draw(n int) int { return d.rng.IntN(n + 1) }
 
@@ -240,6 +256,8 @@ func TestWhateverHappensNothingUnverifiedActsAndAGoodReleaseIsKept(t *testing.T)
 				d.step(Observed{Champion: d.acting, Due: 50, Windows: 50, NonFinite: uint64(d.draw(9) / 9)})
 			case n < 15:
 				d.power()
+			case n < 16:
+				d.stop()
 			default:
 				if n := len(d.open); n > 0 {
 					d.answer(d.draw(n-1), d.draw(19) != 19)

@@ -133,6 +133,10 @@ func (k *talk) command(f []string) {
 	case "cut": // power is lost: only what was saved is left
 		k.power()
 		k.step(Booted{})
+	case "stop": // the agent is asked to end, and starts again
+		k.step(Stopping{})
+		k.power()
+		k.step(Booted{})
 	case "wait":
 		d, err := time.ParseDuration(words[0])
 		if err != nil {

@@ -33,7 +33,8 @@ type State struct {
 	Rollback bool  `json:"rollback,omitempty"` // the trial is a return ordered by the hub
 	Withdraw bool  `json:"withdraw,omitempty"` // go back as soon as the swap has ended
 	Attempts uint8 `json:"attempts"`
-	Boots    uint8 `json:"boots"` // starts of the agent within the soak
+	Boots    uint8 `json:"boots"`             // starts of the agent within the soak
+	Stopped  bool  `json:"stopped,omitempty"` // the agent was asked to end: its next start is not the trial's fault
 }
 
 // ref is 1 + an index into Journal.Releases; 0 names none.

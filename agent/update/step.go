@@ -163,16 +163,20 @@ func (m *stepper) boot() {
 	m.r.booted = true
 	m.report = true
 	s := m.s
+	cut := uint8(1) // what a start adds to what the trial may be to blame for
+	if s.Stopped {
+		s.Stopped, cut = false, 0
+	}
 	switch {
 	case s.Phase == soaking:
-		s.Boots++
+		s.Boots += cut
 		m.save()
 		if int(s.Boots) > m.cfg.MaxBoots {
 			m.goBack(twin.CodeCrash, true, func() string { return fmt.Sprintf("the agent started %d times within the soak", s.Boots) })
 			return
 		}
 	case !s.Phase.ended():
-		s.Attempts++
+		s.Attempts += cut
 		if int(s.Attempts) > m.cfg.MaxAttempts {
 			code := twin.CodeAttempts
 			if s.Phase >= guarding && s.Phase <= golden {
@@ -198,6 +202,14 @@ func (m *stepper) boot() {
 		return
 	}
 	m.r.champion = m.start(actResume, s.Champion)
+}
+
+// stopping notes that the end of this run is nobody's fault.
+func (m *stepper) stopping() {
+	if !m.s.Phase.ended() {
+		m.s.Stopped = true
+		m.save()
+	}
 }
 
 // offered takes in a document unless a newer one is known.

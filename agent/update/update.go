@@ -105,7 +105,13 @@ type Observed struct {
 // Tick says that time passed: that Ready.Wake was reached.
 type Tick struct{}
 
+// Stopping says that the agent was asked to end: by a person, the system or for
+// another program. It is the last event of a run; what it saves lets the next
+// start count neither as an attempt nor towards the crash loop.
+type Stopping struct{}
+
 func (Booted) event()   {}
+func (Stopping) event() {}
 func (Offered) event()  {}
 func (Done) event()     {}
 func (Failed) event()   {}
@@ -201,9 +207,9 @@ type Ready struct {
 
 // Config bounds the machine. Zero values take the defaults.
 type Config struct {
-	MaxAttempts int           // starts of one trial; default 3
+	MaxAttempts int           // starts of one trial, except after Stopping; default 3
 	MaxRetries  int           // retries of one action; default 8
-	MaxBoots    int           // starts of the agent within one soak; default 3
+	MaxBoots    int           // starts of the agent within one soak, except after Stopping; default 3
 	BackoffMin  time.Duration // default 2 s
 	BackoffMax  time.Duration // default 5 min
 	StepLimit   time.Duration // of one action other than Fetch; default 10 min

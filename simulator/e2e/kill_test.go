@@ -133,6 +133,7 @@ type figures struct {
 	Twice          int            `json:"rows_twice"`
 	WithoutModel   int            `json:"devices_without_model"`
 	Rollouts       int            `json:"rollouts_promoted"`
+	GivenUp        int            `json:"rollouts_given_up"` // a device was killed too often in one trial
 	Nights         int            `json:"nights_ended"`
 	HubRestartS    float64        `json:"hub_restart_worst_s"`
 	ConvergedAfter float64        `json:"converged_after_s"`
@@ -316,13 +317,13 @@ func (p *plant) healthy() bool {
 }
 
 // rolling keeps a rollout on its way until enough, and returns the ones that
-// ended, by release. Requests that a kill cut off are made again, as a person
-// would.
-func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (ended []apimodel.Rollout, err error) {
+// were promoted, by release, and how many were given up. Requests that a kill
+// cut off are made again, as a person would.
+func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (promoted []apimodel.Rollout, givenUp int, err error) {
 	for _, id := range p.releases {
 		select {
 		case <-enough:
-			return ended, nil
+			return promoted, givenUp, nil
 		default:
 		}
 		name := ""
@@ -340,7 +341,7 @@ func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (ended []ap
 			name, err = propose(ctx, p.client, id, "steady")
 			return err == nil, nil
 		}); err != nil {
-			return ended, err
+			return promoted, givenUp, err
 		}
 		if err := local.Until(ctx, "the end of rollout "+name, func() (bool, error) {
 			r, err := p.client.Rollout(ctx, name)
@@ -349,17 +350,52 @@ func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (ended []ap
 			}
 			switch r.Status.State {
 			case apimodel.RolloutStatePromoted:
-				ended = append(ended, r)
+				promoted = append(promoted, r)
 				return true, nil
-			case apimodel.RolloutStateAborted, apimodel.RolloutStateFailed, apimodel.RolloutStateSuperseded:
+			case apimodel.RolloutStateFailed:
+				worn, err := p.wornOut(ctx, name)
+				if err != nil {
+					return false, nil
+				}
+				if worn {
+					givenUp++
+					return true, nil
+				}
+				fallthrough
+			case apimodel.RolloutStateAborted, apimodel.RolloutStateSuperseded:
 				return false, fmt.Errorf("rollout %s was %s: %s", name, r.Status.State, r.Status.Message)
 			}
 			return false, nil
 		}); err != nil {
-			return ended, err
+			return promoted, givenUp, err
 		}
 	}
-	return ended, fmt.Errorf("all %d releases were rolled out before the kills were over: stock more", len(p.releases))
+	return promoted, givenUp, fmt.Errorf("all %d releases were rolled out before the kills were over: stock more", len(p.releases))
+}
+
+// wornOut says whether a rollout failed for nothing but kills: a device gives a
+// trial up that was cut off as often as it allows, since it cannot know that the
+// release was not to blame.
+func (p *plant) wornOut(ctx context.Context, name string) (bool, error) {
+	list, err := p.client.API.ListRolloutDevicesWithResponse(ctx, name, nil)
+	if err != nil {
+		return false, err
+	}
+	if list.JSON200 == nil {
+		return false, fmt.Errorf("devices of rollout %s: %s", name, list.Status())
+	}
+	worn := 0
+	for _, d := range list.JSON200.Items {
+		if d.State != apimodel.RolloutDeviceStateFailed && d.State != apimodel.RolloutDeviceStateRolledBack {
+			continue
+		}
+		if d.Reason == nil || !strings.Contains(*d.Reason, "interrupted while ") && !strings.Contains(*d.Reason, "the agent started ") {
+			return false, nil
+		}
+		p.t.Logf("rollout %s is given up: %s says %s", name, d.Name, *d.Reason)
+		worn++
+	}
+	return worn > 0, nil
 }
 
 // nights runs nights until enough, and returns how many came to their end.
@@ -436,7 +472,7 @@ func (p *plant) torment(broker string, kills int) figures {
 	var ended []apimodel.Rollout
 	var rollErr, nightErr error
 	var work sync.WaitGroup
-	work.Go(func() { ended, rollErr = p.rolling(ctx, enough) })
+	work.Go(func() { ended, f.GivenUp, rollErr = p.rolling(ctx, enough) })
 	work.Go(func() { f.Nights, nightErr = p.nights(ctx, enough) })
 
 	hubUp := time.Time{} // when the newest hub was first seen to answer
