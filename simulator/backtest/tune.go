@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -230,9 +231,9 @@ func printTrials(out io.Writer, title string, best []tune.Trial, failed map[stri
 		}
 		fmt.Fprintf(w, "%s\t%.3f\t%.3f\t%.1f %%\t%.1f %%\t%s\n", t.Kind, t.Youden(), t.F1, 100*t.FalseAlarms, 100*t.Missed, text)
 	}
-	for kind, why := range failed {
+	for _, kind := range slices.Sorted(maps.Keys(failed)) {
 		if !slices.ContainsFunc(best, func(t tune.Trial) bool { return t.Kind == kind }) {
-			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t%s\n", kind, why)
+			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t%s\n", kind, failed[kind])
 		}
 	}
 	return w.Flush()

@@ -353,7 +353,7 @@ func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (promoted [
 				promoted = append(promoted, r)
 				return true, nil
 			case apimodel.RolloutStateFailed:
-				worn, err := p.wornOut(ctx, name)
+				worn, err := p.wornOut(ctx, r)
 				if err != nil {
 					return false, nil
 				}
@@ -376,7 +376,11 @@ func (p *plant) rolling(ctx context.Context, enough <-chan struct{}) (promoted [
 // wornOut says whether a rollout failed for nothing but kills: a device gives a
 // trial up that was cut off as often as it allows, since it cannot know that the
 // release was not to blame.
-func (p *plant) wornOut(ctx context.Context, name string) (bool, error) {
+func (p *plant) wornOut(ctx context.Context, r apimodel.Rollout) (bool, error) {
+	if !strings.Contains(r.Status.Message, ": success gate: ") {
+		return false, nil
+	}
+	name := r.Metadata.Name
 	list, err := p.client.API.ListRolloutDevicesWithResponse(ctx, name, nil)
 	if err != nil {
 		return false, err
@@ -469,10 +473,10 @@ func (p *plant) torment(broker string, kills int) figures {
 	defer cancel()
 
 	enough := make(chan struct{})
-	var ended []apimodel.Rollout
+	var rolledOut []apimodel.Rollout
 	var rollErr, nightErr error
 	var work sync.WaitGroup
-	work.Go(func() { ended, f.GivenUp, rollErr = p.rolling(ctx, enough) })
+	work.Go(func() { rolledOut, f.GivenUp, rollErr = p.rolling(ctx, enough) })
 	work.Go(func() { f.Nights, nightErr = p.nights(ctx, enough) })
 
 	hubUp := time.Time{} // when the newest hub was first seen to answer
@@ -517,9 +521,9 @@ func (p *plant) torment(broker string, kills int) figures {
 	if err := errors.Join(rollErr, nightErr); err != nil {
 		t.Error(err)
 	}
-	f.Rollouts = len(ended)
+	f.Rollouts = len(rolledOut)
 	promoted := map[uint64]bool{1: true}
-	for _, r := range ended {
+	for _, r := range rolledOut {
 		promoted[uint64(r.Spec.Release.Counter)] = true
 	}
 
@@ -541,7 +545,7 @@ func (p *plant) torment(broker string, kills int) figures {
 		return settled, nil
 	})
 	f.ConvergedAfter = time.Since(last).Seconds()
-	p.verify(ctx, ended)
+	p.verify(ctx, rolledOut)
 	for _, a := range p.agents {
 		if err := a.end(); err != nil {
 			t.Error(err)
@@ -570,10 +574,10 @@ func (p *plant) torment(broker string, kills int) figures {
 
 // verify asks the hub to check the newest release that was promoted: its files,
 // its signatures and the ledger's receipts.
-func (p *plant) verify(ctx context.Context, ended []apimodel.Rollout) {
+func (p *plant) verify(ctx context.Context, promoted []apimodel.Rollout) {
 	counter := int64(1)
-	if len(ended) > 0 {
-		counter = ended[len(ended)-1].Spec.Release.Counter
+	if len(promoted) > 0 {
+		counter = promoted[len(promoted)-1].Spec.Release.Counter
 	}
 	v, err := p.client.API.VerifyModelVersionWithResponse(ctx, family, counter)
 	if err != nil || v.JSON200 == nil {
